@@ -1,0 +1,1 @@
+"""Faster convolutional networks by ghost maps, measured."""

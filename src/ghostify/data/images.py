@@ -1,0 +1,113 @@
+"""Labelled images, in memory or in a folder, as batches of uint8 tensors."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.datasets import ImageFolder
+
+from ghostify.errors import InputError
+
+Batch = tuple[Tensor, Tensor]
+
+
+class MemoryImages(Dataset[Batch]):
+    """Images decoded once and kept as uint8; a batch is one indexing, not a loop.
+
+    Args:
+        pixels: uint8 ``[images, 3, height, width]``.
+        labels: int64 ``[images]``.
+    """
+
+    def __init__(self, pixels: Tensor, labels: Tensor) -> None:
+        self.pixels, self.labels = pixels, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """Pixels ``[len(indices), 3, height, width]`` and labels ``[len(indices)]``."""
+        chosen = torch.as_tensor(indices)
+        return self.pixels[chosen], self.labels[chosen]
+
+
+class FolderImages(Dataset[Batch]):
+    """Images of a folder with one subfolder per class, decoded when asked for.
+
+    Args:
+        folder: Its classes and files.
+        transform: From a PIL RGB image to uint8 ``[3, height, width]``.
+        indices: Which of the folder's images; None for all.
+    """
+
+    def __init__(
+        self, folder: ImageFolder, transform: Callable[[Image.Image], Tensor], indices: Sequence[int] | None = None
+    ) -> None:
+        self.transform = transform
+        self.samples = [folder.samples[i] for i in (range(len(folder.samples)) if indices is None else indices)]
+        self.labels = torch.tensor([label for _, label in self.samples])
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Batch:
+        path, label = self.samples[index]
+        return self.transform(read_image(path))[None], torch.tensor([label])
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """Decode an image of any mode, the first frame of an animated one, to RGB.
+
+    Raises:
+        InputError: If it cannot be decoded, with its name.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} cannot be decoded as an image: mend or remove it") from error
+
+
+def join_batches(batch: Any) -> Batch:
+    """One batch of what a dataset gave: already a batch, or a list of batches of one."""
+    if isinstance(batch, tuple):
+        return batch[0], batch[1]
+    pixels, labels = zip(*batch, strict=True)
+    return torch.cat(pixels), torch.cat(labels)
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A data set for classification.
+
+    Args:
+        name: As the user gave it.
+        train: What weights are fitted to.
+        val: Held out of the training images, for every choice; None where nothing is held out.
+        test: For the final figure alone.
+        classes: Their names, in the order of the labels.
+        image_size: Height and width of the images, pixels.
+        crop_padding: Pixels of zeros around an image before a random crop; 0 where the data set crops by itself.
+        flip: Whether a mirrored image is still of its class.
+        mean: Of the channels, in 0..1.
+        std: Of the channels, in 0..1.
+    """
+
+    name: str
+    train: Dataset[Batch]
+    val: Dataset[Batch] | None
+    test: Dataset[Batch]
+    classes: tuple[str, ...]
+    image_size: int
+    crop_padding: int = 4
+    flip: bool = True
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)

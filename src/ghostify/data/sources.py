@@ -1,0 +1,200 @@
+"""Data sets by reference: ``digits``, ``cifar10:DIR``, ``npz:FILE``, ``imagefolder:DIR``, ``imagenet:DIR``."""
+
+import os
+import zipfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.datasets import CIFAR10, ImageFolder
+from torchvision.transforms import v2
+
+from ghostify.data.images import FolderImages, ImageData, MemoryImages, read_image
+from ghostify.errors import InputError
+
+SPLIT_SEED = 0  # splits are fixed: results of two runs must speak of the same images
+NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+def load_data(reference: str, *, image_size: int | None = None, hold_out: float = 0.0) -> ImageData:
+    """Open a data set.
+
+    Args:
+        reference: ``digits`` (scikit-learn's handwritten digits, at 32×32), ``cifar10:DIR`` (the official
+            batches, downloaded if absent), ``npz:FILE`` (Keras's x_train, y_train, x_test, y_test; uint8,
+            channels last), ``imagefolder:DIR`` (train/ and val/ with a folder per class, every image
+            decoded once to see that it can be) or ``imagenet:DIR`` (the same layout, not decoded up front).
+        image_size: Side to which images of a folder are brought, pixels; 224 where None.
+        hold_out: Share of the training images, 0 to 0.5, held out as ``val``, stratified by class.
+    Raises:
+        InputError: If there is no such data set or something in it is wrong.
+    Example:
+        >>> data = load_data("digits", hold_out=0.1)
+        >>> len(data.train), len(data.val), len(data.test), data.image_size
+        (1077, 120, 600, 32)
+    """
+    if not 0 <= hold_out <= 0.5:
+        raise InputError(f"hold_out is {hold_out}: expected a share from 0 to 0.5")
+    source, _, place = reference.partition(":")
+    if source not in (*SOURCES, *FOLDERS) or bool(place) == (source == "digits"):
+        raise InputError(
+            f"there is no data set {reference!r}: expected digits, cifar10:DIR, npz:FILE, imagefolder:DIR or imagenet:DIR"
+        )
+    if source in FOLDERS:
+        return folder_data(reference, Path(place), image_size or 224, hold_out, verify=source == "imagefolder")
+    if image_size is not None:
+        raise InputError(f"image size is for imagefolder: and imagenet:, {reference} has its own")
+    return memory_data(reference, *SOURCES[source](place), hold_out, flip=source != "digits")
+
+
+Arrays = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64], Sequence[str] | None]
+
+
+def digits(_: str) -> Arrays:
+    """1,797 handwritten digits of 8×8 pixels in 17 grey levels, enlarged to 32×32; a third is for testing."""
+    bunch = load_digits()
+    grey = torch.from_numpy(bunch.images).float().unsqueeze(1) * (255 / 16)
+    large = F.interpolate(grey, size=(32, 32), mode="bilinear").round().to(torch.uint8)
+    pixels = large.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+    train, test = train_test_split(
+        np.arange(len(pixels)), test_size=600, stratify=bunch.target, random_state=SPLIT_SEED
+    )
+    return pixels[train], bunch.target[train], pixels[test], bunch.target[test], [str(digit) for digit in range(10)]
+
+
+def cifar10(place: str) -> Arrays:
+    try:
+        train, test = (CIFAR10(place, train=part, download=True) for part in (True, False))
+    except (RuntimeError, OSError) as error:
+        raise InputError(
+            f"cifar10:{place}: the official batches are not there and could not be downloaded ({error})"
+        ) from error
+    return train.data, np.array(train.targets), test.data, np.array(test.targets), train.classes
+
+
+def npz(place: str) -> Arrays:
+    try:
+        with np.load(place, allow_pickle=False) as archive:
+            missing = [key for key in NPZ_KEYS if key not in archive]
+            if missing:
+                raise InputError(f"{place} has no {', '.join(missing)}: expected the arrays {', '.join(NPZ_KEYS)}")
+            x_train, y_train, x_test, y_test = (archive[key] for key in NPZ_KEYS)
+    except FileNotFoundError:
+        raise InputError(f"{place} is not there: expected an .npz file") from None
+    except (ValueError, OSError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{place} is no readable .npz file of plain arrays ({error})") from error
+    train, test = checked_pixels(place, x_train), checked_pixels(place, x_test)
+    return train, checked_labels(y_train), test, checked_labels(y_test), None
+
+
+def checked_pixels(place: str, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3) or not len(pixels):
+        found = f"{pixels.dtype} of shape {pixels.shape}"
+        raise InputError(f"{place} holds images as {found}: expected uint8 [images, height, width, 3 or 1]")
+    return np.repeat(pixels, 3, axis=3) if pixels.shape[3] == 1 else pixels
+
+
+def checked_labels(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(f"labels are {labels.dtype}: expected integers")
+    return labels.reshape(-1).astype(np.int64)
+
+
+def memory_data(
+    name: str,
+    x_train: NDArray[np.uint8],
+    y_train: NDArray[np.int64],
+    x_test: NDArray[np.uint8],
+    y_test: NDArray[np.int64],
+    class_names: Sequence[str] | None,
+    hold_out: float,
+    flip: bool,
+) -> ImageData:
+    """Check the arrays against each other and make tensors of them."""
+    classes = tuple(class_names or (str(label) for label in range(int(y_train.max()) + 1)))
+    for part, pixels, labels in (("train", x_train, y_train), ("test", x_test, y_test)):
+        if len(pixels) != len(labels):
+            raise InputError(f"{name}: {len(pixels)} {part} images but {len(labels)} labels")
+        if labels.min() < 0 or labels.max() >= len(classes):
+            raise InputError(
+                f"{name}: {part} labels run from {labels.min()} to {labels.max()}: expected 0 to {len(classes) - 1}"
+            )
+    if x_train.shape[1] != x_train.shape[2] or x_train.shape[1:] != x_test.shape[1:]:
+        raise InputError(f"{name}: images are {x_train.shape[1:3]} and {x_test.shape[1:3]}: expected one square size")
+    fit, val = held_out(name, y_train, hold_out)
+    return ImageData(
+        name=name,
+        train=memory_images(x_train[fit], y_train[fit]),
+        val=memory_images(x_train[val], y_train[val]) if len(val) else None,
+        test=memory_images(x_test, y_test),
+        classes=classes,
+        image_size=x_train.shape[1],
+        flip=flip,
+    )
+
+
+def memory_images(pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> MemoryImages:
+    channels_first = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
+    return MemoryImages(channels_first, torch.from_numpy(np.ascontiguousarray(labels, dtype=np.int64)))
+
+
+def held_out(name: str, labels: NDArray[np.int64], share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices to fit to and indices held out."""
+    everything = np.arange(len(labels))
+    if share == 0:
+        return everything, everything[:0]
+    try:
+        fit, val = train_test_split(everything, test_size=share, stratify=labels, random_state=SPLIT_SEED)
+    except ValueError as error:
+        raise InputError(f"{name}: a share of {share} cannot be held out of {len(labels)} images: {error}") from error
+    return np.sort(fit), np.sort(val)
+
+
+def folder_data(name: str, root: Path, size: int, hold_out: float, verify: bool) -> ImageData:
+    train, test = (open_folder(root / part) for part in ("train", "val"))
+    if train.classes != test.classes:
+        odd = sorted(set(train.classes) ^ set(test.classes))
+        raise InputError(f"{root}: train/ and val/ have different classes, such as {', '.join(odd[:3])}")
+    if verify:
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(read_image, [path for path, _ in train.samples + test.samples]))
+    augmented = to_pixels(v2.RandomResizedCrop(size), v2.RandomHorizontalFlip())
+    # The usual margin: an image is brought to 256 for a crop of 224.
+    plain = to_pixels(v2.Resize(round(size * 256 / 224)), v2.CenterCrop(size))
+    fit, val = held_out(name, np.array(train.targets), hold_out)
+    return ImageData(
+        name=name,
+        train=FolderImages(train, augmented, fit.tolist()),
+        val=FolderImages(train, plain, val.tolist()) if len(val) else None,
+        test=FolderImages(test, plain),
+        classes=tuple(train.classes),
+        image_size=size,
+        crop_padding=0,
+        flip=False,
+    )
+
+
+def open_folder(path: Path) -> ImageFolder:
+    if not path.is_dir():
+        raise InputError(f"{path} is not there: expected train/ and val/ with a folder of images per class")
+    try:
+        return ImageFolder(os.fspath(path))
+    except (FileNotFoundError, OSError) as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def to_pixels(*steps: Callable[..., object]) -> Callable[[object], Tensor]:
+    return v2.Compose([*steps, v2.PILToTensor()])
+
+
+FOLDERS = frozenset({"imagefolder", "imagenet"})
+SOURCES: dict[str, Callable[[str], Arrays]] = {"digits": digits, "cifar10": cifar10, "npz": npz}

@@ -1,0 +1,217 @@
+"""GhostConv2d: a linear drop-in for Conv2d that makes some maps from the others."""
+
+import math
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+Cheap = Literal["depthwise", "pointwise"]
+CHEAP_KINDS: tuple[str, ...] = get_args(Cheap)
+
+
+def intrinsic_channels(out_channels: int, ratio: int, groups: int = 1) -> int:
+    """How many of the output maps are made by the convolution: ``ceil(n / s)`` in each group.
+
+    Han et al. 2020, arXiv:1911.11907, section 3.1.
+
+    Example:
+        >>> intrinsic_channels(64, 2), intrinsic_channels(64, 3), intrinsic_channels(6, 2, groups=2)
+        (32, 22, 4)
+    """
+    return groups * math.ceil(out_channels // groups / ratio)
+
+
+def join_maps(intrinsic: Tensor, ghosts: Tensor, out_channels: int, groups: int = 1) -> Tensor:
+    """Lay intrinsic maps and ghosts side by side, group by group, and cut off what is over.
+
+    Args:
+        intrinsic: ``[..., intrinsic, height, width]``.
+        ghosts: ``[..., ghosts, height, width]``.
+        out_channels: Maps to return, at most intrinsic + ghosts.
+        groups: Groups of both; in each the intrinsic maps come first.
+    Returns:
+        ``[..., out_channels, height, width]``.
+    Example:
+        >>> a, b = torch.tensor([1, 2]).reshape(2, 1, 1), torch.tensor([3, 4]).reshape(2, 1, 1)
+        >>> join_maps(a, b, 4).flatten().tolist(), join_maps(a, b, 4, groups=2).flatten().tolist()
+        ([1, 2, 3, 4], [1, 3, 2, 4])
+    """
+    if groups == 1:
+        joined = torch.cat([intrinsic, ghosts], dim=-3)
+        return joined if joined.shape[-3] == out_channels else joined.narrow(-3, 0, out_channels)
+    grouped = [maps.unflatten(-3, (groups, maps.shape[-3] // groups)) for maps in (intrinsic, ghosts)]
+    return torch.cat(grouped, dim=-3).narrow(-3, 0, out_channels // groups).flatten(-4, -3)
+
+
+class GhostConv2d(nn.Module):
+    """A drop-in for ``torch.nn.Conv2d``: some maps by convolution, the rest as their cheap linear ghosts.
+
+    The ghost module of Han et al. 2020, arXiv:1911.11907, section 3.1, without normalisation and
+    activation, so that it stays linear and takes the place of any convolution, whatever follows.
+    The positional arguments are those of ``Conv2d`` and mean the same.
+
+    Args:
+        ratio: s, at least 1: one map in s is intrinsic; 1 is a plain convolution.
+        cheap_kernel_size: d, odd, the size of depthwise cheap filters; "pointwise" is always 1×1.
+        cheap: "depthwise" (the paper's: each ghost from one intrinsic map) or "pointwise" (each
+            ghost a combination of all intrinsic maps of its group).
+    Shape:
+        Input ``[batch, in_channels, height, width]`` or without batch; output as Conv2d's. In each
+        group the intrinsic maps come first.
+    Raises:
+        ValueError: If ratio, cheap_kernel_size or cheap is outside the above, or an argument is
+            one that Conv2d refuses.
+    Example:
+        >>> ghost, conv = GhostConv2d(16, 64, 3, padding=1, bias=False), nn.Conv2d(16, 64, 3, padding=1)
+        >>> ghost(torch.ones(1, 16, 8, 8)).shape == conv(torch.ones(1, 16, 8, 8)).shape
+        True
+        >>> sum(p.numel() for p in ghost.parameters()), 32 * 16 * 9 + 32 * 9
+        (4896, 4896)
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | str | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        ratio: int = 2,
+        cheap_kernel_size: int = 3,
+        cheap: Cheap = "depthwise",
+    ) -> None:
+        super().__init__()
+        check_ghost_arguments(ratio, cheap_kernel_size, cheap)
+        if groups < 1 or out_channels % groups:
+            raise ValueError(f"out_channels {out_channels} must be divisible by groups {groups}")
+        self.out_channels = out_channels
+        self.ratio, self.cheap_kernel_size, self.cheap_kind = ratio, cheap_kernel_size, cheap
+        intrinsic = intrinsic_channels(out_channels, ratio, groups)
+        self.primary = nn.Conv2d(
+            in_channels,
+            intrinsic,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device=device,
+            dtype=dtype,
+        )
+        self.cheap = self._cheap_conv(bias, device, dtype)
+
+    def _cheap_conv(self, bias: bool, device: Any, dtype: Any) -> nn.Conv2d | None:
+        """The cheap operation as a Conv2d, or None where no map is left to be a ghost.
+
+        Its padding is always zeros: reflecting or wrapping fails on maps smaller than the filter,
+        where the convolution itself would not.
+        """
+        intrinsic, ghosts = self.primary.out_channels, self.out_channels - self.primary.out_channels
+        if not ghosts:
+            return None
+        if self.cheap_kind == "pointwise":
+            return nn.Conv2d(intrinsic, ghosts, 1, groups=self.groups, bias=bias, device=device, dtype=dtype)
+        d = self.cheap_kernel_size
+        return nn.Conv2d(
+            intrinsic,
+            intrinsic * (self.ratio - 1),
+            d,
+            padding=d // 2,
+            groups=intrinsic,
+            bias=bias,
+            device=device,
+            dtype=dtype,
+        )
+
+    @classmethod
+    def like(
+        cls, conv: nn.Conv2d, *, ratio: int = 2, cheap_kernel_size: int = 3, cheap: Cheap = "depthwise"
+    ) -> "GhostConv2d":
+        """A ghost with the shape, placement, mode and trainability of ``conv``.
+
+        The intrinsic maps keep the filters that ``conv`` has for the first maps of each group; the
+        cheap filters are new.
+        """
+        ghost = cls(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,  # type: ignore[arg-type]  # torch annotates tuple[int, ...]
+            conv.stride,  # type: ignore[arg-type]  # likewise
+            conv.padding,  # type: ignore[arg-type]  # likewise
+            conv.dilation,  # type: ignore[arg-type]  # likewise
+            conv.groups,
+            conv.bias is not None,
+            conv.padding_mode,  # type: ignore[arg-type]  # torch annotates str
+            device=conv.weight.device,
+            dtype=conv.weight.dtype,
+            ratio=ratio,
+            cheap_kernel_size=cheap_kernel_size,
+            cheap=cheap,
+        )
+        per_group = ghost.primary.out_channels // conv.groups
+        with torch.no_grad():
+            for target, source in ((ghost.primary.weight, conv.weight), (ghost.primary.bias, conv.bias)):
+                if target is not None and source is not None:
+                    target.copy_(source.unflatten(0, (conv.groups, -1))[:, :per_group].flatten(0, 1))
+        ghost.requires_grad_(conv.weight.requires_grad)
+        return ghost.train(conv.training)
+
+    # What code outside reads off a Conv2d.
+    @property
+    def in_channels(self) -> int:
+        return self.primary.in_channels
+
+    @property
+    def groups(self) -> int:
+        return self.primary.groups
+
+    @property
+    def kernel_size(self) -> tuple[int, ...]:
+        return self.primary.kernel_size
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        return self.primary.stride
+
+    @property
+    def padding(self) -> str | tuple[int, ...]:
+        return self.primary.padding
+
+    @property
+    def dilation(self) -> tuple[int, ...]:
+        return self.primary.dilation
+
+    @property
+    def padding_mode(self) -> str:
+        return self.primary.padding_mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``[batch, in_channels, h, w]`` to ``[batch, out_channels, h', w']``, as Conv2d would."""
+        intrinsic: Tensor = self.primary(x)
+        if self.cheap is None:
+            return intrinsic
+        return join_maps(intrinsic, self.cheap(intrinsic), self.out_channels, self.groups)
+
+    def extra_repr(self) -> str:
+        cheap = "pointwise" if self.cheap_kind == "pointwise" else f"{self.cheap_kernel_size}x{self.cheap_kernel_size}"
+        return f"{self.in_channels}, {self.out_channels}, ratio={self.ratio}, cheap={cheap}"
+
+
+def check_ghost_arguments(ratio: int, cheap_kernel_size: int, cheap: str = "depthwise") -> None:
+    """Refuse a ratio, filter size or kind of cheap operation that no ghost can have."""
+    if not isinstance(ratio, int) or ratio < 1:
+        raise ValueError(f"ratio is {ratio!r}: expected a whole number of at least 1")
+    if not isinstance(cheap_kernel_size, int) or cheap_kernel_size < 1 or cheap_kernel_size % 2 == 0:
+        raise ValueError(f"cheap_kernel_size is {cheap_kernel_size!r}: expected an odd whole number, such as 1, 3 or 5")
+    if cheap not in CHEAP_KINDS:
+        raise ValueError(f"cheap is {cheap!r}: expected one of {', '.join(CHEAP_KINDS)}")

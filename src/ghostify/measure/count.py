@@ -1,0 +1,239 @@
+"""Multiply-adds and parameters of any network, layer by layer."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ghostify.errors import InputError
+from ghostify.modes import evaluating
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class LayerCount:
+    """One module that computes or holds parameters itself.
+
+    Args:
+        name: Full module name; "" is the network itself.
+        kind: The module's class.
+        macs: Multiply-adds for one input.
+        params: Parameters of the module itself, shared ones where they first occur.
+        output_shape: Without batch; None where the module was not called or returns no tensor.
+    """
+
+    name: str
+    kind: str
+    macs: int
+    params: int
+    output_shape: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Count:
+    """Multiply-adds and parameters of a network for one input.
+
+    Args:
+        macs: Of convolutions, linear layers and other matrix products; one multiply-add is 1.
+        params: All parameters, shared ones once; buffers are not counted.
+        layers: In the order of ``named_modules``.
+        unknown: Operators without a formula, and how often they ran; their work is not in ``macs``.
+    """
+
+    macs: int
+    params: int
+    layers: tuple[LayerCount, ...]
+    unknown: dict[str, int]
+
+
+def count(model: nn.Module, input_shape: Sequence[int]) -> Count:
+    """Count a network's multiply-adds and parameters for one input, in eval mode.
+
+    A convolution costs n·h'·w'·c·k·k and a depthwise one n·h'·w'·k·k (Han et al. 2020,
+    arXiv:1911.11907, section 3.2), a linear layer inputs·outputs. Bias, BatchNorm, activations,
+    pooling and resampling cost nothing by that convention. What these papers call FLOPs are these
+    multiply-adds.
+
+    Args:
+        model: Any network that takes one tensor; it is given back unchanged.
+        input_shape: Of one input, without batch, such as ``(3, 224, 224)``.
+    Raises:
+        InputError: If the network cannot take such an input.
+    Example:
+        >>> layer = nn.Conv2d(3, 8, 3, padding=1)
+        >>> count(layer, (3, 5, 7)).macs == 8 * 5 * 7 * 3 * 3 * 3
+        True
+    """
+    if not input_shape or any(not isinstance(size, int) or size < 1 for size in input_shape):
+        raise InputError(f"input_shape is {tuple(input_shape)}: expected positive whole numbers such as (3, 224, 224)")
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+    try:
+        counter = counted_run(model, torch.empty(1, *input_shape, dtype=dtype, device="meta"), on_meta=True)
+    except Exception:  # no meta kernel, a tensor outside the state dict, or an input it cannot take: run it for real
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        try:
+            counter = counted_run(model, torch.zeros(1, *input_shape, dtype=dtype, device=device), on_meta=False)
+        except Exception as error:  # whatever the network's own code raises
+            shape = "×".join(map(str, input_shape))
+            raise InputError(f"{type(model).__name__} cannot take an input of {shape}: {first_line(error)}") from error
+    return counter.result(model)
+
+
+def counted_run(model: nn.Module, example: Tensor, on_meta: bool) -> "MacCounter":
+    """Run the network once under a counter; on the meta device shapes flow and nothing is computed."""
+    names = {module: name for name, module in reversed(list(model.named_modules()))}
+    counter = MacCounter(names)
+    # The fused attention kernel hides its matrix products.
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with evaluating(model), torch.no_grad(), counter.watching(names), counter:
+            if on_meta:
+                tensors = [*model.named_parameters(), *model.named_buffers()]
+                state = {name: tensor.detach().to("meta") for name, tensor in tensors}
+                counter.forget()
+                torch.func.functional_call(model, state, (example,))
+            else:
+                model(example)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+    return counter
+
+
+class MacCounter(TorchDispatchMode):
+    """Adds up the multiply-adds of every operator that runs, under the module that ran it."""
+
+    def __init__(self, names: dict[nn.Module, str]) -> None:
+        super().__init__()
+        self.names = names
+        self.stack = [""]
+        self.macs: Counter[str] = Counter()
+        self.unknown: Counter[str] = Counter()
+        self.output_shapes: dict[str, tuple[int, ...]] = {}
+
+    def forget(self) -> None:
+        self.macs.clear()
+        self.unknown.clear()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        packet = func.overloadpacket
+        if packet not in FORMULAS and func is not torch.ops.prim.device.default:
+            with self:  # an operator made of others is counted by its parts
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        out = func(*args, **kwargs)
+        if packet in FORMULAS:
+            self.macs[self.stack[-1]] += FORMULAS[packet](*args, out=out, **kwargs)
+        elif not is_free(func):
+            self.unknown[str(packet)] += 1
+        return out
+
+    @contextmanager
+    def watching(self, modules: dict[nn.Module, str]) -> Iterator[None]:
+        """Follow which module is running."""
+
+        def enter(module: nn.Module, inputs: Any) -> None:
+            self.stack.append(self.names[module])
+
+        def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+            self.stack.pop()
+            if isinstance(output, Tensor):
+                self.output_shapes[self.names[module]] = tuple(output.shape[1:])
+
+        hooks = [module.register_forward_pre_hook(enter) for module in modules]
+        hooks += [module.register_forward_hook(leave) for module in modules]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def result(self, model: nn.Module) -> Count:
+        layers, seen = [], set()
+        for name, module in model.named_modules():
+            own = [p for p in module.parameters(recurse=False) if p not in seen]
+            seen.update(own)
+            if own or self.macs[name]:
+                params, shape = sum(p.numel() for p in own), self.output_shapes.get(name)
+                layers.append(LayerCount(name, type(module).__name__, self.macs[name], params, shape))
+        params = sum(p.numel() for p in model.parameters())
+        return Count(self.macs.total(), params, tuple(layers), dict(sorted(self.unknown.items())))
+
+
+# Formulas: multiply-adds from an operator's arguments and its result.
+
+
+def convolution_macs(x: Tensor, weight: Tensor, *args: Any, out: Tensor, **kwargs: Any) -> int:
+    transposed = kwargs.get("transposed", args[4] if len(args) > 4 else False)
+    # weight: [out, in / groups, k, k], or [in, out / groups, k, k] where transposed; each filter
+    # tap meets each pixel of the output, or of the input where transposed.
+    pixels = x.shape[2:] if transposed else out.shape[2:]
+    return x.shape[0] * math.prod(pixels) * weight.numel()
+
+
+def product_macs(a: Tensor, b: Tensor, *args: Any, out: Tensor, **kwargs: Any) -> int:
+    """``[..., n, k] @ [..., k, m]``."""
+    return out.numel() * a.shape[-1]
+
+
+def added_product_macs(bias: Tensor, a: Tensor, b: Tensor, *args: Any, out: Tensor, **kwargs: Any) -> int:
+    return product_macs(a, b, out=out)
+
+
+def attention_macs(query: Tensor, key: Tensor, value: Tensor, *args: Any, out: Any, **kwargs: Any) -> int:
+    """query @ keyᵀ, then weights @ value: ``[..., n, d]``, ``[..., m, d]``, ``[..., m, e]``."""
+    scores = query.shape[:-1].numel() * key.shape[-2]
+    return scores * (query.shape[-1] + value.shape[-1])
+
+
+FORMULAS: dict[Any, Callable[..., int]] = {
+    aten.convolution: convolution_macs,
+    aten.mm: product_macs,
+    aten.bmm: product_macs,
+    aten.addmm: added_product_macs,
+    aten.baddbmm: added_product_macs,
+    aten._scaled_dot_product_flash_attention_for_cpu: attention_macs,
+    aten._scaled_dot_product_flash_attention: attention_macs,
+    aten._scaled_dot_product_efficient_attention: attention_macs,
+    aten._scaled_dot_product_cudnn_attention: attention_macs,
+}
+
+# Operators without multiply-adds by the convention, beside pointwise ones and views, which torch tags.
+# In-place forms (with a trailing underscore) are the same operators.
+FREE = frozenset(
+    """
+    _adaptive_avg_pool2d _adaptive_avg_pool3d _log_softmax _native_batch_norm_legit
+    _native_batch_norm_legit_no_training _softmax _to_copy _unsafe_index _unsafe_view _upsample_bicubic2d_aa
+    _upsample_bilinear2d_aa adaptive_max_pool2d adaptive_max_pool3d amax amin any arange argmax argmin as_strided
+    avg_pool1d avg_pool2d avg_pool3d bernoulli cat channel_shuffle clone constant_pad_nd copy cudnn_batch_norm
+    cumsum embedding empty empty_like empty_strided eye fill flip full full_like gather hardsigmoid hardswish index
+    index_put index_select lift_fresh linspace masked_fill max max_pool2d_with_indices max_pool3d_with_indices mean
+    min native_batch_norm native_dropout native_group_norm native_layer_norm new_empty new_full new_ones new_zeros
+    ones ones_like pad pixel_shuffle pixel_unshuffle prod reflection_pad1d reflection_pad2d repeat replication_pad2d
+    resize roll scalar_tensor scatter set slice_scatter sort split_with_sizes stack std sum topk tril triu
+    upsample_bicubic2d upsample_bilinear2d upsample_nearest2d var var_mean where zero zeros zeros_like
+    """.split()
+)
+
+
+def is_free(func: Any) -> bool:
+    return func.is_view or torch.Tag.pointwise in func.tags or func.overloadpacket.__name__.rstrip("_") in FREE or is_query(func)
+
+
+def is_query(func: Any) -> bool:
+    """Whether an operator returns no tensor, such as a device or a size."""
+    return not any(isinstance(returned.type, torch.TensorType | torch.ListType) for returned in func._schema.returns)
+
+
+def first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,55 @@
+"""Peak memory of inference."""
+
+import multiprocessing
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ghostify.modes import evaluating
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def peak_memory_mb(model: nn.Module, example: Tensor, *, threads: int = 1) -> float | None:
+    """Peak memory that a network needs to run one batch in eager PyTorch: weights, maps and scratch.
+
+    On a GPU, the allocator's peak. On a CPU, the growth of the resident memory of a fresh process from
+    before the network is there to the peak of its second call; what importing PyTorch takes is not in it.
+
+    Args:
+        example: One batch ``[batch, channels, height, width]`` on the network's device.
+        threads: CPU threads.
+    Returns:
+        Megabytes (10⁶ bytes), or None where the system does not tell (it does on Linux).
+    """
+    if example.is_cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        with evaluating(model), torch.inference_mode():
+            model(example)
+        return torch.cuda.max_memory_allocated() / 1e6
+    if not CLEAR.exists():
+        return None
+    # A process of its own, not a fork: a fork would start with all that this process holds.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(grown_mb, pickle.dumps(model), example.numpy(), threads).result()
+
+
+def grown_mb(pickled: bytes, example: object, threads: int) -> float:
+    torch.set_num_threads(threads)
+    torch.nn.Conv2d(1, 1, 1)(torch.zeros(1, 1, 8, 8))  # the libraries' own start is not the network's
+    CLEAR.write_text("5")  # the peak is from now on
+    before = status_kb("VmRSS")
+    model = pickle.loads(pickled)
+    with evaluating(model), torch.inference_mode():
+        for _ in range(2):
+            model(torch.as_tensor(example))
+    return (status_kb("VmHWM") - before) * 1024 / 1e6
+
+
+def status_kb(key: str) -> int:
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1])

@@ -1,0 +1,199 @@
+"""Turn the convolutions of any network into ghosts."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from ghostify.errors import InputError
+from ghostify.layers import GhostConv2d, GhostModule
+from ghostify.layers.ghost_conv import Cheap, check_ghost_arguments, intrinsic_channels
+from ghostify.measure.count import Count, count
+from ghostify.models.registry import known_origin
+from ghostify.transform.surgery import module_names, replace_modules_
+
+# A layer with fewer maps is a head's output or a gate: it has no near-copies to save.
+NARROWEST = 8
+ALREADY = "already a part of a ghost"
+
+
+@dataclass(frozen=True)
+class ConvertedLayer:
+    """What became of one convolution.
+
+    Args:
+        name: Full module name.
+        replaced: Whether it is a ghost now.
+        reason: Why not; "" where replaced.
+        macs_before: Multiply-adds for one input; None where the input's shape is not known.
+        macs_after: The same of what stands there now.
+    """
+
+    name: str
+    replaced: bool
+    reason: str
+    macs_before: int | None
+    macs_after: int | None
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A ghosted copy of a network and what became of each convolution."""
+
+    model: nn.Module
+    layers: tuple[ConvertedLayer, ...]
+
+    @property
+    def replaced(self) -> int:
+        """How many convolutions are ghosts now."""
+        return sum(layer.replaced for layer in self.layers)
+
+
+def convert(
+    model: nn.Module,
+    *,
+    ratio: int = 2,
+    cheap_kernel_size: int = 3,
+    cheap: Cheap = "depthwise",
+    skip: Sequence[str] = (),
+    input_shape: Sequence[int] | None = None,
+) -> Conversion:
+    """Copy a network with its convolutions replaced by ghosts (Han et al. 2020, arXiv:1911.11907, section 3.1).
+
+    A ``GhostConv2d`` takes the place of the convolution alone: BatchNorm and activation behind it stay.
+    It keeps the convolution's own filters for its intrinsic maps; the cheap filters are new, so the
+    copy must be trained. Depthwise, grouped and very narrow convolutions, gates, and those that a
+    ghost would not make cheaper, are left. Converting a second time changes nothing.
+
+    Args:
+        model: Any network; left untouched.
+        ratio: s, one map in s stays a convolution's.
+        cheap_kernel_size: d of depthwise cheap filters, odd.
+        cheap: "depthwise" (the paper's) or "pointwise" (1×1 combinations of all intrinsic maps).
+        skip: Full module names, or fnmatch patterns on them, of what to leave.
+        input_shape: Of one input without batch, for the multiply-adds per layer; None takes what the
+            network was designed for, and leaves them out where the network cannot take that.
+    Raises:
+        InputError: If no convolution can be replaced, an entry of ``skip`` names nothing, or the
+            network cannot take ``input_shape``.
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3, groups=32))
+        >>> [(layer.name, layer.reason) for layer in convert(net).layers]
+        [('0', ''), ('2', 'depthwise')]
+    """
+    check_ghost_arguments(ratio, cheap_kernel_size, cheap)
+    before = count_if_possible(model, input_shape)
+    ghosted = copy.deepcopy(model)
+    names = module_names(ghosted)
+    refuse_idle_patterns(skip, [name for all_names in names.values() for name in all_names])
+
+    convs = {module: own for module, own in names.items() if isinstance(module, nn.Conv2d)}
+    reasons = {
+        conv: reason_to_leave(conv, conv_names, ghosted, ratio, cheap_kernel_size, cheap, skip)
+        for conv, conv_names in convs.items()
+    }
+    replacements = {
+        conv: GhostConv2d.like(conv, ratio=ratio, cheap_kernel_size=cheap_kernel_size, cheap=cheap)
+        for conv, reason in reasons.items()
+        if not reason
+    }
+    if not replacements and ALREADY not in reasons.values():
+        found = "; ".join(f"{convs[conv][0]}: {reason}" for conv, reason in list(reasons.items())[:3])
+        raise InputError(f"{type(model).__name__} has no convolution to replace ({found or 'it has none at all'})")
+    ghosted = replace_modules_(ghosted, replacements)
+    after = count_if_possible(ghosted, input_shape)
+    layers = tuple(
+        ConvertedLayer(
+            convs[conv][0], not reason, reason, macs_under(before, convs[conv][0]), macs_under(after, convs[conv][0])
+        )
+        for conv, reason in reasons.items()
+    )
+    return Conversion(ghosted, layers)
+
+
+def reason_to_leave(
+    conv: nn.Conv2d,
+    names: Sequence[str],
+    root: nn.Module,
+    ratio: int,
+    cheap_kernel_size: int,
+    cheap: Cheap,
+    skip: Sequence[str],
+) -> str:
+    """Why a convolution is left as it is, or "" where it is replaced."""
+    parents = [parent for name in names for parent in ancestors(root, name)]
+    if any(isinstance(parent, GhostConv2d | GhostModule) for parent in parents):
+        return ALREADY
+    if any(matches(name, skip) for name in names):
+        return "skipped by name"
+    if type(conv) is not nn.Conv2d:
+        return f"a {type(conv).__name__}, not a plain Conv2d"
+    if conv.groups == conv.in_channels and conv.groups > 1:
+        return "depthwise"
+    if conv.groups > 1:
+        return "grouped"
+    if conv.out_channels < max(NARROWEST, ratio):
+        return f"very narrow: {conv.out_channels} maps"
+    # torchvision's SqueezeExcitation, timm's SqueezeExcite and our own see a single pixel.
+    if any("SqueezeExcit" in type(parent).__name__ for parent in parents):
+        return "a squeeze-and-excite gate"
+    before, after = macs_per_pixel(conv, ratio, cheap_kernel_size, cheap)
+    return f"a ghost would not be cheaper: {after} for {before} MACs per pixel" if after >= before else ""
+
+
+def macs_per_pixel(conv: nn.Conv2d, ratio: int, cheap_kernel_size: int, cheap: Cheap) -> tuple[int, int]:
+    """Multiply-adds per output pixel of a convolution and of its ghost."""
+    per_map = conv.weight[0].numel()
+    intrinsic = intrinsic_channels(conv.out_channels, ratio)
+    if cheap == "depthwise":
+        ghosts = intrinsic * (ratio - 1) * cheap_kernel_size**2
+    else:
+        ghosts = (conv.out_channels - intrinsic) * intrinsic
+    return conv.out_channels * per_map, intrinsic * per_map + ghosts
+
+
+def ancestors(root: nn.Module, name: str) -> list[nn.Module]:
+    """The modules around the one of that name, the root first."""
+    parts = name.split(".")
+    return [root.get_submodule(".".join(parts[:depth])) for depth in range(len(parts))]
+
+
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a name, or the name of a module around it, is matched by a pattern.
+
+    Example:
+        >>> matches("layer1.0.conv1", ["layer1"]), matches("layer1.0.conv1", ["*.conv2"])
+        (True, False)
+    """
+    parts = name.split(".")
+    around = [".".join(parts[: depth + 1]) for depth in range(len(parts))]
+    return any(fnmatchcase(part, pattern) for part in around for pattern in patterns)
+
+
+def refuse_idle_patterns(patterns: Sequence[str], names: Sequence[str]) -> None:
+    if isinstance(patterns, str):
+        raise InputError(f"skip is the string {patterns!r}: expected a sequence of names or patterns")
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise InputError(f"skip: {pattern!r} matches no module of the network")
+
+
+def count_if_possible(model: nn.Module, input_shape: Sequence[int] | None) -> Count | None:
+    if input_shape is not None:
+        return count(model, input_shape)
+    origin = known_origin(model)
+    channels = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
+    try:
+        return count(model, origin.input_shape if origin else (channels, 224, 224))
+    except InputError:
+        return None
+
+
+def macs_under(counted: Count | None, name: str) -> int | None:
+    """Multiply-adds of a module and all inside it."""
+    if counted is None:
+        return None
+    prefix = f"{name}." if name else ""
+    return sum(layer.macs for layer in counted.layers if layer.name == name or layer.name.startswith(prefix))
