@@ -1,1 +1,26 @@
-"""Faster convolutional networks by ghost maps, measured."""
+"""Faster convolutional networks by ghost maps, measured.
+
+The front door: everything here is public; the rooms behind it may move.
+"""
+
+from ghostify.errors import InputError
+from ghostify.layers import GhostConv2d, GhostModule
+from ghostify.measure import compare, count
+from ghostify.models import create_model, list_models
+from ghostify.network_file import load, save
+from ghostify.transform import convert
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GhostConv2d",
+    "GhostModule",
+    "InputError",
+    "compare",
+    "convert",
+    "count",
+    "create_model",
+    "list_models",
+    "load",
+    "save",
+]

@@ -1,0 +1,1 @@
+"""Whole stories, each one verb of the command line."""

@@ -1,0 +1,109 @@
+"""How often a network is right."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from scipy.stats import binomtest
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from ghostify.data.augment import normalise
+from ghostify.data.images import Batch, ImageData, MemoryImages, join_batches
+from ghostify.errors import InputError
+from ghostify.modes import evaluating
+
+
+@dataclass(frozen=True)
+class Score:
+    """Right answers of a network.
+
+    Args:
+        images: How many were asked.
+        right: How many first guesses were right.
+        right_in_5: How many had the right class among the first five guesses.
+    """
+
+    images: int
+    right: int
+    right_in_5: int
+
+    @property
+    def top1(self) -> float:
+        """Share of right first guesses, 0..1."""
+        return self.right / self.images
+
+    @property
+    def top5(self) -> float:
+        """Share with the right class among the first five, 0..1."""
+        return self.right_in_5 / self.images
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson interval of ``top1``, 0..1 (Wilson 1927).
+
+        Example:
+            >>> [round(end, 4) for end in Score(100, 90, 100).interval]
+            [0.8256, 0.9448]
+        """
+        low, high = binomtest(self.right, self.images).proportion_ci(0.95, method="wilson")
+        return float(low), float(high)
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: Dataset[Batch],
+    data: ImageData,
+    *,
+    device: str = "cpu",
+    precision: str = "fp32",
+    batch_size: int = 250,
+    workers: int = 0,
+) -> Score:
+    """Ask a network for the class of every image once.
+
+    Args:
+        dataset: One of the data set's parts: ``data.test`` or ``data.val``.
+        data: Gives the normalisation.
+        precision: "fp32", or "bf16" for autocast.
+    """
+    loader = DataLoader(
+        dataset,
+        batch_size,
+        collate_fn=join_batches,
+        num_workers=0 if isinstance(dataset, MemoryImages) else workers,
+    )
+    right = right_in_5 = images = 0
+    with evaluating(model), torch.inference_mode():
+        for pixels, labels in loader:
+            x = normalise(pixels.to(device), data.mean, data.std)
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                logits = logits_of(model(x))
+            hits = logits.topk(min(5, logits.shape[1])).indices == labels.to(device)[:, None]
+            right += int(hits[:, 0].sum())
+            right_in_5 += int(hits.sum())
+            images += len(labels)
+    return Score(images, right, right_in_5)
+
+
+def check_fit(model: nn.Module, data: ImageData) -> None:
+    """Refuse a network that cannot take the images or has too few outputs for the classes."""
+    shape = (3, data.image_size, data.image_size)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    try:
+        with evaluating(model), torch.inference_mode():
+            outputs = logits_of(model(torch.zeros(1, *shape, device=device)))
+    except (RuntimeError, ValueError, IndexError) as error:
+        size = "×".join(map(str, shape))
+        raise InputError(f"{type(model).__name__} cannot take the images of {data.name}, {size}: {error}") from error
+    if outputs.ndim != 2 or outputs.shape[1] < len(data.classes):
+        raise InputError(
+            f"{type(model).__name__} returns {list(outputs.shape)}: "
+            f"{data.name} has {len(data.classes)} classes and needs [batch, {len(data.classes)}]"
+        )
+
+
+def logits_of(output: Any) -> Tensor:
+    """The main logits of a network that may return others beside them in training (Inception, GoogLeNet)."""
+    logits: Tensor = output[0] if isinstance(output, tuple) else output
+    return logits

@@ -1,0 +1,226 @@
+"""The whole story: train a network, its ghost and its narrower rival, and measure all three."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ghostify.atomic import replacing
+from ghostify.data import ImageData
+from ghostify.errors import InputError
+from ghostify.jobs.evaluate import Score, check_fit, evaluate
+from ghostify.jobs.report import write_report
+from ghostify.jobs.train import Epoch, Progress, Recipe, train
+from ghostify.layers.ghost_conv import Cheap
+from ghostify.measure.count import Count, count
+from ghostify.measure.environment import describe_environment
+from ghostify.measure.latency import Comparison, compare
+from ghostify.measure.memory import peak_memory_mb
+from ghostify.network_file import save
+from ghostify.transform.convert import convert
+from ghostify.transform.narrow import narrow
+
+METRICS, REPORT = "metrics.json", "report.html"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One of the three networks and all that was measured of it.
+
+    Args:
+        name: "original", "ghost" or "narrow".
+        network: Trained, in eval mode.
+        counted: Multiply-adds and parameters.
+        history: Its training.
+        score: On the test images.
+        latency: Against the original; None for the original itself.
+        peak_memory_mb: Of one call with one image; None where the system does not tell.
+    """
+
+    name: str
+    network: nn.Module
+    counted: Count
+    history: list[Epoch]
+    score: Score
+    latency: Comparison | None
+    peak_memory_mb: float | None
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a run found.
+
+    Args:
+        contestants: The original, its ghost and, where the network can be narrowed, its rival.
+        ghost_over_narrow: Latency of the ghost over that of the rival.
+        setting: Network, data, recipe and machine.
+        notes: What could not be done, in sentences.
+    """
+
+    contestants: list[Contestant]
+    ghost_over_narrow: Comparison | None
+    setting: dict[str, Any]
+    notes: list[str]
+
+    def metrics(self) -> dict[str, Any]:
+        """Everything as JSON values."""
+        original = self.contestants[0]
+        rows = {}
+        for c in self.contestants:
+            rows[c.name] = {
+                "top1": c.score.top1,
+                "top1_low": c.score.interval[0],
+                "top1_high": c.score.interval[1],
+                "test_images": c.score.images,
+                "params": c.counted.params,
+                "macs": c.counted.macs,
+                "unknown_operators": c.counted.unknown,
+                "theoretical_speedup": original.counted.macs / c.counted.macs,
+                "measured_speedup": 1 / c.latency.ratio if c.latency else 1.0,
+                "measured_speedup_low": 1 / c.latency.ratio_high if c.latency else None,
+                "measured_speedup_high": 1 / c.latency.ratio_low if c.latency else None,
+                "latency": asdict(c.latency) if c.latency else None,
+                "peak_memory_mb": c.peak_memory_mb,
+                "history": [asdict(epoch) for epoch in c.history],
+            }
+        rival = asdict(self.ghost_over_narrow) if self.ghost_over_narrow else None
+        return {**self.setting, "networks": rows, "ghost_over_narrow": rival, "notes": self.notes}
+
+    def findings(self) -> list[str]:
+        """What the figures say, in sentences."""
+        original, ghost, *rest = self.contestants
+        sentences = [gain(ghost, original, ghost.latency)]
+        sentences += [gain(ghost, rival, self.ghost_over_narrow) for rival in rest]
+        return sentences + self.notes
+
+
+def gain(ghost: Contestant, other: Contestant, latency: Comparison | None) -> str:
+    """The ghost against another network, in a sentence."""
+    points = 100 * (ghost.score.top1 - other.score.top1)
+    (low, high), (other_low, other_high) = ghost.score.interval, other.score.interval
+    overlap = "the intervals overlap" if low <= other_high and other_low <= high else "the intervals are apart"
+    share = ghost.counted.macs / other.counted.macs
+    time = latency.verdict(f"the {other.name}", "the ghost") if latency else "latency was not compared"
+    return f"Against the {other.name}: {share:.2f} of its MACs, {points:+.1f} points of top-1 ({overlap}); {time}."
+
+
+def run(
+    build: Callable[[], nn.Module],
+    data: ImageData,
+    recipe: Recipe,
+    out: Path,
+    *,
+    setting: dict[str, Any],
+    ratio: int = 2,
+    cheap_kernel_size: int = 3,
+    cheap: Cheap = "depthwise",
+    device: str = "cpu",
+    workers: int = 0,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Proof:
+    """Train a network, its ghost and the same network made narrower to the ghost's MACs; measure all three.
+
+    All three start from the same random weights, as far as they have them in common, and follow the same
+    recipe; the test images are used once, for the last weights.
+
+    Args:
+        build: Makes the original; called after seeding, so that it gives the same weights each time.
+        out: Folder for ``metrics.json``, ``report.html``, the networks and the checkpoints.
+        setting: What else to record, such as the names of network and data.
+        ratio, cheap_kernel_size, cheap: See ``convert``.
+        resume: Go on with trainings that began in ``out``.
+    Raises:
+        InputError: If network, data and settings do not go together, or ``out`` holds another run.
+    """
+    if (out / METRICS).exists() and not resume:
+        raise InputError(f"{out} holds a finished run: choose another --out, or remove it")
+    shape = (3, data.image_size, data.image_size)
+    networks, notes = make_networks(build, recipe.seed, shape, ratio, cheap_kernel_size, cheap)
+    for network in networks.values():
+        check_fit(network, data)
+
+    histories = {}
+    for name, network in networks.items():
+        histories[name] = train(
+            network,
+            data,
+            recipe,
+            checkpoint=out / "checkpoints" / f"{name}.pt",
+            resume=resume,
+            device=device,
+            workers=workers,
+            progress=renamed(progress, f"train {name}"),
+        )
+        preprocessing = {"mean": data.mean, "std": data.std, "image_size": data.image_size, "classes": data.classes}
+        save(network, out / f"{name}.safetensors", extra=preprocessing)
+
+    # Measured one after the other, with nothing else running.
+    example = torch.zeros(1, *shape, device=device)
+    steps = 3 * len(networks)
+    done = 0
+
+    def tell(what: str) -> None:
+        nonlocal done
+        if progress:
+            progress("measure", what, done, steps)
+        done += 1
+
+    contestants: list[Contestant] = []
+    threads = torch.get_num_threads()
+    for name, network in networks.items():
+        network.eval().to(device, memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # as in train
+        tell(f"accuracy of the {name}")
+        score = evaluate(network, data.test, data, device=device, workers=workers)
+        tell(f"latency of the {name}")
+        latency = compare(networks["original"], network, example, threads=threads) if contestants else None
+        tell(f"memory of the {name}")
+        memory = peak_memory_mb(network, example, threads=threads)
+        counted = count(network, shape)
+        contestants.append(Contestant(name, network, counted, histories[name], score, latency, memory))
+    rival = compare(networks["narrow"], networks["ghost"], example, threads=threads) if "narrow" in networks else None
+    if progress:
+        progress("measure", "done", steps, steps)
+
+    setting = {
+        **setting,
+        "recipe": asdict(recipe),
+        "ratio": ratio,
+        "cheap_kernel_size": cheap_kernel_size,
+        "cheap": cheap,
+        "environment": describe_environment(device),
+    }
+    proof = Proof(contestants, rival, setting, notes)
+    with replacing(out / METRICS) as temporary:
+        temporary.write_text(json.dumps(proof.metrics(), indent=2) + "\n")
+    write_report(out / REPORT, proof.metrics(), proof.findings(), networks["original"], networks["ghost"], data)
+    return proof
+
+
+def make_networks(
+    build: Callable[[], nn.Module], seed: int, shape: tuple[int, int, int], ratio: int, cheap_kernel_size: int, cheap: Cheap
+) -> tuple[dict[str, nn.Module], list[str]]:
+    """The original, its ghost and its narrower rival, untrained; and what could not be made."""
+
+    def fresh() -> nn.Module:
+        torch.manual_seed(seed)
+        return build()
+
+    conversion = convert(fresh(), ratio=ratio, cheap_kernel_size=cheap_kernel_size, cheap=cheap, input_shape=shape)
+    networks, notes = {"original": fresh(), "ghost": conversion.model}, []
+    try:
+        networks["narrow"] = narrow(fresh(), shape, count(conversion.model, shape).macs)
+    except InputError as error:
+        notes.append(f"No narrower rival: {error}.")
+    return networks, notes
+
+
+def renamed(progress: Progress | None, task: str) -> Progress | None:
+    """The same, under another task's name."""
+    if progress is None:
+        return None
+    return lambda _, detail, done, total: progress(task, detail, done, total)

@@ -1,0 +1,68 @@
+"""State dicts from files, without running code from them."""
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ghostify.errors import InputError
+
+PICKLES = frozenset({".pt", ".pth", ".th"})
+
+
+def load_weights_(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
+    """Load a state dict into a network, strictly.
+
+    Args:
+        path: ``.safetensors``, or ``.pt``, ``.pth``, ``.th`` with plain tensors; a wrapping
+            ``state_dict`` key and a ``module.`` prefix are understood.
+    Raises:
+        InputError: If the file cannot be read, holds more than tensors, or is of another network.
+    """
+    state = read_state_dict(Path(path))
+    own = model.state_dict()
+    missing, unexpected = [key for key in own if key not in state], [key for key in state if key not in own]
+    if missing or unexpected:
+        odd = [f"no {missing[0]!r}"] if missing else []
+        odd += [f"an unknown {unexpected[0]!r}"] if unexpected else []
+        raise InputError(
+            f"{path} is of another network than {type(model).__name__}: it has {' and '.join(odd)} "
+            f"({len(missing)} missing, {len(unexpected)} unknown of {len(own)})"
+        )
+    for key, tensor in own.items():
+        if state[key].shape != tensor.shape:
+            raise InputError(
+                f"{path} is of another network than {type(model).__name__}: {key} is {list(state[key].shape)}, "
+                f"expected {list(tensor.shape)}"
+            )
+    model.load_state_dict(state)
+    return model
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name, unwrapped."""
+    if not path.is_file():
+        raise InputError(f"{path} is not there: expected a file of weights")
+    if path.suffix not in {".safetensors", *PICKLES}:
+        raise InputError(f"{path}: expected weights as .safetensors, .pt, .pth or .th")
+    try:
+        content: Any = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path} holds more than tensors, or is cut short, and is not opened: expected a plain state dict") from error
+    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise InputError(f"{path} cannot be read as weights: it is cut short or of another kind") from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise InputError(f"{path} holds no state dict: expected tensors by name")
+    return {str(key).removeprefix("module."): tensor for key, tensor in content.items()}
