@@ -188,9 +188,7 @@ def models(as_json: bool) -> None:
 @shape_option
 @click.option("--layers", "with_layers", is_flag=True, help="Print every layer.")
 @json_option
-def count(
-    model: str, input_shape: tuple[int, ...] | None, with_layers: bool, as_json: bool, **options: Any
-) -> None:
+def count(model: str, input_shape: tuple[int, ...] | None, with_layers: bool, as_json: bool, **options: Any) -> None:
     """Count multiply-adds (MACs) and parameters of MODEL."""
     network = open_network(model, **given(options))
     input_shape = input_shape or own_shape(network)

@@ -123,7 +123,7 @@ def blueprint_of(model: nn.Module) -> Blueprint:
         try:
             with init_empty_weights():
                 found.append(Blueprint(candidate, replaced_layers(model, candidate.build())))
-        except Exception as error:  # a builder of the user's may raise anything; then it is not this one
+        except Exception as error:  # noqa: BLE001  # a builder may raise anything; then it is not this one
             why = f" ({candidate.name}: {error})"
     if not found:
         raise InputError(

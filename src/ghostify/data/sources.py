@@ -45,7 +45,8 @@ def load_data(reference: str, *, image_size: int | None = None, hold_out: float 
     source, _, place = reference.partition(":")
     if source not in (*SOURCES, *FOLDERS) or bool(place) == (source == "digits"):
         raise InputError(
-            f"there is no data set {reference!r}: expected digits, cifar10:DIR, npz:FILE, imagefolder:DIR or imagenet:DIR"
+            f"there is no data set {reference!r}: "
+            "expected digits, cifar10:DIR, npz:FILE, imagefolder:DIR or imagenet:DIR"
         )
     if source in FOLDERS:
         return folder_data(reference, Path(place), image_size or 224, hold_out, verify=source == "imagefolder")

@@ -202,7 +202,12 @@ def run(
 
 
 def make_networks(
-    build: Callable[[], nn.Module], seed: int, shape: tuple[int, int, int], ratio: int, cheap_kernel_size: int, cheap: Cheap
+    build: Callable[[], nn.Module],
+    seed: int,
+    shape: tuple[int, int, int],
+    ratio: int,
+    cheap_kernel_size: int,
+    cheap: Cheap,
 ) -> tuple[dict[str, nn.Module], list[str]]:
     """The original, its ghost and its narrower rival, untrained; and what could not be made."""
 

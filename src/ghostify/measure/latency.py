@@ -1,5 +1,6 @@
 """Latency of one network over another, side by side."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -7,10 +8,13 @@ from statistics import median
 import torch
 from scipy.stats import quantile_test
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 
 from ghostify.errors import InputError
 from ghostify.modes import evaluating
+
+# The timer's module warns of a CUDA toolkit without a GPU, as if it were to compile something.
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+from torch.utils.benchmark import Timer  # noqa: E402  # after its warning is silenced
 
 ENGINES = ("eager",)
 

@@ -33,8 +33,11 @@ def peak_memory_mb(model: nn.Module, example: Tensor, *, threads: int = 1) -> fl
         return torch.cuda.max_memory_allocated() / 1e6
     if not CLEAR.exists():
         return None
-    # A process of its own, not a fork: a fork would start with all that this process holds.
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    # A fork of a server that has imported PyTorch and nothing else; a fork of this process would start
+    # with all that it holds, and a new process would import PyTorch each time.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(grown_mb, pickle.dumps(model), example.numpy(), threads).result()
 
 

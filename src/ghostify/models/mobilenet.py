@@ -7,9 +7,7 @@ from torchvision.ops import Conv2dNormActivation
 from ghostify.layers import GhostModule
 
 
-def ghost_mobilenet_v3_large(
-    num_classes: int = 1000, *, ratio: int = 2, cheap_kernel_size: int = 3
-) -> MobileNetV3:
+def ghost_mobilenet_v3_large(num_classes: int = 1000, *, ratio: int = 2, cheap_kernel_size: int = 3) -> MobileNetV3:
     """torchvision's ``mobilenet_v3_large`` with the expansions and projections of its blocks ghosted.
 
     Stem, depthwise convolutions, squeeze-excite gates, last convolution and classifier stay.

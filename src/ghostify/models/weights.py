@@ -58,7 +58,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             else torch.load(path, map_location="cpu", weights_only=True)
         )
     except pickle.UnpicklingError as error:
-        raise InputError(f"{path} holds more than tensors, or is cut short, and is not opened: expected a plain state dict") from error
+        raise InputError(
+            f"{path} holds more than tensors, or is cut short, and is not opened: expected a plain state dict"
+        ) from error
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise InputError(f"{path} cannot be read as weights: it is cut short or of another kind") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):

@@ -1,0 +1,31 @@
+# The two commands of a new user are `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+OUT ?= demo
+
+.PHONY: demo test check install clean
+
+demo: .venv/installed
+	rm -rf $(OUT)
+	$(BIN)/ghostify run --out $(OUT)
+
+test: .venv/installed
+	$(BIN)/pytest -n 2 --dist worksteal
+
+check: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+install: .venv/installed
+
+# uv resolves and unpacks PyTorch's gigabytes several times faster than pip.
+.venv/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ghostify needs Python 3.11 or newer")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --editable '.[run]' --group dev
+	touch $@
+
+clean:
+	rm -rf .venv $(OUT)

@@ -1,0 +1,38 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of real data and weights beside the checkout."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no shared data at {SHARED}")
+    return SHARED
+
+
+@pytest.fixture
+def colours(tmp_path: Path) -> Path:
+    """An .npz of 60 + 30 images of 12×12 pixels whose class is their brightest channel: learnt in two epochs."""
+    rng = np.random.default_rng(0)
+
+    def part(images: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.arange(images) % 3
+        pixels = rng.integers(0, 100, (images, 12, 12, 3))
+        pixels[np.arange(images), :, :, labels] += 150
+        return pixels.astype(np.uint8), labels
+
+    x_train, y_train = part(60)
+    x_test, y_test = part(30)
+    path = tmp_path / "colours.npz"
+    np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+    return path

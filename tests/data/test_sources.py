@@ -1,0 +1,140 @@
+"""Data sets are read as they are, and what is wrong with one is said."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ghostify import InputError
+from ghostify.data import load_data
+from ghostify.data.images import read_image
+
+
+def test_digits_are_the_same_disjoint_images_each_time() -> None:
+    once, twice = load_data("digits", hold_out=0.2), load_data("digits", hold_out=0.2)
+    assert torch.equal(once.test.pixels, twice.test.pixels)
+    assert len(once.train) + len(once.val) + len(once.test) == 1797
+    assert once.train.pixels.shape[1:] == (3, 32, 32)
+    assert not once.flip  # a mirrored digit is another one
+    counts = [torch.bincount(part.labels) for part in (once.train, once.val, once.test)]
+    for part in counts:  # stratified: each digit a tenth
+        torch.testing.assert_close(part / part.sum(), torch.full((10,), 0.1, dtype=torch.float), atol=0.011, rtol=0)
+    as_rows = {part.numpy().tobytes() for part in once.test.pixels}
+    assert not as_rows & {image.numpy().tobytes() for image in once.train.pixels}
+
+
+def test_npz_pixels_and_labels_come_through_unchanged(colours: Path) -> None:
+    data = load_data(f"npz:{colours}")
+    with np.load(colours) as stored:
+        assert np.array_equal(data.test.pixels.permute(0, 2, 3, 1).numpy(), stored["x_test"])
+        assert np.array_equal(data.train.labels.numpy(), stored["y_train"])
+    assert data.classes == ("0", "1", "2")
+    assert data.val is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"y_test": None}, "has no y_test"),
+        ({"x_train": np.zeros((60, 12, 12, 3), np.float32)}, r"float32 of shape .* expected uint8"),
+        ({"x_train": np.zeros((60, 12, 12), np.uint8)}, "expected uint8"),
+        ({"y_train": np.zeros(59, np.int64)}, "60 train images but 59 labels"),
+        ({"y_test": np.full(30, 7)}, "test labels run from 7 to 7: expected 0 to 2"),
+        ({"y_train": np.full(60, -1)}, "train labels run from -1"),
+        ({"y_train": np.zeros(60)}, "expected integers"),
+        ({"x_test": np.zeros((30, 10, 12, 3), np.uint8)}, "expected one square size"),
+        ({"x_train": np.array([{"a": 1}], dtype=object)}, "no readable .npz file of plain arrays"),
+    ],
+)
+def test_wrong_arrays_are_refused_with_what_would_be_right(
+    colours: Path, changes: dict[str, Any], message: str
+) -> None:
+    with np.load(colours) as stored:
+        arrays = dict(stored) | changes
+    np.savez(colours, **{key: value for key, value in arrays.items() if value is not None})
+    with pytest.raises(InputError, match=message):
+        load_data(f"npz:{colours}")
+
+
+def test_a_cut_or_absent_npz_is_refused(colours: Path) -> None:
+    colours.write_bytes(colours.read_bytes()[:3000])
+    with pytest.raises(InputError, match="no readable"):
+        load_data(f"npz:{colours}")
+    with pytest.raises(InputError, match="is not there"):
+        load_data("npz:absent.npz")
+
+
+@pytest.mark.parametrize("reference", ["digit", "npz:", "digits:x", "coco:x", ""])
+def test_an_unknown_data_set_is_refused(reference: str) -> None:
+    with pytest.raises(InputError, match="there is no data set"):
+        load_data(reference)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two classes of odd images: greyscale, CMYK, palette, a single pixel, animated."""
+    rng = np.random.default_rng(0)
+    for part in ("train", "val"):
+        for name in ("ant", "bee"):
+            place = tmp_path / part / name
+            place.mkdir(parents=True)
+            photo = Image.fromarray(rng.integers(0, 256, (40, 30, 3), dtype=np.uint8))
+            photo.save(place / "colour.jpg")
+            photo.convert("L").save(place / "grey.png")
+            photo.convert("CMYK").save(place / "print.jpg")
+            photo.resize((1, 1)).save(place / "pixel.png")
+            photo.save(place / "moving.gif", save_all=True, append_images=[photo.rotate(90)])
+    (tmp_path / "train" / "ant" / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+def test_a_folder_of_odd_images_is_read(folder: Path) -> None:
+    pytest.importorskip("PIL")
+    data = load_data(f"imagefolder:{folder}", image_size=24, hold_out=0.2)
+    assert data.classes == ("ant", "bee")
+    assert (len(data.train), len(data.val), len(data.test)) == (8, 2, 10)
+    for part in (data.train, data.val, data.test):
+        for index in range(len(part)):
+            pixels, label = part[index]
+            assert pixels.shape == (1, 3, 24, 24)
+            assert pixels.dtype == torch.uint8
+            assert label.item() in (0, 1)
+
+
+@pytest.mark.parametrize("kind", ["imagefolder", "imagenet"])
+def test_a_broken_image_is_named(folder: Path, kind: str) -> None:
+    broken = folder / "val" / "bee" / "colour.jpg"
+    broken.write_bytes(broken.read_bytes()[:300])
+
+    def read_all() -> None:
+        data = load_data(f"{kind}:{folder}")
+        for index in range(len(data.test)):
+            _ = data.test[index]
+
+    with pytest.raises(InputError, match=r"val/bee/colour\.jpg cannot be decoded"):
+        read_all()
+
+
+def test_folders_that_do_not_go_together_are_refused(folder: Path) -> None:
+    (folder / "train" / "bee").rename(folder / "train" / "wasp")
+    with pytest.raises(InputError, match="different classes, such as bee, wasp"):
+        load_data(f"imagefolder:{folder}")
+    with pytest.raises(InputError, match="expected train/ and val/"):
+        load_data(f"imagefolder:{folder / 'val'}")
+
+
+def test_reading_a_text_as_an_image_is_refused(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"notes\.txt cannot be decoded"):
+        read_image(folder / "train" / "ant" / "notes.txt")
+
+
+def test_the_official_cifar_batches_are_asked_for_where_they_are_not(tmp_path: Path, monkeypatch: Any) -> None:
+    def offline(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", offline)
+    with pytest.raises(InputError, match="official batches are not there and could not be downloaded"):
+        load_data(f"cifar10:{tmp_path}")

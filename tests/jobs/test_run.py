@@ -1,0 +1,75 @@
+"""The whole story, small."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ghostify import InputError, count, create_model, load
+from ghostify.data import load_data
+from ghostify.jobs.run import Proof, make_networks, run
+from ghostify.jobs.train import Recipe
+
+
+def small_run(colours: Path, out: Path, resume: bool = False) -> Proof:
+    return run(
+        lambda: create_model("tiny:Tiny"),
+        load_data(f"npz:{colours}", hold_out=0.2),
+        Recipe(epochs=2, batch_size=16, lr=0.05),
+        out,
+        setting={"model": "<script>alert(1)</script>", "data": "colours"},
+        resume=resume,
+    )
+
+
+def test_it_writes_networks_figures_and_a_page_that_needs_no_other_file(colours: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    proof = small_run(colours, out)
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert list(metrics["networks"]) == ["original", "ghost", "narrow"]
+    for name, row in metrics["networks"].items():
+        network = load(out / f"{name}.safetensors", factory="tiny:Tiny")
+        assert count(network, (3, 12, 12)).macs == row["macs"]
+        assert row["top1_low"] <= row["top1"] <= row["top1_high"]
+        assert len(row["history"]) == 2
+    ghost, narrow = metrics["networks"]["ghost"], metrics["networks"]["narrow"]
+    assert narrow["macs"] <= ghost["macs"] < metrics["networks"]["original"]["macs"]
+    assert ghost["measured_speedup_low"] <= ghost["measured_speedup"] <= ghost["measured_speedup_high"]
+    assert len(proof.findings()) == 2
+
+    page = (out / "report.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert page.count("data:image/png;base64,") == 3  # curves and two grids of maps
+    assert "http" not in page
+
+    with pytest.raises(InputError, match="holds a finished run"):
+        small_run(colours, out)
+    again = small_run(colours, out, resume=True)  # trains nothing, measures anew
+    assert again.contestants[1].score == proof.contestants[1].score
+
+
+def test_the_three_networks_start_from_the_same_weights() -> None:
+    networks, notes = make_networks(lambda: create_model("tiny:Tiny"), 3, (3, 8, 8), 2, 3, "depthwise")
+    original, ghost, narrow = networks.values()
+    assert notes == []
+    assert torch.equal(ghost.conv2.primary.weight, original.conv2.weight[:16])
+    kept = [any(torch.equal(row, other) for other in original.conv1.weight) for row in narrow.conv1.weight]
+    assert all(kept)
+
+
+def test_a_network_that_cannot_be_narrowed_runs_without_a_rival() -> None:
+    class Fixed(torch.nn.Module):
+        """One convolution, whose maps are the output."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 16, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x)
+
+    networks, notes = make_networks(Fixed, 0, (3, 8, 8), 2, 3, "depthwise")
+    assert list(networks) == ["original", "ghost"]
+    assert notes[0].startswith("No narrower rival: ")

@@ -1,0 +1,169 @@
+"""Training repeats, resumes and stops as it says."""
+
+import dataclasses
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ghostify import InputError, create_model
+from ghostify.data import load_data
+from ghostify.jobs.evaluate import evaluate
+from ghostify.jobs.train import Recipe, computes_in_bf16, lr_factor, make_optimizer, train
+from ghostify.network_file import load
+
+RECIPE = Recipe(epochs=3, batch_size=16, lr=0.05, precision="fp32")
+
+
+def trained(colours: Path, recipe: Recipe = RECIPE, **options: Any) -> nn.Module:
+    torch.manual_seed(recipe.seed)
+    model = create_model("tiny:Tiny")
+    train(model, load_data(f"npz:{colours}"), recipe, **options)
+    return model
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_it_learns(colours: Path, optimizer: str) -> None:
+    data = load_data(f"npz:{colours}")
+    model = trained(colours, dataclasses.replace(RECIPE, epochs=8, optimizer=optimizer, lr=0.02))
+    assert evaluate(model, data.test, data).top1 > 0.9
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(colours: Path) -> None:
+    assert same(trained(colours), trained(colours))
+    assert not same(trained(colours), trained(colours, dataclasses.replace(RECIPE, seed=1)))
+
+
+def test_a_resumed_training_equals_an_undisturbed_one(colours: Path, tmp_path: Path) -> None:
+    class StopError(Exception):
+        pass
+
+    def stop(task: str, detail: str, done: int, total: int) -> None:
+        if done == total // 2:  # amid the second of three epochs
+            raise StopError
+
+    place = tmp_path / "checkpoint.pt"
+    with pytest.raises(StopError):
+        trained(colours, checkpoint=place, progress=stop)
+    assert same(trained(colours, checkpoint=place, resume=True), trained(colours))
+
+
+def test_a_finished_training_resumes_to_itself(colours: Path, tmp_path: Path) -> None:
+    place = tmp_path / "checkpoint.pt"
+    once = trained(colours, checkpoint=place)
+    assert same(trained(colours, checkpoint=place, resume=True), once)
+
+
+def test_history_tells_each_epoch(colours: Path) -> None:
+    history = train(create_model("tiny:Tiny"), load_data(f"npz:{colours}", hold_out=0.2), RECIPE)
+    assert [epoch.epoch for epoch in history] == [1, 2, 3]
+    assert history[-1].train_loss < history[0].train_loss
+    assert all(epoch.val_top1 is not None and 0 <= epoch.val_top1 <= 1 for epoch in history)
+    assert all(0 < epoch.data_share < 1 for epoch in history)
+    assert history[-1].lr < 0.01
+
+
+class Diverging(nn.Module):
+    """Returns NaN from its ninth training batch on: the first of the third epoch of four batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.batches = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.batches += self.training
+        return self.layer(x.mean((2, 3))) * (math.nan if self.batches > 8 else 1)
+
+
+def test_a_loss_that_is_nan_stops_and_keeps_the_last_good_checkpoint(colours: Path, tmp_path: Path) -> None:
+    place = tmp_path / "checkpoint.pt"
+    model = Diverging()
+    with pytest.raises(InputError, match=r"loss is nan at step 1 of epoch 3: .* lower learning rate than 0\.05"):
+        train(model, load_data(f"npz:{colours}"), RECIPE, checkpoint=place)
+    kept = torch.load(place, weights_only=True)
+    assert len(kept["history"]) == 2
+    assert all(t.isfinite().all() for t in kept["model"].values())
+
+
+def test_a_checkpoint_is_not_overwritten_unasked_nor_resumed_otherwise(colours: Path, tmp_path: Path) -> None:
+    place = tmp_path / "checkpoint.pt"
+    trained(colours, checkpoint=place)
+    with pytest.raises(InputError, match="began before: resume it"):
+        trained(colours, checkpoint=place)
+    with pytest.raises(InputError, match=r"lr was 0\.05; resume with the same"):
+        trained(colours, dataclasses.replace(RECIPE, lr=0.1), checkpoint=place, resume=True)
+    with pytest.raises(InputError, match="of another network"):
+        train(create_model("tiny:Tiny", width=8), load_data(f"npz:{colours}"), RECIPE, checkpoint=place, resume=True)
+    place.write_bytes(place.read_bytes()[:-300])
+    with pytest.raises(InputError, match="is no training checkpoint, or is cut short"):
+        trained(colours, checkpoint=place, resume=True)
+    torch.save({"format": "x"}, place)
+    with pytest.raises(InputError, match="no training checkpoint of this version"):
+        trained(colours, checkpoint=place, resume=True)
+
+
+def test_a_network_that_does_not_go_with_the_data_is_refused(colours: Path) -> None:
+    data = load_data(f"npz:{colours}")
+    with pytest.raises(InputError, match=r"has 3 classes and needs \[batch, 3\]"):
+        train(create_model("tiny:Tiny", num_classes=2), data, RECIPE)
+    with pytest.raises(InputError, match="cannot take the images"):
+        train(create_model("vgg16_cifar"), data, RECIPE)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"optimizer": "adam"}, {"epochs": 0}, {"lr": -1.0}, {"label_smoothing": 1.0}, {"schedule": "x"}]
+)
+def test_a_bad_recipe_is_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="expected"):
+        Recipe(**bad)
+
+
+def test_steps_divide_the_learning_rate_by_ten() -> None:
+    recipe = Recipe(epochs=16, schedule="steps", warmup_epochs=0)
+    factors = [lr_factor(step, 10, recipe) for step in (0, 79, 80, 119, 120, 149, 150)]
+    assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01, 0.001])
+
+
+def test_norms_and_biases_have_no_weight_decay() -> None:
+    decayed, others = make_optimizer(create_model("tiny:Tiny"), Recipe(weight_decay=0.5)).param_groups
+    assert {p.ndim for p in decayed["params"]} == {2, 4}
+    assert {p.ndim for p in others["params"]} == {1}
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.5, 0)
+
+
+def test_bf16_can_be_asked_for_and_trains(colours: Path) -> None:
+    assert computes_in_bf16("bf16", torch.device("cpu"))
+    assert not computes_in_bf16("fp32", torch.device("cpu"))
+    bf16 = trained(colours, dataclasses.replace(RECIPE, precision="bf16"))
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in bf16.parameters())
+    assert not same(bf16, trained(colours))
+
+
+def test_torchrun_starts_two_processes_that_share_the_images(colours: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["tiny:Tiny", "--data", f"npz:{colours}", "--epochs", "1", "--batch-size", "8", "--out", str(out)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "ghostify", "train"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*torchrun, *arguments, "--device", "cpu", "--hold-out", "0"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "(1/4)" in done.stderr  # 60 images, two processes, batches of 8: 4 steps, told by one of them
+    assert done.stderr.count("(4/4)") == 1
+    assert load(out / "network.safetensors", factory="tiny:Tiny")(torch.zeros(1, 3, 12, 12)).shape == (1, 3)

@@ -1,0 +1,156 @@
+"""Multiply-adds and parameters, against textbook products and PyTorch's own counter."""
+
+import pytest
+import torch
+import torchvision
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ghostify import InputError, count, create_model
+
+# (name, options, params in M, MACs in M), to the digits given: recomputed from Han et al. 2020, tables 4, 5, 7.
+PUBLISHED = [
+    ("vgg16_cifar", {}, "14.987", "313.46"),
+    ("ghost_vgg16_cifar", {"cheap_kernel_size": 1}, "7.634", "157.00"),
+    ("ghost_vgg16_cifar", {}, "7.651", "158.11"),
+    ("ghost_vgg16_cifar", {"cheap_kernel_size": 5}, "7.684", "160.32"),
+    ("ghost_vgg16_cifar", {"cheap_kernel_size": 7}, "7.735", "163.64"),
+    ("ghost_vgg16_cifar", {"ratio": 3}, "5.219", "107.24"),
+    ("ghost_vgg16_cifar", {"ratio": 4}, "3.982", "80.43"),
+    ("ghost_vgg16_cifar", {"ratio": 5}, "3.270", "65.67"),
+    ("resnet56", {}, "0.853", "125.49"),
+    ("ghost_resnet56", {"cheap_kernel_size": 1}, "0.430", "63.0"),
+    ("ghost_resnet56", {}, "0.438", "65.1"),
+    ("resnet50", {}, "25.557", "4089"),
+    ("ghost_resnet50", {}, "13.954", "2151"),
+    ("ghost_resnet50", {"ratio": 4}, "8.152", "1182"),
+    ("ghostnet_050", {}, "2.587", "42.33"),
+    ("ghostnet_100", {}, "5.183", "141.15"),
+    ("ghostnet_110", {}, "5.856", "166.99"),
+    ("ghostnet_130", {}, "7.359", "227.00"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "params", "macs"), PUBLISHED)
+def test_the_published_networks_have_the_published_counts(
+    name: str, options: dict[str, int], params: str, macs: str
+) -> None:
+    with torch.device("meta"):
+        model = create_model(name, **options)
+    counted = count(model, model.ghostify_origin.input_shape)
+
+    def rounded(value: int, like: str) -> str:
+        return f"{value / 1e6:.{len(like.partition('.')[2])}f}"
+
+    assert (rounded(counted.params, params), rounded(counted.macs, macs)) == (params, macs)
+    assert counted.unknown == {}
+
+
+@pytest.mark.parametrize("name", torchvision.models.list_models(module=torchvision.models))
+def test_every_torchvision_classifier_agrees_with_pytorchs_counter(name: str) -> None:
+    with init_empty_weights():
+        model = torchvision.models.get_model(name, weights=None)
+    model = model.to("meta").eval()
+    counted = count(model, (3, 224, 224))
+    # The fused attention kernel is invisible to PyTorch's counter, too.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with FlopCounterMode(display=False) as theirs, torch.no_grad():
+            model(torch.empty(1, 3, 224, 224, device="meta"))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+    assert 2 * counted.macs == theirs.get_total_flops()
+    assert counted.params == sum(p.numel() for p in model.parameters())
+    assert counted.macs == sum(layer.macs for layer in counted.layers)
+    assert counted.params == sum(layer.params for layer in counted.layers)
+    assert counted.unknown == {}
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "macs"),
+    [
+        (nn.Conv2d(3, 8, 3), (3, 7, 9), 8 * 5 * 7 * 3 * 3 * 3),
+        (nn.Conv2d(6, 8, (3, 1), stride=2, groups=2), (6, 9, 9), 8 * 4 * 5 * 3 * 3 * 1),
+        (nn.Conv2d(4, 4, 5, padding=2, groups=4), (4, 6, 5), 4 * 6 * 5 * 5 * 5),
+        (nn.ConvTranspose2d(4, 6, 2, stride=2), (4, 3, 5), 4 * 3 * 5 * 6 * 2 * 2),
+        (nn.Linear(10, 4), (10,), 10 * 4),
+        (nn.Linear(10, 4), (7, 10), 7 * 10 * 4),
+    ],
+)
+def test_a_layer_costs_its_textbook_product(layer: nn.Module, shape: tuple[int, ...], macs: int) -> None:
+    assert count(layer, shape).macs == macs
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.attention(x, x, x, need_weights=False)[0]
+        return out
+
+
+def test_attention_costs_its_four_projections_and_two_products() -> None:
+    assert count(Attention(), (5, 8)).macs == 4 * 5 * 8 * 8 + 2 * 5 * 5 * 8
+
+
+def test_an_operator_without_a_formula_is_listed() -> None:
+    class Fourier(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.fft.rfft2(x).abs()
+
+    counted = count(Fourier(), (1, 8, 8))
+    assert counted.macs == 0
+    assert list(counted.unknown) == ["aten._fft_r2c"]
+
+
+def test_a_shared_layer_counts_its_parameters_once_and_its_work_each_time() -> None:
+    shared = nn.Conv2d(4, 4, 1, bias=False)
+    counted = count(nn.Sequential(shared, nn.ReLU(), shared), (4, 3, 3))
+    assert (counted.params, counted.macs) == (16, 2 * 16 * 9)
+
+
+def test_a_layer_row_has_its_name_kind_and_output() -> None:
+    rows = count(create_model("tiny:Tiny"), (3, 6, 5)).layers
+    assert [(row.name, row.kind, row.output_shape) for row in rows] == [
+        ("conv1", "Conv2d", (16, 6, 5)),
+        ("bn1", "BatchNorm2d", (16, 6, 5)),
+        ("conv2", "Conv2d", (32, 3, 3)),
+        ("head", "Linear", (3,)),
+    ]
+
+
+def test_a_network_that_asks_for_values_is_run_for_real() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) if x.sum().item() == 0 else x
+
+    assert count(Gated(), (4,)).macs == 16
+
+
+def test_the_network_is_given_back_as_it_was() -> None:
+    model = create_model("tiny:Tiny")
+    model.conv2.eval()
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    count(model, (3, 8, 8))
+    assert model.training
+    assert not model.conv2.training
+    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("shape", [(), (3, 0, 8), (4, 8, 8), (3, 8)])
+def test_an_input_that_the_network_cannot_take_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=r"expected positive|cannot take an input of"):
+        count(create_model("tiny:Tiny"), shape)
+
+
+def test_a_size_too_small_for_the_network_is_refused() -> None:
+    with pytest.raises(InputError, match="VGGCifar cannot take an input of 3×8×8"):
+        count(create_model("vgg16_cifar"), (3, 8, 8))

@@ -1,0 +1,79 @@
+"""Networks are found by name, and what is wrong with a name is said."""
+
+import pytest
+import torch
+from torch import nn
+from torchvision.ops import SqueezeExcitation
+
+from ghostify import GhostModule, InputError, create_model, list_models
+from ghostify.models.registry import CIFAR_MODELS, known_origin
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_name_builds_a_network_with_the_asked_outputs(name: str) -> None:
+    with torch.device("meta"):
+        model = create_model(name, num_classes=7).eval()
+        size = 32 if name in CIFAR_MODELS else 64
+        assert model(torch.empty(2, 3, size, size)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", [name for name in list_models() if name.startswith("ghost")])
+def test_ghost_builders_take_ratio_and_filter_size(name: str) -> None:
+    with torch.device("meta"):
+        model = create_model(name, ratio=4, cheap_kernel_size=5)
+    ghosts = [module for module in model.modules() if isinstance(module, GhostModule)]
+    assert ghosts
+    for ghost in ghosts:
+        intrinsic = ghost.primary_conv[0].out_channels
+        assert intrinsic == -(-ghost.out_channels // 4)
+        assert ghost.cheap_operation[0].weight.shape == (3 * intrinsic, 1, 5, 5)
+
+
+def test_ghost_vgg_has_no_second_norm_or_activation_behind_a_ghost_module() -> None:
+    features = create_model("ghost_vgg16_cifar").features
+    assert {type(layer) for layer in features} == {GhostModule, nn.MaxPool2d}
+
+
+def test_ghost_mobilenet_ghosts_expansions_and_projections_alone() -> None:
+    ghost, original = create_model("ghost_mobilenet_v3_large"), create_model("mobilenet_v3_large")
+    pointwise = [
+        m
+        for name, m in original.named_modules()
+        if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) and ".block." in name and ".fc" not in name
+    ]
+    assert sum(isinstance(m, GhostModule) for m in ghost.modules()) == len(pointwise)
+    gates = [sum(isinstance(m, SqueezeExcitation) for m in net.modules()) for net in (ghost, original)]
+    assert gates[0] == gates[1] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet65", "did you mean resnet56"),
+        ("torchvision:resnet19", "did you mean resnet1"),
+        ("timm:ghostnet_10", "did you mean ghostnet_100"),
+        ("no.such.module:net", "no module 'no.such.module'"),
+        ("tiny:missing", "no callable 'missing'"),
+        ("tiny:returns_no_module", "returned int"),
+        (":x", "no module ''"),
+        ("", "expected a name"),
+    ],
+)
+def test_an_unknown_network_is_refused_with_what_would_be_right(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        create_model(name)
+
+
+def test_an_option_that_the_builder_lacks_or_that_would_download_is_refused() -> None:
+    with pytest.raises(InputError, match="takes no option 'depth'"):
+        create_model("resnet20", depth=3)
+    with pytest.raises(InputError, match="weights is not taken"):
+        create_model("resnet50", weights="DEFAULT")
+
+
+def test_a_network_remembers_its_origin_but_not_in_its_state() -> None:
+    model = create_model("tiny:Tiny", num_classes=5, width=8)
+    origin = known_origin(model)
+    assert origin is not None
+    assert (origin.name, origin.options) == ("tiny:Tiny", {"num_classes": 5, "width": 8})
+    assert not any("origin" in key for key in model.state_dict())

@@ -1,0 +1,149 @@
+"""The command line as a user meets it."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ghostify import list_models, load
+from ghostify.cli import main
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Any:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    assert main(arguments) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line on standard error."""
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    [line] = captured.err.splitlines()
+    return line
+
+
+def test_models_lists_every_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(capsys, "models", "--json")["models"] == list_models()
+    assert main(["models"]) == 0
+    assert capsys.readouterr().out.split() == list_models()
+
+
+def test_count_prints_the_published_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    counted = printed(capsys, "count", "ghost_vgg16_cifar", "--ratio", "3", "--json")
+    assert (counted["params"], counted["macs"]) == (5_218_522, 107_240_448)
+    assert main(["count", "ghost_resnet56", "--cheap-kernel-size", "1", "--layers"]) == 0
+    out = capsys.readouterr().out
+    assert "63.01 M" in out
+    assert "layer3.8.conv2.cheap_operation.0" in out
+
+
+def test_convert_writes_a_ghost_that_loads(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    result = printed(capsys, "convert", "resnet20", "--skip", "conv1", "--out", str(tmp_path / "g"), "--json")
+    assert result["replaced"] == 18
+    assert result["macs_after"] < result["macs_before"]
+    assert len(load(result["out"])(torch.zeros(1, 3, 32, 32))[0]) == 10
+    assert json.loads((tmp_path / "g" / "layers.json").read_text()) == result["layers"]
+    assert main(["convert", "resnet20", "--out", str(tmp_path / "h")]) == 0
+    assert "19 of 19 convolutions are ghosts" in capsys.readouterr().out
+
+
+def test_train_evaluate_and_compare_go_together(
+    capsys: pytest.CaptureFixture[str], colours: Path, tmp_path: Path
+) -> None:
+    data, out = f"npz:{colours}", str(tmp_path / "out")
+    train = ["train", "tiny:Tiny", "--data", data, "--epochs", "2", "--batch-size", "16", "--device", "cpu"]
+    trained = printed(capsys, *train, "--out", out, "--json")
+    assert len(trained["history"]) == 2
+    assert json.loads((tmp_path / "out" / "history.json").read_text()) == trained
+    file = trained["out"]
+    scored = printed(capsys, "evaluate", file, "--data", data, "--factory", "tiny:Tiny", "--device", "cpu", "--json")
+    assert scored["top1"] == trained["top1"]
+    assert "resume it" in refused(capsys, *train, "--out", out)
+    compared = printed(capsys, "compare", "resnet20", "ghost_resnet20", "--blocks", "6", "--device", "cpu", "--json")
+    assert compared["ratio_low"] <= compared["ratio"] <= compared["ratio_high"]
+    assert compared["environment"]["threads"] == 1
+
+
+def test_the_given_resnet20_scores_its_known_accuracy_on_cifar10(
+    capsys: pytest.CaptureFixture[str], shared: Path, tmp_path: Path
+) -> None:
+    npz = tmp_path / "cifar10.npz"
+    tool = [sys.executable, str(shared.parent / "tools" / "cifar10_npz.py"), str(npz), "--train-sheets", "1"]
+    subprocess.run(tool, check=True, capture_output=True)
+    weights = str(shared / "weights" / "resnet20-12fca82f.th")
+    scored = printed(
+        capsys, "evaluate", "resnet20", "--weights", weights, "--data", f"npz:{npz}", "--device", "cpu", "--json"
+    )
+    assert scored["top1"] == pytest.approx(0.9173, abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["count", "resnet65"], "did you mean resnet56"),
+        (["count", "resnet20", "--input-shape", "3,a"], "expected numbers such as 3,224,224"),
+        (["count", "vgg16_cifar", "--input-shape", "3,8,8"], "cannot take an input of 3×8×8"),
+        (["count", "resnet20", "--weights", "absent.pt"], "absent.pt is not there"),
+        (["count", "absent.safetensors"], "absent.safetensors is not there"),
+        (["count", "ghost_resnet20", "--ratio", "0"], "ratio is 0"),
+        (["count"], "Missing argument"),
+        (["cuont", "resnet20"], "No such command"),
+        (["evaluate", "resnet20", "--data", "nothing"], "there is no data set 'nothing'"),
+        (["evaluate", "resnet20", "--data", "digits", "--mean", "1,2"], "expected three numbers"),
+        (["train", "resnet20", "--data", "digits", "--out", "o", "--lr", "-1"], "expected lr > 0"),
+        (["train", "resnet20", "--data", "digits", "--out", "o", "--hold-out", "0.9"], "a share from 0 to 0.5"),
+        (["compare", "resnet20", "resnet50", "--engine", "x"], "'x' is not"),
+        (["convert", "resnet20", "--skip", "nothing", "--out", "o"], "matches no module"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2_and_nothing_is_written(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(capsys, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broken_image_met_by_a_worker_is_named_in_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for part in ("train", "val"):
+        (tmp_path / part / "ant").mkdir(parents=True)
+        (tmp_path / part / "ant" / "broken.jpg").write_bytes(b"\xff\xd8\xff no photograph")
+    arguments = ["evaluate", "resnet20", "--data", f"imagenet:{tmp_path}", "--image-size", "32", "--workers", "1"]
+    line = refused(capsys, *arguments, "--device", "cpu")
+    assert line.startswith("ghostify: ")
+    assert "broken.jpg cannot be decoded" in line
+
+
+def test_a_full_disk_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any) -> None:
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "ghost.safetensors")
+
+    monkeypatch.setattr("ghostify.atomic.os.fsync", full)
+    line = refused(capsys, "convert", "resnet20", "--out", str(tmp_path / "out"))
+    assert line == "ghostify: ghost.safetensors: No space left on device"
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_interruption_is_status_130(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ghostify.cli.ghostify.list_models", interrupted)
+    assert main(["models"]) == 130
+    assert capsys.readouterr().err.strip() == "ghostify: interrupted; what was finished is kept"
