@@ -41,10 +41,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cli.main(args=arguments, prog_name="ghostify", standalone_mode=False)
     except (InputError, click.ClickException) as error:
         return refuse(error.format_message() if isinstance(error, click.ClickException) else str(error))
-    except ValueError as error:  # our layers' own refusals
-        if not raised_by_us(error):
-            raise
-        return refuse(str(error))
     except OSError as error:
         return refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except ModuleNotFoundError as error:
@@ -63,13 +59,6 @@ def refuse(message: str) -> int:
     line = lines[-1].removeprefix("ghostify.errors.InputError: ") if "Traceback" in message else " ".join(lines)
     print(f"ghostify: {line}", file=sys.stderr)
     return BAD_INPUT
-
-
-def raised_by_us(error: BaseException) -> bool:
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    return frame is not None and frame.tb_frame.f_globals.get("__name__", "").startswith("ghostify.layers")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -134,13 +123,13 @@ data_option = click.option("--data", "data_name", required=True, help="DATA, see
 size_option = click.option("--image-size", type=click.IntRange(1), help="Side of a folder's images; default: 224.")
 
 
-def ghost_options(default: int | None) -> Callable[[Command], Command]:
-    """``--ratio`` and ``--cheap-kernel-size``; without a default the network keeps its own."""
+def ghost_options(ratio: int | None = None, cheap_kernel_size: int | None = None) -> Callable[[Command], Command]:
+    """``--ratio`` and ``--cheap-kernel-size``; without a default the network's builder has its own."""
 
     def add(command: Command) -> Command:
-        ratio = click.option("--ratio", type=int, default=default and 2, help="s: one map in s is a convolution's.")
-        size = click.option("--cheap-kernel-size", type=int, default=default and 3, help="d of the cheap d×d filters.")
-        return ratio(size(command))
+        s = click.option("--ratio", type=int, default=ratio, help="s: one map in s is a convolution's.")
+        d = click.option("--cheap-kernel-size", type=int, default=cheap_kernel_size, help="d of the cheap d×d filters.")
+        return s(d(command))
 
     return add
 
@@ -184,7 +173,7 @@ def models(as_json: bool) -> None:
 @weights_option
 @factory_option
 @classes_option
-@ghost_options(None)
+@ghost_options()
 @shape_option
 @click.option("--layers", "with_layers", is_flag=True, help="Print every layer.")
 @json_option
@@ -212,7 +201,7 @@ def count(model: str, input_shape: tuple[int, ...] | None, with_layers: bool, as
 @weights_option
 @factory_option
 @classes_option
-@ghost_options(2)
+@ghost_options(2, 3)
 @cheap_option
 @click.option("--skip", multiple=True, help="Module name or pattern to leave; may be given again.")
 @shape_option
@@ -274,7 +263,7 @@ def convert(
 @data_option
 @weights_option
 @factory_option
-@ghost_options(None)
+@ghost_options()
 @recipe_options()
 @click.option("--hold-out", type=float, default=0.1, show_default=True, help="Share of train held out for validation.")
 @click.option("--out", type=Path, required=True, help="Folder for network.safetensors, history.json, checkpoint.pt.")
@@ -352,7 +341,7 @@ def train_verb(
 @data_option
 @weights_option
 @factory_option
-@ghost_options(None)
+@ghost_options()
 @click.option("--mean", callback=channels, help="Of the channels in 0..1; default: the file's, else ImageNet's.")
 @click.option("--std", callback=channels, help="Likewise.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
@@ -444,7 +433,7 @@ def compare(
 @click.option("--data", "data_name", default="digits", show_default=True, help="DATA, see `ghostify --help`.")
 @weights_option
 @factory_option
-@ghost_options(2)
+@ghost_options(2, 3)
 @cheap_option
 @recipe_options(epochs=6, batch_size=64, lr=0.05)
 @click.option("--hold-out", type=float, default=0.1, show_default=True, help="Share of train held out for the curves.")
@@ -474,6 +463,8 @@ def run(
     """Train a network, its ghost and its narrower rival; measure all three; write a report."""
     from ghostify.jobs import run as job  # here: drawing, templates and pruning are an extra that other verbs spare
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("run measures, and is for one process: use train under torchrun")
     recipe = take_recipe(options)
     data = load_data(data_name, image_size=image_size, hold_out=hold_out)
     with progress_bars() as progress:
@@ -491,8 +482,6 @@ def run(
             resume=resume,
             progress=progress,
         )
-    if not first_process():
-        return
     metrics = proof.metrics()
 
     def tables() -> None:

@@ -160,7 +160,7 @@ def test_torchrun_starts_two_processes_that_share_the_images(colours: Path, tmp_
         env=environment,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=1800,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]

@@ -51,7 +51,7 @@ def test_ghost_mobilenet_ghosts_expansions_and_projections_alone() -> None:
     [
         ("resnet65", "did you mean resnet56"),
         ("torchvision:resnet19", "did you mean resnet1"),
-        ("timm:ghostnet_10", "did you mean ghostnet_100"),
+        ("timm:ghostnet_10", "did you mean ghostnet_1"),
         ("no.such.module:net", "no module 'no.such.module'"),
         ("tiny:missing", "no callable 'missing'"),
         ("tiny:returns_no_module", "returned int"),

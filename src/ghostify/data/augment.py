@@ -26,14 +26,16 @@ def random_crop_flip(pixels: Tensor, padding: int, flip: bool, generator: torch.
         True
     """
     batch, channels, height, width = pixels.shape
-    shifts = torch.randint(0, 2 * padding + 1, (2, batch, 1), generator=generator)
-    rows, columns = shifts[0] + torch.arange(height), shifts[1] + torch.arange(width)
-    if flip:
-        mirrored = torch.rand(batch, 1, generator=generator) < 0.5
-        columns = torch.where(mirrored, columns.flip(1), columns)
-    padded = F.pad(pixels, (padding,) * 4)
-    image, channel = torch.arange(batch)[:, None, None, None], torch.arange(channels)[:, None, None]
-    return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    device = pixels.device
+    # Drawn on the CPU, so that a seed means the same on every device.
+    down, right = torch.randint(0, 2 * padding + 1, (2, batch, 1), generator=generator).to(device)
+    mirrored = (torch.rand(batch, 1, generator=generator) < 0.5 * flip).to(device)
+    rows = down + torch.arange(height, device=device)
+    columns = right + torch.arange(width, device=device)
+    columns = torch.where(mirrored, columns.flip(1), columns)
+    image = torch.arange(batch, device=device)[:, None, None, None]
+    channel = torch.arange(channels, device=device)[:, None, None]
+    return F.pad(pixels, (padding,) * 4)[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.datasets import ImageFolder
+from torchvision.datasets import DatasetFolder
 
 from ghostify.errors import InputError
 
@@ -49,7 +49,7 @@ class FolderImages(Dataset[Batch]):
     """
 
     def __init__(
-        self, folder: ImageFolder, transform: Callable[[Image.Image], Tensor], indices: Sequence[int] | None = None
+        self, folder: DatasetFolder, transform: Callable[[Image.Image], Tensor], indices: Sequence[int] | None = None
     ) -> None:
         self.transform = transform
         self.samples = [folder.samples[i] for i in (range(len(folder.samples)) if indices is None else indices)]

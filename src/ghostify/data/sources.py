@@ -13,7 +13,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.datasets import CIFAR10, ImageFolder
+from torchvision.datasets import CIFAR10, DatasetFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
 from ghostify.data.images import FolderImages, ImageData, MemoryImages, read_image
@@ -184,11 +185,11 @@ def folder_data(name: str, root: Path, size: int, hold_out: float, verify: bool)
     )
 
 
-def open_folder(path: Path) -> ImageFolder:
+def open_folder(path: Path) -> DatasetFolder:
     if not path.is_dir():
         raise InputError(f"{path} is not there: expected train/ and val/ with a folder of images per class")
     try:
-        return ImageFolder(os.fspath(path))
+        return DatasetFolder(os.fspath(path), read_image, extensions=(*IMG_EXTENSIONS, ".gif"))
     except (FileNotFoundError, OSError) as error:
         raise InputError(f"{path}: {error}") from error
 

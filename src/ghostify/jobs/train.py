@@ -20,6 +20,7 @@ from ghostify.data.augment import normalise, random_crop_flip
 from ghostify.data.images import Batch, ImageData, MemoryImages, join_batches
 from ghostify.errors import InputError
 from ghostify.jobs.evaluate import Score, check_fit, evaluate, logits_of
+from ghostify.measure.environment import cpu_capabilities
 
 # Told what is going on, how it stands, steps done and steps in all.
 Progress = Callable[[str, str, int, int], None]
@@ -201,7 +202,7 @@ class TrainingRun:
     def prepare(self, pixels: Tensor) -> Tensor:
         """uint8 images to the network's augmented, normalised input."""
         if self.recipe.augment and self.data.crop_padding:
-            pixels = random_crop_flip(pixels.cpu(), self.data.crop_padding, self.data.flip).to(pixels.device)
+            pixels = random_crop_flip(pixels, self.data.crop_padding, self.data.flip)
         return normalise(pixels, self.data.mean, self.data.std).contiguous(memory_format=self.memory_format)
 
     def step(self, x: Tensor, labels: Tensor) -> tuple[float, Tensor]:
@@ -272,8 +273,8 @@ def computes_in_bf16(precision: str, device: torch.device) -> bool:
         return precision == "bf16"
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    # In turn: x86 vectors, x86 tiles, ARM.
+    return any(cpu_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def save_checkpoint(
@@ -302,7 +303,7 @@ def load_checkpoint(
     """Put a saved state back; the epochs that it has behind it."""
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError) as error:
         raise InputError(f"{path} is no training checkpoint, or is cut short: start anew in another place") from error
     if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
         raise InputError(f"{path} is no training checkpoint of this version: expected {CHECKPOINT_FORMAT!r}")

@@ -6,6 +6,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from ghostify.errors import InputError
+
 Cheap = Literal["depthwise", "pointwise"]
 CHEAP_KINDS: tuple[str, ...] = get_args(Cheap)
 
@@ -60,8 +62,8 @@ class GhostConv2d(nn.Module):
         Input ``[batch, in_channels, height, width]`` or without batch; output as Conv2d's. In each
         group the intrinsic maps come first.
     Raises:
-        ValueError: If ratio, cheap_kernel_size or cheap is outside the above, or an argument is
-            one that Conv2d refuses.
+        InputError: If ratio, cheap_kernel_size or cheap is outside the above.
+        ValueError: If an argument is one that Conv2d refuses.
     Example:
         >>> ghost, conv = GhostConv2d(16, 64, 3, padding=1, bias=False), nn.Conv2d(16, 64, 3, padding=1)
         >>> ghost(torch.ones(1, 16, 8, 8)).shape == conv(torch.ones(1, 16, 8, 8)).shape
@@ -91,7 +93,7 @@ class GhostConv2d(nn.Module):
         super().__init__()
         check_ghost_arguments(ratio, cheap_kernel_size, cheap)
         if groups < 1 or out_channels % groups:
-            raise ValueError(f"out_channels {out_channels} must be divisible by groups {groups}")
+            raise InputError(f"out_channels {out_channels} must be divisible by groups {groups}")
         self.out_channels = out_channels
         self.ratio, self.cheap_kernel_size, self.cheap_kind = ratio, cheap_kernel_size, cheap
         intrinsic = intrinsic_channels(out_channels, ratio, groups)
@@ -210,8 +212,8 @@ class GhostConv2d(nn.Module):
 def check_ghost_arguments(ratio: int, cheap_kernel_size: int, cheap: str = "depthwise") -> None:
     """Refuse a ratio, filter size or kind of cheap operation that no ghost can have."""
     if not isinstance(ratio, int) or ratio < 1:
-        raise ValueError(f"ratio is {ratio!r}: expected a whole number of at least 1")
+        raise InputError(f"ratio is {ratio!r}: expected a whole number of at least 1")
     if not isinstance(cheap_kernel_size, int) or cheap_kernel_size < 1 or cheap_kernel_size % 2 == 0:
-        raise ValueError(f"cheap_kernel_size is {cheap_kernel_size!r}: expected an odd whole number, such as 1, 3 or 5")
+        raise InputError(f"cheap_kernel_size is {cheap_kernel_size!r}: expected an odd whole number, such as 1, 3 or 5")
     if cheap not in CHEAP_KINDS:
-        raise ValueError(f"cheap is {cheap!r}: expected one of {', '.join(CHEAP_KINDS)}")
+        raise InputError(f"cheap is {cheap!r}: expected one of {', '.join(CHEAP_KINDS)}")

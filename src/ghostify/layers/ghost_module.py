@@ -26,7 +26,7 @@ class GhostModule(nn.Module):
         ``[batch, in_channels, h, w]`` → ``[batch, out_channels, ceil(h / stride), ceil(w / stride)]``
         for odd k.
     Raises:
-        ValueError: If ratio or cheap_kernel_size is outside the above.
+        InputError: If ratio or cheap_kernel_size is outside the above.
     Example:
         >>> import torch
         >>> GhostModule(8, 5, relu=True)(torch.ones(2, 8, 7, 5)).shape

@@ -1,9 +1,16 @@
 """What a figure was measured on."""
 
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
+from typing import Any
 
 import torch
+
+
+def cpu_capabilities() -> Mapping[str, Any]:
+    """What PyTorch knows of the processor: instruction sets, cores, its name; empty in older releases."""
+    return getattr(torch.cpu, "get_capabilities", dict)()
 
 
 def describe_environment(device: str = "cpu") -> dict[str, str | int]:
@@ -13,7 +20,7 @@ def describe_environment(device: str = "cpu") -> dict[str, str | int]:
         >>> sorted(describe_environment())
         ['cores', 'device', 'ghostify', 'os', 'processor', 'python', 'threads', 'torch', 'torchvision']
     """
-    capabilities = torch.cpu.get_capabilities()
+    capabilities = cpu_capabilities()
     processor = torch.cuda.get_device_name() if device.startswith("cuda") else capabilities.get("cpu_name", "")
     return {
         "device": device,

@@ -27,6 +27,8 @@ def load_weights_(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     """
     state = read_state_dict(Path(path))
     own = model.state_dict()
+    # A counter that old files lack and that PyTorch, too, does without.
+    state = {key: own[key] for key in own if key.endswith("num_batches_tracked")} | state
     missing, unexpected = [key for key in own if key not in state], [key for key in state if key not in own]
     if missing or unexpected:
         odd = [f"no {missing[0]!r}"] if missing else []
@@ -61,7 +63,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise InputError(
             f"{path} holds more than tensors, or is cut short, and is not opened: expected a plain state dict"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise InputError(f"{path} cannot be read as weights: it is cut short or of another kind") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
