@@ -9,8 +9,9 @@ demo: .venv/installed
 	rm -rf $(OUT)
 	$(BIN)/ghostify run --out $(OUT)
 
+# A worker per core, with one thread each: two pools of threads on the same cores wait for each other.
 test: .venv/installed
-	$(BIN)/pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

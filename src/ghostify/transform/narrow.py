@@ -39,16 +39,16 @@ def narrow(model: nn.Module, input_shape: Sequence[int], target_macs: int) -> nn
         (16, 10)
     """
     low, high = 0.0, 0.95
-    # Work shrinks with the maps that go in times the maps that come out, both by the same share.
-    share = min(high, max(0.0, 1 - (target_macs / count(model, input_shape).macs) ** 0.5))
+    # Work shrinks with the maps that go in times the maps that come out: a first guess, right for most networks.
+    share = min(high, max(low, 1 - (target_macs / count(model, input_shape).macs) ** 0.5))
     best: nn.Module | None = None
     best_macs = 0
     for _ in range(TRIALS):
         candidate = pruned(model, input_shape, share)
         macs = count(candidate, input_shape).macs
-        if macs <= target_macs and macs > best_macs:
+        if best_macs < macs <= target_macs:
             best, best_macs = candidate, macs
-        if NEAR * target_macs <= macs <= target_macs:
+        if best_macs >= NEAR * target_macs:
             break
         low, high = (share, high) if macs > target_macs else (low, share)
         share = (low + high) / 2
