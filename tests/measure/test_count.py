@@ -110,6 +110,7 @@ def test_a_shared_layer_counts_its_parameters_once_and_its_work_each_time() -> N
     shared = nn.Conv2d(4, 4, 1, bias=False)
     counted = count(nn.Sequential(shared, nn.ReLU(), shared), (4, 3, 3))
     assert (counted.params, counted.macs) == (16, 2 * 16 * 9)
+    assert shared.weight.device.type == "cpu"
 
 
 def test_a_layer_row_has_its_name_kind_and_output() -> None:

@@ -96,15 +96,27 @@ def counted_run(model: nn.Module, example: Tensor, on_meta: bool) -> "MacCounter
     try:
         with evaluating(model), torch.inference_mode(False), torch.no_grad(), counter.watching(names), counter:
             if on_meta:
-                tensors = [*model.named_parameters(), *model.named_buffers()]
-                state = {name: tensor.detach().to("meta") for name, tensor in tensors}
+                state = meta_state(model)
                 counter.forget()
-                torch.func.functional_call(model, state, (example,))
+                torch.func.functional_call(model, state, (example,), tie_weights=False)
             else:
                 model(example)
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
     return counter
+
+
+def meta_state(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer as a shape without data, under one name for each module that holds it.
+
+    A module that occurs twice must be named once: functional_call would swap it twice, and give it the
+    shapes in place of its own tensors.
+    """
+    state: dict[str, Tensor] = {}
+    for prefix, module in model.named_modules():
+        state.update(module.named_parameters(prefix, recurse=False))
+        state.update(module.named_buffers(prefix, recurse=False))
+    return {name: tensor.detach().to("meta") for name, tensor in state.items()}
 
 
 class MacCounter(TorchDispatchMode):

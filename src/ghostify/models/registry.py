@@ -136,8 +136,8 @@ def import_module(name: str, hint: str) -> Any:
 
 
 def refuse_unknown_options(name: str, builder: Callable[..., Any], options: dict[str, Any]) -> None:
-    """Refuse what the builder does not take and what would download weights."""
-    for option in ("weights", "weights_backbone", "pretrained"):
+    """Refuse what the builder does not take and what would download weights or read them from elsewhere."""
+    for option in ("weights", "weights_backbone", "pretrained", "checkpoint_path", "pretrained_cfg"):
         if options.get(option):
             raise InputError(f"{name}: {option} is not taken here; load a local file with --weights or load_weights")
     parameters = inspect.signature(builder).parameters
