@@ -18,6 +18,7 @@ def small_run(colours: Path, out: Path, resume: bool = False) -> Proof:
         load_data(f"npz:{colours}", hold_out=0.2),
         Recipe(epochs=2, batch_size=16, lr=0.05),
         out,
+        blocks=6,  # enough for an interval; no figure is taken from here
         setting={"model": "<script>alert(1)</script>", "data": "colours"},
         resume=resume,
     )

@@ -120,6 +120,7 @@ def run(
     cheap: Cheap = "depthwise",
     device: str = "cpu",
     workers: int = 0,
+    blocks: int = 30,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Proof:
@@ -133,6 +134,7 @@ def run(
         out: Folder for ``metrics.json``, ``report.html``, the networks and the checkpoints.
         setting: What else to record, such as the names of network and data.
         ratio, cheap_kernel_size, cheap: See ``convert``.
+        blocks: Blocks timed of each network, see ``compare``.
         resume: Go on with trainings that began in ``out``.
     Raises:
         InputError: If network, data and settings do not go together, or ``out`` holds another run.
@@ -177,12 +179,18 @@ def run(
         tell(f"accuracy of the {name}")
         score = evaluate(network, data.test, data, device=device, workers=workers)
         tell(f"latency of the {name}")
-        latency = compare(networks["original"], network, example, threads=threads) if contestants else None
+        latency = (
+            compare(networks["original"], network, example, threads=threads, blocks=blocks) if contestants else None
+        )
         tell(f"memory of the {name}")
         memory = peak_memory_mb(network, example, threads=threads)
         counted = count(network, shape)
         contestants.append(Contestant(name, network, counted, histories[name], score, latency, memory))
-    rival = compare(networks["narrow"], networks["ghost"], example, threads=threads) if "narrow" in networks else None
+    rival = (
+        compare(networks["narrow"], networks["ghost"], example, threads=threads, blocks=blocks)
+        if "narrow" in networks
+        else None
+    )
     if progress:
         progress("measure", "done", steps, steps)
 
