@@ -188,8 +188,8 @@ def count(model: str, input_shape: tuple[int, ...] | None, with_layers: bool, as
         if with_layers:
             rows = [(r.name, r.kind, f"{r.macs:,}", f"{r.params:,}", size(r.output_shape)) for r in counted.layers]
             print_table(("layer", "kind", "MACs", "parameters", "output"), rows, left=2)
-        rows = [(model, size(input_shape), f"{counted.macs / 1e6:,.2f} M", f"{counted.params / 1e6:,.3f} M")]
-        print_table(("network", "input", "MACs", "parameters"), rows)
+        total = (model, size(input_shape), f"{counted.macs / 1e6:,.2f} M", f"{counted.params / 1e6:,.3f} M")
+        print_table(("network", "input", "MACs", "parameters"), [total])
         if counted.unknown:
             print("Not counted, no formula:", ", ".join(f"{name} ({n}×)" for name, n in counted.unknown.items()))
 
@@ -400,12 +400,12 @@ def compare(
     as_json: bool,
 ) -> None:
     """Measure the latency of network B over that of network A."""
-    networks = [open_network(name).to(device) for name in (a, b)]
-    input_shape = input_shape or own_shape(networks[0])
-    for network in networks:
+    first, second = (open_network(name).to(device) for name in (a, b))
+    input_shape = input_shape or own_shape(first)
+    for network in (first, second):
         ghostify.count(network, input_shape)  # refuses an input that one of them cannot take
     example = torch.zeros(batch_size, *input_shape, device=device)
-    found = ghostify.compare(*networks, example, engine=engine, threads=threads, blocks=blocks)
+    found = ghostify.compare(first, second, example, engine=engine, threads=threads, blocks=blocks)
     environment = describe_environment(device) | {"threads": threads}
     result = {
         "a": a,

@@ -238,7 +238,7 @@ def load(path: str | os.PathLike[str], *, factory: str | None = None) -> nn.Modu
     if odd:
         raise InputError(f"{path}: the tensor {odd[0]!r} does not go with {origin.name} as the file describes it")
     floating = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
-    model.to(floating).load_state_dict(state)  # type: ignore[arg-type]  # no None is left in it
+    model.to(floating).load_state_dict(state)
     return model.eval()
 
 

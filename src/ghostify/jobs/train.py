@@ -131,7 +131,7 @@ def train(
 
     accelerator = Accelerator(cpu=device == "cpu")
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    model.to(memory_format=memory_format)  # type: ignore[call-overload]  # torch's stubs lack this form
+    model.to(memory_format=memory_format)
     order = torch.Generator()
     loader = make_loader(data.train, recipe.batch_size, workers, order)
     optimizer = make_optimizer(model, recipe)
@@ -194,7 +194,7 @@ class TrainingRun:
             train_loss=loss_sum / seen,
             train_top1=right / seen,
             val_top1=self.validate(self.data.val).top1 if self.data.val is not None else None,
-            lr=self.scheduler.get_last_lr()[0],
+            lr=float(self.scheduler.get_last_lr()[0]),
             seconds=seconds,
             data_share=data_seconds / seconds,
         )

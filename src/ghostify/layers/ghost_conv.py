@@ -153,7 +153,7 @@ class GhostConv2d(nn.Module):
             conv.dilation,  # type: ignore[arg-type]  # likewise
             conv.groups,
             conv.bias is not None,
-            conv.padding_mode,  # type: ignore[arg-type]  # torch annotates str
+            conv.padding_mode,
             device=conv.weight.device,
             dtype=conv.weight.dtype,
             ratio=ratio,

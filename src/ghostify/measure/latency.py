@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 import torch
 from scipy.stats import quantile_test
@@ -141,7 +142,8 @@ def summarise(
         b_ms: The same of network b, measured next to it.
     """
     ratios = [after / before for before, after in zip(a_ms, b_ms, strict=True)]
-    interval = quantile_test(ratios, q=1, p=0.5).confidence_interval(confidence_level=0.95)
+    found: Any = quantile_test(ratios, q=1, p=0.5)  # scipy's stubs take its interval for a number
+    interval = found.confidence_interval(confidence_level=0.95)
     return Comparison(
         ratio=median(ratios),
         ratio_low=float(interval.low),

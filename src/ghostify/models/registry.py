@@ -117,7 +117,7 @@ def find_builder(name: str) -> Callable[..., nn.Module]:
         factory = getattr(module, rest, None)
         if not callable(factory):
             raise InputError(f"{name}: module {source!r} has no callable {rest!r}")
-        return factory  # type: ignore[no-any-return]  # the caller checks what it returns
+        return factory  # the caller checks what it returns
     raise InputError(
         f"there is no network {name!r}{suggestion(name, MODELS)}: expected a name from 'ghostify models', "
         "torchvision:NAME, timm:NAME, package.module:factory or a file"

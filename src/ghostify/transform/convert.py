@@ -94,7 +94,7 @@ def convert(
         conv: reason_to_leave(conv, conv_names, ghosted, ratio, cheap_kernel_size, cheap, skip)
         for conv, conv_names in convs.items()
     }
-    replacements = {
+    replacements: dict[nn.Module, nn.Module] = {
         conv: GhostConv2d.like(conv, ratio=ratio, cheap_kernel_size=cheap_kernel_size, cheap=cheap)
         for conv, reason in reasons.items()
         if not reason

@@ -22,7 +22,7 @@ def replace_modules_(model: nn.Module, replacements: Mapping[nn.Module, nn.Modul
     for parent in list(model.modules()):
         # Not named_children: that hides the second name of a module that a parent holds twice.
         for name, child in list(parent._modules.items()):
-            if child in replacements:
+            if child is not None and child in replacements:
                 parent._modules[name] = replacements[child]
     return replacements.get(model, model)
 
