@@ -92,7 +92,6 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_folder_of_odd_images_is_read(folder: Path) -> None:
-    pytest.importorskip("PIL")
     data = load_data(f"imagefolder:{folder}", image_size=24, hold_out=0.2)
     assert data.classes == ("ant", "bee")
     assert (len(data.train), len(data.val), len(data.test)) == (8, 2, 10)
