@@ -15,7 +15,7 @@ from ghostify.models.weights import load_weights_
 @pytest.mark.parametrize(("name", "file"), [("resnet20", "resnet20-12fca82f.th"), ("resnet56", "resnet56-4bfd9763.th")])
 def test_the_given_cifar_weights_load_strictly(shared: Path, name: str, file: str) -> None:
     model = load_weights_(create_model(name), shared / "weights" / file)
-    stored = torch.load(shared / "weights" / file, weights_only=True)["state_dict"]
+    stored = torch.load(shared / "weights" / file, map_location="cpu", weights_only=True)["state_dict"]
     assert torch.equal(model.layer3[0].conv1.weight, stored["module.layer3.0.conv1.weight"])
 
 

@@ -219,15 +219,16 @@ FORMULAS: dict[Any, Callable[..., int]] = {
 FREE = frozenset(
     """
     _adaptive_avg_pool2d _adaptive_avg_pool3d _log_softmax _native_batch_norm_legit
-    _native_batch_norm_legit_no_training _softmax _to_copy _unsafe_index _unsafe_view _upsample_bicubic2d_aa
-    _upsample_bilinear2d_aa adaptive_max_pool2d adaptive_max_pool3d amax amin any arange argmax argmin as_strided
-    avg_pool1d avg_pool2d avg_pool3d bernoulli cat channel_shuffle clone constant_pad_nd copy cudnn_batch_norm
-    cumsum embedding empty empty_like empty_strided eye fill flip full full_like gather hardsigmoid hardswish index
-    index_put index_select lift_fresh linspace masked_fill max max_pool2d_with_indices max_pool3d_with_indices mean
-    min native_batch_norm native_dropout native_group_norm native_layer_norm new_empty new_full new_ones new_zeros
-    ones ones_like pad pixel_shuffle pixel_unshuffle prod reflection_pad1d reflection_pad2d repeat replication_pad2d
-    resize roll scalar_tensor scatter set slice_scatter sort split_with_sizes stack std sum topk tril triu
-    upsample_bicubic2d upsample_bilinear2d upsample_nearest2d var var_mean where zero zeros zeros_like
+    _native_batch_norm_legit_no_training _safe_softmax _softmax _to_copy _unsafe_index _unsafe_view
+    _upsample_bicubic2d_aa _upsample_bilinear2d_aa adaptive_max_pool2d adaptive_max_pool3d amax amin any arange argmax
+    argmin as_strided avg_pool1d avg_pool2d avg_pool3d bernoulli cat channel_shuffle clone constant_pad_nd copy
+    cudnn_batch_norm cumsum embedding empty empty_like empty_strided eye fill flip full full_like gather hardsigmoid
+    hardswish index index_put index_select lift_fresh linalg_vector_norm linspace masked_fill max
+    max_pool2d_with_indices max_pool3d_with_indices mean min native_batch_norm native_dropout native_group_norm
+    native_layer_norm new_empty new_full new_ones new_zeros ones ones_like pad pixel_shuffle pixel_unshuffle prod
+    reflection_pad1d reflection_pad2d repeat replication_pad2d resize roll scalar_tensor scatter set slice_scatter sort
+    split_with_sizes stack std sum topk tril triu upsample_bicubic2d upsample_bilinear2d upsample_nearest2d var
+    var_mean where zero zeros zeros_like
     """.split()
 )
 
