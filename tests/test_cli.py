@@ -144,6 +144,6 @@ def test_an_interruption_is_status_130(capsys: pytest.CaptureFixture[str], monke
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ghostify.cli.ghostify.list_models", interrupted)
+    monkeypatch.setattr("ghostify.cli.models.list_models", interrupted)
     assert main(["models"]) == 130
     assert capsys.readouterr().err.strip() == "ghostify: interrupted; what was finished is kept"

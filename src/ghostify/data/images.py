@@ -111,3 +111,8 @@ class ImageData:
     flip: bool = True
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What whoever uses a network trained on these images must know of them."""
+        return {"mean": self.mean, "std": self.std, "image_size": self.image_size, "classes": self.classes}

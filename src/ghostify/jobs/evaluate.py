@@ -93,7 +93,7 @@ def check_fit(model: nn.Module, data: ImageData) -> None:
     try:
         with evaluating(model), torch.inference_mode():
             outputs = logits_of(model(torch.zeros(1, *shape, device=device)))
-    except (RuntimeError, ValueError, IndexError) as error:
+    except Exception as error:  # whatever the network's own code raises
         size = "×".join(map(str, shape))
         raise InputError(f"{type(model).__name__} cannot take the images of {data.name}, {size}: {error}") from error
     if outputs.ndim != 2 or outputs.shape[1] < len(data.classes):

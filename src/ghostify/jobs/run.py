@@ -17,7 +17,7 @@ from ghostify.jobs.report import write_report
 from ghostify.jobs.train import Epoch, Progress, Recipe, train
 from ghostify.layers.ghost_conv import Cheap
 from ghostify.measure.count import Count, count
-from ghostify.measure.environment import describe_environment
+from ghostify.measure.environment import describe_environment, disturbance
 from ghostify.measure.latency import Comparison, compare
 from ghostify.measure.memory import peak_memory_mb
 from ghostify.network_file import save
@@ -58,7 +58,7 @@ class Proof:
         contestants: The original, its ghost and, where the network can be narrowed, its rival.
         ghost_over_narrow: Latency of the ghost over that of the rival.
         setting: Network, data, recipe and machine.
-        notes: What could not be done, in sentences.
+        notes: What could not be done, or not well, in sentences.
     """
 
     contestants: list[Contestant]
@@ -158,8 +158,7 @@ def run(
             workers=workers,
             progress=renamed(progress, f"train {name}"),
         )
-        preprocessing = {"mean": data.mean, "std": data.std, "image_size": data.image_size, "classes": data.classes}
-        save(network, out / f"{name}.safetensors", extra=preprocessing)
+        save(network, out / f"{name}.safetensors", extra=data.preprocessing)
 
     # Measured one after the other, with nothing else running.
     example = torch.zeros(1, *shape, device=device)
@@ -202,7 +201,8 @@ def run(
         "cheap": cheap,
         "environment": describe_environment(device),
     }
-    proof = Proof(contestants, rival, setting, notes)
+    disturbed = disturbance(setting["environment"])
+    proof = Proof(contestants, rival, setting, notes + [disturbed] * bool(disturbed))
     with replacing(out / METRICS) as temporary:
         temporary.write_text(json.dumps(proof.metrics(), indent=2) + "\n")
     write_report(out / REPORT, proof.metrics(), proof.findings(), networks["original"], networks["ghost"], data)

@@ -219,13 +219,8 @@ class TrainingRun:
         return value, logits.detach()
 
     def validate(self, val: Dataset[Batch]) -> Score:
-        return evaluate(
-            self.accelerator.unwrap_model(self.model),
-            val,
-            self.data,
-            device=str(self.accelerator.device),
-            precision=self.recipe.precision,
-        )
+        network = self.accelerator.unwrap_model(self.model)
+        return evaluate(network, val, self.data, device=str(self.accelerator.device))
 
 
 def make_loader(dataset: Dataset[Batch], batch_size: int, workers: int, order: torch.Generator) -> DataLoader[Batch]:

@@ -1,6 +1,7 @@
 """What a figure was measured on."""
 
 import platform
+import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
@@ -13,12 +14,43 @@ def cpu_capabilities() -> Mapping[str, Any]:
     return getattr(torch.cpu, "get_capabilities", dict)()
 
 
-def describe_environment(device: str = "cpu") -> dict[str, str | int]:
-    """Processor, threads and versions, for the record beside every figure.
+# A gap in reading the clock that is longer than a system call or an interrupt; a core kept for less than this
+# share of a moment is shared with somebody.
+GAP_SECONDS, QUIET = 1e-3, 0.95
+
+
+def core_share(seconds: float = 0.3) -> float:
+    """Share of a moment for which a loop that only reads the clock keeps its core, 0..1.
+
+    What is missing went to another process or, untold by the operating system, to another virtual
+    machine; times taken now are too long by as much, and by chance.
+    """
+    start = last = time.perf_counter()
+    lost = 0.0
+    while last - start < seconds:
+        now = time.perf_counter()
+        if now - last > GAP_SECONDS:
+            lost += now - last
+        last = now
+    return 1 - lost / (last - start)
+
+
+def disturbance(environment: Mapping[str, Any]) -> str:
+    """A sentence where the machine was not quiet, else ""."""
+    if environment["core_share"] >= QUIET:
+        return ""
+    return (
+        f"This machine was not quiet: a busy loop kept its core for {environment['core_share']:.0%} of the time. "
+        "Repeat the measurement on a quiet one before you rely on its speeds."
+    )
+
+
+def describe_environment(device: str = "cpu") -> dict[str, str | int | float]:
+    """Processor, how much of it was ours, threads and versions, for the record beside every figure.
 
     Example:
         >>> sorted(describe_environment())
-        ['cores', 'device', 'ghostify', 'os', 'processor', 'python', 'threads', 'torch', 'torchvision']
+        ['core_share', 'cores', 'device', 'ghostify', 'os', 'processor', 'python', 'threads', 'torch', 'torchvision']
     """
     capabilities = cpu_capabilities()
     processor = torch.cuda.get_device_name() if device.startswith("cuda") else capabilities.get("cpu_name", "")
@@ -26,6 +58,7 @@ def describe_environment(device: str = "cpu") -> dict[str, str | int]:
         "device": device,
         "processor": str(processor or platform.processor() or platform.machine()),
         "cores": int(capabilities.get("num_physical_cores", 0)) or torch.get_num_threads(),
+        "core_share": round(core_share(), 3),
         "threads": torch.get_num_threads(),
         "os": platform.platform(),
         "python": platform.python_version(),

@@ -1,0 +1,56 @@
+"""The command line: a file per verb, a library call per verb. The only room that prints."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+import ghostify
+from ghostify.cli import compare, convert, count, evaluate, models, run, train
+from ghostify.errors import InputError
+
+INTERRUPTED = 130
+BAD_INPUT = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit status: 0 done, 2 bad input, 130 interrupted."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # for package.module:factory, as `python -m` would
+    try:
+        cli.main(args=arguments, prog_name="ghostify", standalone_mode=False)
+    except (InputError, click.ClickException) as error:
+        return refuse(error.format_message() if isinstance(error, click.ClickException) else str(error))
+    except OSError as error:
+        return refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except ModuleNotFoundError as error:
+        if error.name not in {"matplotlib", "jinja2", "torch_pruning"}:
+            raise
+        return refuse(f"this verb needs {error.name}: pip install 'ghostify[run]'")
+    except (KeyboardInterrupt, click.Abort):
+        print("ghostify: interrupted; what was finished is kept", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def refuse(message: str) -> int:
+    """One line on standard error; of an error that a worker process passed on, its last."""
+    lines = [line for line in message.strip().splitlines() if line.strip()]
+    line = lines[-1].removeprefix("ghostify.errors.InputError: ") if "Traceback" in message else " ".join(lines)
+    print(f"ghostify: {line}", file=sys.stderr)
+    return BAD_INPUT
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(ghostify.__version__)
+def cli() -> None:
+    """Make a convolutional network faster by ghost maps, and measure what it costs.
+
+    MODEL is a name from `ghostify models`, torchvision:NAME, timm:NAME, package.module:factory, or a file
+    that ghostify wrote. DATA is digits, cifar10:DIR, npz:FILE, imagefolder:DIR or imagenet:DIR.
+    """
+
+
+for verb in (run.run, count.count, convert.convert, train.train, evaluate.evaluate, compare.compare, models.models):
+    cli.add_command(verb)

@@ -1,0 +1,66 @@
+"""`ghostify compare`: the latency of two networks, side by side."""
+
+import dataclasses
+
+import click
+import torch
+
+from ghostify.cli.opening import open_given, own_shape
+from ghostify.cli.options import device_option, json_option, shape_option
+from ghostify.cli.output import print_table, show
+from ghostify.measure.count import count
+from ghostify.measure.environment import describe_environment, disturbance
+from ghostify.measure.latency import ENGINES
+from ghostify.measure.latency import compare as compare_networks
+
+
+@click.command()
+@click.argument("a")
+@click.argument("b")
+@shape_option
+@click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--engine", type=click.Choice(ENGINES), default="eager", show_default=True)
+@click.option("--blocks", type=click.IntRange(6), default=30, show_default=True, help="Blocks timed of each network.")
+@device_option
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads.")
+@json_option
+def compare(
+    a: str,
+    b: str,
+    input_shape: tuple[int, ...] | None,
+    batch_size: int,
+    engine: str,
+    blocks: int,
+    device: str,
+    threads: int,
+    as_json: bool,
+) -> None:
+    """Measure the latency of network B over that of network A."""
+    first, second = (open_given(name, {}).to(device) for name in (a, b))
+    input_shape = input_shape or own_shape(first)
+    for network in (first, second):
+        count(network, input_shape)  # refuses an input that one of them cannot take
+    example = torch.zeros(batch_size, *input_shape, device=device)
+    found = compare_networks(first, second, example, engine=engine, threads=threads, blocks=blocks)
+    environment = describe_environment(device) | {"threads": threads}
+    result = {
+        "a": a,
+        "b": b,
+        "input_shape": input_shape,
+        "batch_size": batch_size,
+        **dataclasses.asdict(found),
+        "different": found.different,
+        "environment": environment,
+    }
+
+    def tables() -> None:
+        rows = [
+            (name, f"{ms:.3f}", f"{low:.3f}–{high:.3f}")
+            for name, ms, (low, high) in ((a, found.a_ms, found.a_ms_quartiles), (b, found.b_ms, found.b_ms_quartiles))
+        ]
+        print_table(("network", "median, ms", "quartiles, ms"), rows)
+        print(found.verdict(a, b))
+        if disturbance(environment):
+            print(disturbance(environment))
+
+    show(result, as_json, tables)

@@ -1,0 +1,38 @@
+"""`ghostify count`: multiply-adds and parameters."""
+
+import dataclasses
+from typing import Any
+
+import click
+
+from ghostify.cli.opening import open_given, own_shape
+from ghostify.cli.options import classes_option, ghost_options, json_option, shape_option, source_options
+from ghostify.cli.output import print_table, show, size
+from ghostify.measure.count import count as count_network
+
+
+@click.command()
+@click.argument("model")
+@source_options
+@classes_option
+@ghost_options()
+@shape_option
+@click.option("--layers", "with_layers", is_flag=True, help="Print every layer.")
+@json_option
+def count(model: str, input_shape: tuple[int, ...] | None, with_layers: bool, as_json: bool, **options: Any) -> None:
+    """Count multiply-adds (MACs) and parameters of MODEL."""
+    network = open_given(model, options)
+    input_shape = input_shape or own_shape(network)
+    counted = count_network(network, input_shape)
+    result = {"model": model, "input_shape": input_shape, **dataclasses.asdict(counted)}
+
+    def tables() -> None:
+        if with_layers:
+            rows = [(r.name, r.kind, f"{r.macs:,}", f"{r.params:,}", size(r.output_shape)) for r in counted.layers]
+            print_table(("layer", "kind", "MACs", "parameters", "output"), rows, left=2)
+        total = (model, size(input_shape), f"{counted.macs / 1e6:,.2f} M", f"{counted.params / 1e6:,.3f} M")
+        print_table(("network", "input", "MACs", "parameters"), [total])
+        if counted.unknown:
+            print("Not counted, no formula:", ", ".join(f"{name} ({n}×)" for name, n in counted.unknown.items()))
+
+    show(result, as_json, tables)

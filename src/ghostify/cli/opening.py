@@ -1,0 +1,33 @@
+"""The network that a user named, and what is known of it."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ghostify.data import ImageData
+from ghostify.models.registry import known_origin
+from ghostify.network_file import open_network, read_extra
+
+
+def open_given(model: str, options: dict[str, Any]) -> nn.Module:
+    """The network; options that were left open are the builder's to choose."""
+    return open_network(model, **{name: value for name, value in options.items() if value is not None})
+
+
+def open_for(data: ImageData, model: str, options: dict[str, Any]) -> nn.Module:
+    """The network, with as many outputs as the data has classes where that is left open."""
+    if not Path(model).is_file():
+        options = {"num_classes": len(data.classes), **options}
+    return open_given(model, options)
+
+
+def own_shape(network: nn.Module) -> tuple[int, ...]:
+    """The input that a network is made for, else ImageNet's."""
+    origin = known_origin(network)
+    return origin.input_shape if origin else (3, 224, 224)
+
+
+def extra_of(model: str) -> dict[str, Any]:
+    """What a network's file says beside the network, such as its preprocessing."""
+    return read_extra(model) if Path(model).is_file() else {}

@@ -1,0 +1,137 @@
+"""Options that several verbs share, and what they are read into."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import torch
+
+from ghostify.jobs.train import OPTIMIZERS, PRECISIONS, SCHEDULES, Recipe
+from ghostify.layers.ghost_conv import CHEAP_KINDS
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def shape(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    try:
+        return tuple(int(size) for size in value.replace("x", ",").split(",")) if value else None
+    except ValueError:
+        raise click.BadParameter(f"{value!r}: expected numbers such as 3,224,224") from None
+
+
+def channels(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    try:
+        numbers = tuple(float(number) for number in value.split(",")) if value else None
+    except ValueError:
+        numbers = ()
+    if numbers is not None and len(numbers) != 3:
+        raise click.BadParameter(f"{value!r}: expected three numbers such as 0.5,0.5,0.5")
+    return numbers
+
+
+def set_threads(context: click.Context, parameter: click.Parameter, value: int | None) -> None:
+    if value is not None:
+        torch.set_num_threads(value)
+
+
+def ready_device(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if value == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if value == "cuda" and not torch.cuda.is_available():
+        raise click.BadParameter("there is no CUDA device here: expected cpu")
+    return value
+
+
+def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator, in this order in the help."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+shape_option = click.option("--input-shape", callback=shape, help="Such as 3,224,224; default: the network's own.")
+classes_option = click.option("--num-classes", type=click.IntRange(1), help="Outputs of the network.")
+cheap_option = click.option("--cheap", type=click.Choice(CHEAP_KINDS), default="depthwise", show_default=True)
+device_option = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", callback=ready_device, show_default=True
+)
+source_options = together(
+    click.option("--weights", type=Path, help="State dict: .safetensors, .pt, .pth or .th."),
+    click.option("--factory", help="For a file built by code of yours: its package.module:factory."),
+)
+
+
+def ghost_options(ratio: int | None = None, cheap_kernel_size: int | None = None) -> Callable[[Command], Command]:
+    """``--ratio`` and ``--cheap-kernel-size``; without a default the network's builder has its own."""
+    return together(
+        click.option("--ratio", type=int, default=ratio, help="s: one map in s is a convolution's."),
+        click.option("--cheap-kernel-size", type=int, default=cheap_kernel_size, help="d of the cheap d×d filters."),
+    )
+
+
+def data_options(default: str | None = None) -> Callable[[Command], Command]:
+    """Which images, and with what to read and compute them; ``--threads`` acts at once."""
+    return together(
+        click.option(
+            "--data",
+            "data_name",
+            default=default,
+            required=default is None,
+            show_default=True,
+            help="DATA, see `ghostify --help`.",
+        ),
+        click.option("--image-size", type=click.IntRange(1), help="Side of a folder's images; default: 224."),
+        device_option,
+        click.option(
+            "--threads",
+            type=click.IntRange(1),
+            callback=set_threads,
+            expose_value=False,
+            help="CPU threads; default: all cores.",
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(0),
+            default=2,
+            show_default=True,
+            help="Processes that decode images of a folder.",
+        ),
+    )
+
+
+def recipe_options(**defaults: Any) -> Callable[[Command], Command]:
+    """One option per field of ``Recipe``, with a verb's own defaults."""
+    choices = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS}
+
+    def option(field: dataclasses.Field[Any]) -> Callable[[Command], Command]:
+        flag, default = field.name.replace("_", "-"), defaults.get(field.name, field.default)
+        kind = click.Choice(choices[field.name]) if field.name in choices else type(default)
+        name = f"--{flag}/--no-{flag}" if isinstance(default, bool) else f"--{flag}"
+        return click.option(name, type=kind, default=default, show_default=True)
+
+    return together(*(option(field) for field in dataclasses.fields(Recipe)))
+
+
+def training_options(data: str | None = None, **defaults: Any) -> Callable[[Command], Command]:
+    """All that says what is trained on what and how, and whether to go on with it."""
+    return together(
+        data_options(data),
+        source_options,
+        recipe_options(**defaults),
+        click.option(
+            "--hold-out", type=float, default=0.1, show_default=True, help="Share of train held out to watch it."
+        ),
+        click.option("--resume", is_flag=True, help="Go on with what began in --out."),
+    )
+
+
+def take_recipe(options: dict[str, Any]) -> Recipe:
+    """The recipe among a verb's options; it is taken out of them."""
+    return Recipe(**{field.name: options.pop(field.name) for field in dataclasses.fields(Recipe)})

@@ -1,0 +1,87 @@
+"""What a verb tells: tables or JSON on standard output, progress on standard error."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ghostify.jobs.evaluate import Score
+
+
+def score_row(score: Score) -> dict[str, Any]:
+    low, high = score.interval
+    return {"top1": score.top1, "top1_low": low, "top1_high": high, "top5": score.top5, "test_images": score.images}
+
+
+def score_text(score: Score) -> str:
+    low, high = score.interval
+    top1 = interval(100 * score.top1, 100 * low, 100 * high, 2)
+    return f"top-1 {top1} %, top-5 {100 * score.top5:.2f} % of {score.images} test images (95 % Wilson interval)"
+
+
+def interval(value: float, low: float, high: float, digits: int) -> str:
+    return f"{value:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+
+
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}"
+
+
+def size(shape: tuple[int, ...] | None) -> str:
+    return "–" if shape is None else "×".join(map(str, shape))
+
+
+def show(result: dict[str, Any], as_json: bool, tables: Callable[[], None]) -> None:
+    if as_json:
+        print(json.dumps(result))
+    else:
+        tables()
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> None:
+    """A table on standard output, its first ``left`` columns aligned left."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if index < left else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.print(table, width=None if console.is_terminal else 200, crop=False)
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, str, int, int], None]]:
+    """Bars on standard error, one per task; a plain line per tenth where that is no terminal."""
+    console = Console(stderr=True)
+    if not first_process():
+        yield lambda task, detail, done, total: None
+        return
+    if not console.is_terminal:
+        yield plain_progress
+        return
+    columns = (TextColumn("{task.fields[name]}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[detail]}"), console=console) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def tell(task: str, detail: str, done: int, total: int) -> None:
+            if task not in tasks:
+                tasks[task] = bars.add_task("", name=task, detail=detail)
+            bars.update(tasks[task], completed=done, total=total, detail=detail)
+
+        yield tell
+
+
+def plain_progress(task: str, detail: str, done: int, total: int) -> None:
+    if total <= 10 or done * 10 // total > (done - 1) * 10 // total:
+        print(f"{task}: {detail} ({done}/{total})", file=sys.stderr, flush=True)
+
+
+def first_process() -> bool:
+    """Whether this is the only process, or the one of torchrun's that writes."""
+    return int(os.environ.get("RANK", "0")) == 0
