@@ -16,7 +16,7 @@ FLOORS = [
     ["transform"],
     ["models"],
     ["measure", "data", "layers"],
-    ["atomic", "modes", "errors"],
+    ["atomic", "modes", "progress", "errors"],
 ]
 FLOOR = {room: height for height, rooms in enumerate(reversed(FLOORS)) for room in rooms}
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ghostify.atomic import replacing
 from ghostify.errors import InputError
 from ghostify.layers import GhostConv2d
+from ghostify.layers.ghost_conv import intrinsic_channels
 from ghostify.models.registry import MODELS, Origin, create_model, known_origin, remember_origin
 from ghostify.models.weights import load_weights_
 from ghostify.transform.surgery import module_names, replace_modules_
@@ -42,6 +43,11 @@ def conv_arguments(conv: nn.Conv2d | GhostConv2d) -> dict[str, Any]:
 
 def ghost_arguments(ghost: GhostConv2d) -> dict[str, Any]:
     own = {"ratio": ghost.ratio, "cheap_kernel_size": ghost.cheap_kernel_size, "cheap": ghost.cheap_kind}
+    intrinsic = ghost.primary.out_channels
+    if intrinsic != intrinsic_channels(ghost.out_channels, ghost.ratio, ghost.groups):
+        own["intrinsic"] = intrinsic
+    if ghost.order is not None:
+        own["ordered"] = True
     return conv_arguments(ghost) | own
 
 

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except ModuleNotFoundError as error:
-        if error.name not in {"matplotlib", "jinja2", "torch_pruning"}:
+        if error.name not in {"matplotlib", "jinja2"}:
             raise
         return refuse(f"this verb needs {error.name}: pip install 'ghostify[run]'")
     except (KeyboardInterrupt, click.Abort):

@@ -14,13 +14,14 @@ from ghostify.data import ImageData
 from ghostify.errors import InputError
 from ghostify.jobs.evaluate import Score, check_fit, evaluate
 from ghostify.jobs.report import write_report
-from ghostify.jobs.train import Epoch, Progress, Recipe, train
+from ghostify.jobs.train import Epoch, Recipe, train
 from ghostify.layers.ghost_conv import Cheap
 from ghostify.measure.count import Count, count
 from ghostify.measure.environment import describe_environment, disturbance
 from ghostify.measure.latency import Comparison, compare
 from ghostify.measure.memory import peak_memory_mb
 from ghostify.network_file import save
+from ghostify.progress import Progress
 from ghostify.transform.convert import convert
 from ghostify.transform.narrow import narrow
 

@@ -4,7 +4,6 @@ import math
 import os
 import pickle
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,8 @@ from ghostify.data.images import Batch, ImageData, MemoryImages, join_batches
 from ghostify.errors import InputError
 from ghostify.jobs.evaluate import Score, check_fit, evaluate, logits_of
 from ghostify.measure.environment import cpu_capabilities
+from ghostify.progress import Progress
 
-# Told what is going on, how it stands, steps done and steps in all.
-Progress = Callable[[str, str, int, int], None]
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "steps")
 PRECISIONS = ("auto", "fp32", "bf16")

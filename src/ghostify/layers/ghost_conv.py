@@ -58,11 +58,14 @@ class GhostConv2d(nn.Module):
         cheap_kernel_size: d, odd, the size of depthwise cheap filters; "pointwise" is always 1×1.
         cheap: "depthwise" (the paper's: each ghost from one intrinsic map) or "pointwise" (each
             ghost a combination of all intrinsic maps of its group).
+        intrinsic: How many maps are intrinsic, in place of ``ratio``; without groups.
+        ordered: Whether the maps leave in the order of the buffer ``order``; without groups.
     Shape:
         Input ``[batch, in_channels, height, width]`` or without batch; output as Conv2d's. In each
-        group the intrinsic maps come first.
+        group the intrinsic maps come first, or where ``ordered``, output map i is map ``order[i]`` of
+        those.
     Raises:
-        InputError: If ratio, cheap_kernel_size or cheap is outside the above.
+        InputError: If ratio, cheap_kernel_size, cheap or intrinsic is outside the above.
         ValueError: If an argument is one that Conv2d refuses.
     Example:
         >>> ghost, conv = GhostConv2d(16, 64, 3, padding=1, bias=False), nn.Conv2d(16, 64, 3, padding=1)
@@ -71,6 +74,8 @@ class GhostConv2d(nn.Module):
         >>> sum(p.numel() for p in ghost.parameters()), 32 * 16 * 9 + 32 * 9
         (4896, 4896)
     """
+
+    order: Tensor | None
 
     def __init__(
         self,
@@ -89,14 +94,23 @@ class GhostConv2d(nn.Module):
         ratio: int = 2,
         cheap_kernel_size: int = 3,
         cheap: Cheap = "depthwise",
+        intrinsic: int | None = None,
+        ordered: bool = False,
     ) -> None:
         super().__init__()
         check_ghost_arguments(ratio, cheap_kernel_size, cheap)
         if groups < 1 or out_channels % groups:
             raise InputError(f"out_channels {out_channels} must be divisible by groups {groups}")
+        if groups > 1 and (intrinsic is not None or ordered):
+            raise InputError(f"groups is {groups}: expected 1 where intrinsic or ordered is given")
+        if intrinsic is None:
+            intrinsic = intrinsic_channels(out_channels, ratio, groups)
+        elif not 1 <= intrinsic <= out_channels:
+            raise InputError(f"intrinsic is {intrinsic}: expected 1 to {out_channels}, the output maps")
+        else:
+            ratio = math.ceil(out_channels / intrinsic)
         self.out_channels = out_channels
         self.ratio, self.cheap_kernel_size, self.cheap_kind = ratio, cheap_kernel_size, cheap
-        intrinsic = intrinsic_channels(out_channels, ratio, groups)
         self.primary = nn.Conv2d(
             in_channels,
             intrinsic,
@@ -111,6 +125,7 @@ class GhostConv2d(nn.Module):
             dtype=dtype,
         )
         self.cheap = self._cheap_conv(bias, device, dtype)
+        self.register_buffer("order", torch.arange(out_channels, device=device) if ordered else None)
 
     def _cheap_conv(self, bias: bool, device: Any, dtype: Any) -> nn.Conv2d | None:
         """The cheap operation as a Conv2d, or None where no map is left to be a ghost.
@@ -199,14 +214,14 @@ class GhostConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``[batch, in_channels, h, w]`` to ``[batch, out_channels, h', w']``, as Conv2d would."""
-        intrinsic: Tensor = self.primary(x)
-        if self.cheap is None:
-            return intrinsic
-        return join_maps(intrinsic, self.cheap(intrinsic), self.out_channels, self.groups)
+        maps: Tensor = self.primary(x)
+        if self.cheap is not None:
+            maps = join_maps(maps, self.cheap(maps), self.out_channels, self.groups)
+        return maps if self.order is None else maps.index_select(-3, self.order)
 
     def extra_repr(self) -> str:
         cheap = "pointwise" if self.cheap_kind == "pointwise" else f"{self.cheap_kernel_size}x{self.cheap_kernel_size}"
-        return f"{self.in_channels}, {self.out_channels}, ratio={self.ratio}, cheap={cheap}"
+        return f"{self.in_channels}, {self.out_channels}, intrinsic={self.primary.out_channels}, cheap={cheap}"
 
 
 def check_ghost_arguments(ratio: int, cheap_kernel_size: int, cheap: str = "depthwise") -> None:

@@ -1,22 +1,27 @@
 """Turn the convolutions of any network into ghosts."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from torch import nn
+from torch import Tensor, nn
 
 from ghostify.errors import InputError
 from ghostify.layers import GhostConv2d, GhostModule
 from ghostify.layers.ghost_conv import Cheap, check_ghost_arguments, intrinsic_channels
 from ghostify.measure.count import Count, count
 from ghostify.models.registry import known_origin
+from ghostify.progress import Progress
+from ghostify.transform.inner import InnerMaps, Structure
+from ghostify.transform.keep import EFFORTS, Effort, KeptLayer, check_batches, keep_knowledge
+from ghostify.transform.plan import LayerPlan, mixed_plan, uniform_plan
 from ghostify.transform.surgery import module_names, replace_modules_
 
 # A layer with fewer maps is a head's output or a gate: it has no near-copies to save.
 NARROWEST = 8
 ALREADY = "already a part of a ghost"
+NOT_CHEAPER = "a ghost would not be cheaper"
 
 
 @dataclass(frozen=True)
@@ -25,10 +30,16 @@ class ConvertedLayer:
 
     Args:
         name: Full module name.
-        replaced: Whether it is a ghost now.
+        replaced: Whether it is a ghost now, or makes fewer maps.
         reason: Why not; "" where replaced.
         macs_before: Multiply-adds for one input; None where the input's shape is not known.
         macs_after: The same of what stands there now.
+        kept: Output maps that the convolution makes.
+        ghosted: Output maps made of those.
+        dropped: Output maps that are gone.
+        explained: Share of the ghosted maps' variance that the kept ones give, where calibrated.
+        block: Part of the network whose output was compared, where calibrated.
+        block_error: Mean squared error at its output over the variance there, where calibrated.
     """
 
     name: str
@@ -36,6 +47,12 @@ class ConvertedLayer:
     reason: str
     macs_before: int | None
     macs_after: int | None
+    kept: int
+    ghosted: int = 0
+    dropped: int = 0
+    explained: float | None = None
+    block: str | None = None
+    block_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -59,13 +76,21 @@ def convert(
     cheap: Cheap = "depthwise",
     skip: Sequence[str] = (),
     input_shape: Sequence[int] | None = None,
+    calibration: Iterable[Tensor] | None = None,
+    effort: Effort = "refined",
+    drop_inner: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Conversion:
     """Copy a network with its convolutions replaced by ghosts (Han et al. 2020, arXiv:1911.11907, section 3.1).
 
     A ``GhostConv2d`` takes the place of the convolution alone: BatchNorm and activation behind it stay.
-    It keeps the convolution's own filters for its intrinsic maps; the cheap filters are new, so the
-    copy must be trained. Depthwise, grouped and very narrow convolutions, gates, and those that a
-    ghost would not make cheaper, are left. Converting a second time changes nothing.
+    Depthwise, grouped and very narrow convolutions, gates, and those that a ghost would not make cheaper,
+    are left. Converting a second time changes nothing.
+
+    Without ``calibration`` the ghosts keep the convolution's own filters for their intrinsic maps and have
+    new cheap ones, so that the copy must be trained. With it, the copy of a trained network keeps what the
+    network knows as well as it can, see ``keep_knowledge``.
 
     Args:
         model: Any network; left untouched.
@@ -75,42 +100,119 @@ def convert(
         skip: Full module names, or fnmatch patterns on them, of what to leave.
         input_shape: Of one input without batch, for the multiply-adds per layer; None takes what the
             network was designed for, and leaves them out where the network cannot take that.
+        calibration: Batches of inputs ``[batch, channels, height, width]``, normalised as for the network;
+            some hundreds of images, no labels.
+        effort: Of the calibration: "fast" (closed form) or "refined" (blocks learn their outputs, too).
+        drop_inner: Drop maps that only following layers take, and ghost fewer of the others, so that
+            the convolutions cost 1 / ratio; for calibration with "pointwise" ghosts.
+        seed: Of the calibration.
+        progress: Told of each block that is calibrated.
     Raises:
-        InputError: If no convolution can be replaced, an entry of ``skip`` names nothing, or the
-            network cannot take ``input_shape``.
+        InputError: If no convolution can be replaced, an entry of ``skip`` names nothing, the network
+            cannot take ``input_shape``, or the calibration images can tell nothing.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3, groups=32))
         >>> [(layer.name, layer.reason) for layer in convert(net).layers]
         [('0', ''), ('2', 'depthwise')]
     """
     check_ghost_arguments(ratio, cheap_kernel_size, cheap)
+    batches = None if calibration is None else list(calibration)
+    if effort not in EFFORTS:
+        raise InputError(f"effort is {effort!r}: expected one of {', '.join(EFFORTS)}")
+    if drop_inner and (batches is None or cheap != "pointwise"):
+        raise InputError('drop_inner needs calibration images and cheap="pointwise"')
+    if batches is not None:
+        check_batches(batches)
+        input_shape = input_shape or batches[0].shape[1:]
     before = count_if_possible(model, input_shape)
     ghosted = copy.deepcopy(model)
     names = module_names(ghosted)
     refuse_idle_patterns(skip, [name for all_names in names.values() for name in all_names])
 
-    convs = {module: own for module, own in names.items() if isinstance(module, nn.Conv2d)}
+    convs = {own[0]: module for module, own in names.items() if isinstance(module, nn.Conv2d)}
     reasons = {
-        conv: reason_to_leave(conv, conv_names, ghosted, ratio, cheap_kernel_size, cheap, skip)
-        for conv, conv_names in convs.items()
+        name: reason_to_leave(conv, names[conv], ghosted, ratio, cheap_kernel_size, cheap, skip)
+        for name, conv in convs.items()
     }
-    replacements: dict[nn.Module, nn.Module] = {
-        conv: GhostConv2d.like(conv, ratio=ratio, cheap_kernel_size=cheap_kernel_size, cheap=cheap)
-        for conv, reason in reasons.items()
-        if not reason
-    }
-    if not replacements and ALREADY not in reasons.values():
-        found = "; ".join(f"{convs[conv][0]}: {reason}" for conv, reason in list(reasons.items())[:3])
+    chosen = {name: conv for name, conv in convs.items() if not reasons[name]}
+    if not chosen and ALREADY not in reasons.values():
+        found = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:3])
         raise InputError(f"{type(model).__name__} has no convolution to replace ({found or 'it has none at all'})")
-    ghosted = replace_modules_(ghosted, replacements)
-    after = count_if_possible(ghosted, input_shape)
-    layers = tuple(
-        ConvertedLayer(
-            convs[conv][0], not reason, reason, macs_under(before, convs[conv][0]), macs_under(after, convs[conv][0])
+
+    plans = uniform_plan(chosen, ratio)
+    kept: dict[str, KeptLayer] = {}
+    if batches is None:
+        ghosts: dict[nn.Module, nn.Module] = {
+            conv: GhostConv2d.like(conv, ratio=ratio, cheap_kernel_size=cheap_kernel_size, cheap=cheap)
+            for conv in chosen.values()
+        }
+        ghosted = replace_modules_(ghosted, ghosts)
+    else:
+        # What a ghost would not make cheaper can still be fitted to the inputs that it will get.
+        dear = {name: conv for name, conv in convs.items() if reasons[name].startswith(NOT_CHEAPER)}
+        if drop_inner:
+            structure = Structure(ghosted, batches[0][:1])
+            places = {name: structure.inner_maps(conv) for name, conv in (chosen | dear).items()}
+            inner = {
+                name: place
+                for name, place in places.items()
+                if isinstance(place, InnerMaps)
+                and places.keys() >= set(place.consumers)  # whose filters will be fitted
+            }
+            plans = mixed_plan(chosen | dear, macs_of(before, chosen | dear), inner, ratio)
+        plans = {name: LayerPlan(conv.out_channels) for name, conv in dear.items()} | plans
+        ghosted, kept = keep_knowledge(
+            model,
+            plans,
+            batches,
+            cheap=cheap,
+            cheap_kernel_size=cheap_kernel_size,
+            effort=effort,
+            seed=seed,
+            progress=progress,
         )
-        for conv, reason in reasons.items()
+    after = count_if_possible(ghosted, input_shape)
+    return Conversion(
+        ghosted,
+        tuple(
+            converted_layer(name, conv, plans.get(name), reasons[name], kept.get(name), before, after)
+            for name, conv in convs.items()
+        ),
     )
-    return Conversion(ghosted, layers)
+
+
+def converted_layer(
+    name: str,
+    conv: nn.Conv2d,
+    plan: LayerPlan | None,
+    reason: str,
+    kept: KeptLayer | None,
+    before: Count | None,
+    after: Count | None,
+) -> ConvertedLayer:
+    plan = plan or LayerPlan(conv.out_channels)
+    replaced = bool(plan.ghosted or plan.dropped)
+    if not replaced and not reason:
+        reason = f"{NOT_CHEAPER}: combining {conv.out_channels} maps costs as much as making them"
+    if kept is not None and not kept.block:
+        replaced, reason, plan = False, "not run exactly once for an input", LayerPlan(conv.out_channels)
+    return ConvertedLayer(
+        name,
+        replaced,
+        "" if replaced else reason,
+        macs_under(before, name),
+        macs_under(after, name),
+        plan.kept,
+        plan.ghosted,
+        plan.dropped,
+        kept.explained if kept else None,
+        kept.block if kept else None,
+        kept.block_error if kept else None,
+    )
+
+
+def macs_of(counted: Count | None, names: Iterable[str]) -> dict[str, int]:
+    return {name: macs_under(counted, name) or 0 for name in names}
 
 
 def reason_to_leave(
@@ -140,7 +242,7 @@ def reason_to_leave(
     if any("SqueezeExcit" in type(parent).__name__ for parent in parents):
         return "a squeeze-and-excite gate"
     before, after = macs_per_pixel(conv, ratio, cheap_kernel_size, cheap)
-    return f"a ghost would not be cheaper: {after} for {before} MACs per pixel" if after >= before else ""
+    return f"{NOT_CHEAPER}: {after} for {before} MACs per pixel" if after >= before else ""
 
 
 def macs_per_pixel(conv: nn.Conv2d, ratio: int, cheap_kernel_size: int, cheap: Cheap) -> tuple[int, int]:

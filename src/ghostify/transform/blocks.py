@@ -1,0 +1,146 @@
+"""The parts of a network that run one after the other, and what goes into each."""
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ghostify.modes import evaluating
+
+# Layers in a block: an Inception module has 9, a residual block 2 to 4; more is a network within the network.
+LARGEST = 10
+
+
+@dataclass(frozen=True)
+class Block:
+    """A module with one tensor in and one out that runs once.
+
+    Args:
+        name: Full module name.
+        convs: Of the layers asked for, those inside, in the order in which they run.
+        chained: Whether its input is the very output of the block before.
+    """
+
+    name: str
+    convs: tuple[str, ...]
+    chained: bool
+
+
+@dataclass
+class Calls:
+    """How a module ran: its input and output of each call that had one tensor for each."""
+
+    times: int = 0
+    plain: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    @property
+    def once(self) -> bool:
+        return self.times == len(self.plain) == 1
+
+
+def find_blocks(model: nn.Module, layers: Collection[str], example: Tensor) -> list[Block]:
+    """Split a network into blocks that hold the given layers, in the order in which they run.
+
+    A block is the largest module that is no mere container and holds at most ``LARGEST`` of the layers;
+    where no module will do, the layer itself. Layers that do not run once with one tensor are in no block.
+    """
+    calls = record_calls(model, example)
+    names = {module: name for name, module in model.named_modules()}
+    order = {names[module]: index for index, module in enumerate(calls)}
+
+    def inside(name: str) -> list[str]:
+        found = [layer for layer in layers if layer == name or layer.startswith(f"{name}.")]
+        return sorted((layer for layer in found if layer in order), key=order.__getitem__)
+
+    def split(parent: nn.Module, prefix: str) -> Iterator[str]:
+        for child_name, child in parent.named_children():
+            name = f"{prefix}{child_name}"
+            held = inside(name)
+            if not held:
+                continue
+            container = type(child) in (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+            whole = child in calls and calls[child].once and all(calls[model.get_submodule(n)].once for n in held)
+            if name in held or (whole and not container and len(held) <= LARGEST):
+                if whole:
+                    yield name
+            else:
+                yield from split(child, f"{name}.")
+
+    blocks: list[Block] = []
+    previous: Tensor | None = None
+    for name in sorted(split(model, ""), key=order.__getitem__):
+        x, y = calls[model.get_submodule(name)].plain[0]
+        blocks.append(Block(name, tuple(inside(name)), x is previous))
+        previous = y
+    return blocks
+
+
+def record_calls(model: nn.Module, example: Tensor) -> dict[nn.Module, Calls]:
+    """How each module ran for one batch, in the order in which they began."""
+    calls: dict[nn.Module, Calls] = {}
+
+    def began(module: nn.Module, args: Any, kwargs: Any) -> None:
+        calls.setdefault(module, Calls()).times += 1
+
+    def ended(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if len(args) == 1 and not kwargs and isinstance(args[0], Tensor) and isinstance(output, Tensor):
+            calls[module].plain.append((args[0], output))
+
+    hooks = [m.register_forward_pre_hook(began, with_kwargs=True) for m in model.modules()]
+    hooks += [m.register_forward_hook(ended, with_kwargs=True) for m in model.modules()]
+    try:
+        with evaluating(model), torch.no_grad():
+            model(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls
+
+
+class ReachedError(Exception):
+    """Ends a forward pass where what it was for has been seen."""
+
+
+def inputs_of(model: nn.Module, name: str, batches: Sequence[Tensor]) -> list[Tensor]:
+    """What a module gets for each batch; what comes behind it is not computed."""
+    caught: list[Tensor] = []
+
+    def reached(module: nn.Module, args: Any) -> None:
+        caught.append(args[0].clone())
+        raise ReachedError
+
+    hook = model.get_submodule(name).register_forward_pre_hook(reached)
+    try:
+        with evaluating(model), torch.no_grad():
+            for batch in batches:
+                try:
+                    model(batch)
+                except ReachedError:
+                    continue
+    finally:
+        hook.remove()
+    return caught
+
+
+@contextmanager
+def catching(module: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """The input and output of each call of a module meanwhile; empty it as you read it."""
+    caught: list[tuple[Tensor, Tensor]] = []
+
+    def ended(module: nn.Module, args: Any, output: Tensor) -> None:
+        caught.append((args[0], output))
+
+    hook = module.register_forward_hook(ended)
+    try:
+        yield caught
+    finally:
+        hook.remove()
+
+
+def outputs_of(block: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """What a block makes of each input; the inputs stay as they are, whatever it does in place."""
+    with evaluating(block), torch.no_grad():
+        return [block(x.clone()) for x in inputs]

@@ -1,0 +1,168 @@
+"""Least squares for ghosts: which maps to keep, and filters that make the others of them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.linalg import qr
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from ghostify.transform.moments import Moments, TapMoments
+
+# Weight of the old filters in a fit, relative to the mean variance of the inputs.
+RIDGE = 1e-4
+
+
+def choose_maps(covariance: Tensor, effect: Tensor, kept: int) -> Tensor:
+    """Greedily choose the maps from which all maps can best be told.
+
+    Each step takes the map whose linear prediction of all maps lowers their weighted error the most
+    (interpolative decomposition of the covariance).
+
+    Args:
+        covariance: Of the maps, ``[maps, maps]``.
+        effect: What an error does: of errors e, ``e @ effect @ e`` counts; ``[maps, maps]``, symmetric.
+        kept: How many to choose.
+    Returns:
+        Their indices, ascending.
+    Example:
+        >>> twin = torch.tensor([[4.0, 4.0, 0.0], [4.0, 4.0, 0.0], [0.0, 0.0, 1.0]])
+        >>> choose_maps(twin, torch.eye(3), 2).tolist()
+        [0, 2]
+    """
+    left = covariance.double().clone()
+    weighted = effect.double() @ left
+    floor = 1e-9 * left.diagonal().mean().clamp_min(1e-30)
+    free = torch.ones(len(left), dtype=torch.bool, device=left.device)
+    for _ in range(kept):
+        variance = left.diagonal()
+        gain = (left * weighted).sum(0) / variance.clamp_min(floor)
+        gain = torch.where(variance > floor, gain, 0.0)  # told by the others already, or constant
+        best = int(torch.where(free, gain, -1.0).argmax())
+        free[best] = False
+        if variance[best] > floor:
+            column, weighted_column = left[:, best] / variance[best], weighted[:, best].clone()
+            row = left[best].clone()
+            left -= column[:, None] * row
+            weighted -= weighted_column[:, None] * row / row[best]
+    return (~free).nonzero().flatten()
+
+
+def fit_filters(found: Moments, prior: Tensor) -> Tensor:
+    """Filters ``[outputs, inputs]`` for the wanted outputs by ridge regression towards ``prior``.
+
+    Example:
+        >>> found = Moments(torch.zeros(1), torch.zeros(1), torch.eye(1), 3 * torch.eye(1), 9 * torch.eye(1))
+        >>> round(fit_filters(found, torch.zeros(1, 1)).item(), 2)
+        3.0
+    """
+    prior = prior.to(found.xx)
+    ridge = RIDGE * found.xx.diagonal().mean().clamp_min(1e-30)
+    lifted = found.xx + ridge * torch.eye(len(found.xx), dtype=found.xx.dtype, device=found.xx.device)
+    return prior + torch.linalg.solve(lifted, (found.tx - prior @ found.xx).T).T
+
+
+@dataclass(frozen=True)
+class PointwiseGhosts:
+    """Filters of some maps, and how the others combine them.
+
+    Args:
+        kept: Indices of the maps that the filters make, ascending.
+        filters: ``[kept, inputs]``.
+        bias: ``[kept]``.
+        combinations: ``[others, kept]``, the others ascending.
+        combination_bias: ``[others]``.
+        explained: Share of the others' variance that their combinations give, at most 1.
+    """
+
+    kept: Tensor
+    filters: Tensor
+    bias: Tensor
+    combinations: Tensor
+    combination_bias: Tensor
+    explained: float
+
+
+def fit_pointwise(found: Moments, prior: Tensor, gain: Tensor, kept: int) -> PointwiseGhosts:
+    """The best maps that are all combinations of ``kept`` ones (reduced-rank regression, Izenman 1975).
+
+    Filters of rank ``kept`` are the fit of all filters, projected on the leading directions of what it
+    predicts. Any ``kept`` independent rows of them combine to the rest; the rows are chosen by pivoting.
+
+    Args:
+        prior: Filters before, ``[outputs, inputs]``.
+        gain: What an error in each map counts, ``[outputs]``, at least 0.
+    """
+    full = fit_filters(found, prior)
+    gain = gain.to(full)
+    gain = gain.clamp_min(1e-3 * gain.max().clamp_min(1e-30))  # a map that hardly counts still has a place
+    weighted = gain[:, None] * full
+    directions = torch.linalg.eigh(weighted @ found.xx @ weighted.T).eigenvectors[:, -kept:]  # [outputs, kept]
+    pivots = qr(directions.T.cpu().numpy(), mode="r", pivoting=True)[1]
+    chosen = torch.as_tensor(np.sort(pivots[:kept]).astype(np.int64), device=full.device)
+    others = complement(chosen, len(full))
+    basis = directions[chosen]  # [kept, kept]
+    filters = basis @ (directions.T @ weighted) / gain[chosen, None]
+    combinations = torch.linalg.solve(basis.T, directions[others].T).T * gain[chosen] / gain[others, None]
+    made = combinations @ filters
+    error = found.tt.diagonal()[others] - 2 * (made * found.tx[others]).sum(1) + ((made @ found.xx) * made).sum(1)
+    return PointwiseGhosts(
+        kept=chosen,
+        filters=filters,
+        bias=found.t_mean[chosen] - filters @ found.x_mean,
+        combinations=combinations,
+        combination_bias=found.t_mean[others] - combinations @ found.t_mean[chosen],
+        explained=share_explained(error, found.tt.diagonal()[others]),
+    )
+
+
+@dataclass(frozen=True)
+class DepthwiseGhosts:
+    """A d×d filter of one intrinsic map for each ghost.
+
+    Args:
+        slots: For each ghost, in the order of the wanted maps, its row among the cheap filters.
+        filters: One row per slot, ``[ghosts, taps]``.
+        bias: One per slot, ``[ghosts]``.
+        explained: Share of the ghosts' variance that the filters give, at most 1.
+    """
+
+    slots: Tensor
+    filters: Tensor
+    bias: Tensor
+    explained: float
+
+
+def fit_depthwise(found: TapMoments, per_map: int) -> DepthwiseGhosts:
+    """Assign each ghost to an intrinsic map, and fit its filter.
+
+    Each intrinsic map has at most ``per_map`` ghosts, as in the paper; the assignment is the one that
+    explains the most variance in all.
+    """
+    taps = found.xx.shape[-1]
+    ridge = RIDGE * found.xx.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-30)
+    lifted = found.xx + ridge[:, None, None] * torch.eye(taps, dtype=found.xx.dtype, device=found.xx.device)
+    filters = torch.linalg.solve(lifted, found.tx.transpose(1, 2)).transpose(1, 2)  # [intrinsic, wanted, taps]
+    explained = (2 * (filters * found.tx).sum(2) - ((filters @ found.xx) * filters).sum(2)).cpu()
+    source = torch.arange(explained.shape[1]) // per_map  # of each slot, its intrinsic map
+    rows, columns = linear_sum_assignment(explained[source].numpy(), maximize=True)
+    target = torch.as_tensor(columns)  # of each slot, its ghost
+    slots = torch.empty_like(target)
+    slots[target] = torch.as_tensor(rows)
+    chosen = filters[source, target]
+    bias = found.t_mean[target] - (chosen * found.x_mean[source]).sum(1)
+    share = share_explained((found.t_variance.cpu()[target] - explained[source, target]), found.t_variance.cpu())
+    return DepthwiseGhosts(slots, chosen, bias, share)
+
+
+def complement(chosen: Tensor, size: int) -> Tensor:
+    """The indices that were not chosen, ascending."""
+    left = torch.ones(size, dtype=torch.bool, device=chosen.device)
+    left[chosen] = False
+    return left.nonzero().flatten()
+
+
+def share_explained(error: Tensor, variance: Tensor) -> float:
+    """1 where nothing is left of the variance, 0 where all of it."""
+    return float(1 - error.sum() / variance.sum()) if variance.sum() > 0 else 1.0

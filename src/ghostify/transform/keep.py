@@ -1,0 +1,319 @@
+"""Turn a trained network into its ghost, keeping what it knows: no labels, a few hundred images."""
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ghostify.errors import InputError
+from ghostify.layers import GhostConv2d
+from ghostify.layers.ghost_conv import Cheap
+from ghostify.progress import Progress
+from ghostify.transform.blocks import Block, catching, find_blocks, inputs_of, outputs_of, record_calls
+from ghostify.transform.fit import choose_maps, complement, fit_depthwise, fit_filters, fit_pointwise
+from ghostify.transform.inner import InnerMaps, Structure, consumer_gram
+from ghostify.transform.moments import Moments, MomentSums, TapSums, maps_at, patches, samples_per_image
+from ghostify.transform.plan import LayerPlan
+from ghostify.transform.refine import refine_
+from ghostify.transform.surgery import replace_modules_
+
+Effort = Literal["fast", "refined"]
+EFFORTS: tuple[str, ...] = get_args(Effort)
+FEWEST_IMAGES = 32
+
+
+@dataclass(frozen=True)
+class KeptLayer:
+    """How well a convolution's maps are kept.
+
+    Args:
+        explained: Share of the ghosts' variance that their filters give; None where there are none.
+        block: The block whose output was compared; "" where it was in none, and was left.
+        block_error: Mean squared error at the block's output over its variance, on the calibration images.
+    """
+
+    explained: float | None
+    block: str
+    block_error: float | None
+
+
+def keep_knowledge(
+    original: nn.Module,
+    plans: Mapping[str, LayerPlan],
+    batches: Sequence[Tensor],
+    *,
+    cheap: Cheap = "pointwise",
+    cheap_kernel_size: int = 3,
+    effort: Effort = "refined",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> tuple[nn.Module, dict[str, KeptLayer]]:
+    """Copy a trained network with its convolutions' maps kept, ghosted and dropped as planned.
+
+    First the dropped maps go: of each convolution those stay that best tell what its consumers compute of
+    all. Then block by block, in the order in which they run, each convolution is fitted by least squares
+    to what it gave in the original, from what it gets in the ghost so far; with effort "refined" the
+    block's weights then learn its output. BatchNorm statistics stay: the wanted maps are the original's.
+
+    Args:
+        original: Left untouched; used in eval mode.
+        plans: For each convolution that may change, by module name.
+        batches: Inputs ``[batch, channels, height, width]``, normalised as for the network.
+        effort: "fast" (closed form) or "refined".
+    Returns:
+        The copy, in eval mode, and what became of each convolution of ``plans``.
+    Raises:
+        InputError: If maps are to be dropped that are not only for following layers.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    original = copy.deepcopy(original).eval()
+    ghost = copy.deepcopy(original)
+    example = batches[0][:2]
+    rows = drop_maps_(ghost, original, plans, batches)
+    gains = norm_gains(original, example)
+    report: dict[str, KeptLayer] = {}
+    blocks = find_blocks(original, list(plans), example)
+    wanted: list[Tensor] = []  # what the block before gave in the original and gives in the ghost
+    given: list[Tensor] = []
+    for index, block in enumerate(blocks):
+        if progress:
+            progress(f"keep ({effort})", block.name, index, len(blocks))
+        chained = block.chained and bool(given)
+        wanted_inputs = wanted if chained else inputs_of(original, block.name, batches)
+        given_inputs = given if chained else inputs_of(ghost, block.name, batches)
+        explained = {}
+        for name in block.convs:
+            conv = ghost.get_submodule(name)
+            assert isinstance(conv, nn.Conv2d)
+            run = PairedRun(original, ghost, block, name, wanted_inputs, given_inputs, generator)
+            fitted, explained[name] = fit_layer(
+                conv, plans[name], run, rows.get(name), gains.get(name), cheap, cheap_kernel_size
+            )
+            ghost = replace_modules_(ghost, {conv: fitted})
+        wanted = outputs_of(original.get_submodule(block.name), wanted_inputs)
+        if effort == "refined":
+            targets = [t[:, rows[block.name]] for t in wanted] if block.name in rows else wanted
+            refine_(ghost.get_submodule(block.name), given_inputs, targets, generator)
+        given = outputs_of(ghost.get_submodule(block.name), given_inputs)
+        error = relative_error(given, wanted, rows.get(block.name))
+        report |= {name: KeptLayer(explained[name], block.name, error) for name in block.convs}
+    if progress:
+        progress(f"keep ({effort})", "done", len(blocks), len(blocks))
+    return ghost.eval(), {name: report.get(name, KeptLayer(None, "", None)) for name in plans}
+
+
+@dataclass(frozen=True)
+class PairedRun:
+    """A block run in the original and in the ghost on the same images, for one of its convolutions."""
+
+    original: nn.Module
+    ghost: nn.Module
+    block: Block
+    conv: str
+    wanted_inputs: Sequence[Tensor]
+    given_inputs: Sequence[Tensor]
+    generator: torch.Generator
+
+    def samples(self, inputs: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Per batch: what the ghost's convolution gets, what the original's gives, and pixels to look at."""
+        images = sum(len(x) for x in self.given_inputs)
+        blocks = [network.get_submodule(self.block.name) for network in (self.original, self.ghost)]
+        convs = [network.get_submodule(self.conv) for network in (self.original, self.ghost)]
+        with catching(convs[0]) as wanted, catching(convs[1]) as given:
+            for wanted_input, given_input in zip(self.wanted_inputs, self.given_inputs, strict=True):
+                blocks[0](wanted_input.clone())
+                blocks[1](given_input.clone())
+                target, x = wanted.pop()[1], given.pop()[0]
+                pixels = target[0, 0].numel()
+                chosen = torch.randperm(pixels, generator=self.generator)
+                yield x, target, chosen[: samples_per_image(pixels, inputs, images)].to(x.device)
+
+
+@torch.no_grad()
+def fit_layer(
+    conv: nn.Conv2d,
+    plan: LayerPlan,
+    run: PairedRun,
+    rows: Tensor | None,
+    gain: Tensor | None,
+    cheap: Cheap,
+    cheap_kernel_size: int,
+) -> tuple[nn.Module, float | None]:
+    """A layer in a convolution's place, fitted to the original's maps; the share of its ghosts that it explains.
+
+    Args:
+        conv: As it is in the ghost now: without dropped maps, its own and those of its inputs.
+        rows: Which of the original's maps it still makes; None for all.
+        gain: What an error in each of the original's maps counts; None where all count the same.
+    """
+    prior = conv.weight.flatten(1)
+    sums = MomentSums()
+    for x, target, pixels in run.samples(prior.shape[1]):
+        t = maps_at(target, pixels)
+        sums.add(patches(conv, x, pixels), t if rows is None else t[:, rows])
+    found = sums.moments()
+    if not plan.ghosted:
+        filters = fit_filters(found, prior)
+        return with_filters(conv, filters, found.t_mean - filters @ found.x_mean), None
+    gain = torch.ones(len(prior), device=prior.device) if gain is None else gain if rows is None else gain[rows]
+    layer = GhostConv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,  # type: ignore[arg-type]  # torch annotates tuple[int, ...]
+        conv.stride,  # type: ignore[arg-type]  # likewise
+        conv.padding,  # type: ignore[arg-type]  # likewise
+        conv.dilation,  # type: ignore[arg-type]  # likewise
+        padding_mode=conv.padding_mode,
+        device=prior.device,
+        dtype=prior.dtype,
+        cheap=cheap,
+        cheap_kernel_size=cheap_kernel_size,
+        intrinsic=plan.kept,
+        ordered=True,
+    )
+    assert layer.cheap is not None
+    if cheap == "pointwise":
+        pointwise = fit_pointwise(found, prior, gain, plan.kept)
+        kept, slots, explained = pointwise.kept, torch.arange(plan.ghosted, device=prior.device), pointwise.explained
+        others = complement(kept, len(prior))
+        set_(layer.primary, pointwise.filters, pointwise.bias)
+        set_(layer.cheap, pointwise.combinations, pointwise.combination_bias)
+    else:
+        kept = choose_maps(found.tt, torch.diag(gain.double() ** 2), plan.kept)
+        others = complement(kept, len(prior))
+        filters = fit_filters(chosen_outputs(found, kept), prior[kept])
+        set_(layer.primary, filters, found.t_mean[kept] - filters @ found.x_mean)
+        taps = TapSums()
+        for x, target, pixels in run.samples(prior.shape[1]):
+            maps = F.unfold(layer.primary(x), cheap_kernel_size, padding=cheap_kernel_size // 2)[:, :, pixels]
+            t = maps_at(target, pixels)
+            taps.add(
+                maps.transpose(1, 2).flatten(0, 1).unflatten(1, (plan.kept, -1)),
+                (t if rows is None else t[:, rows])[:, others],
+            )
+        depthwise = fit_depthwise(taps.moments(), layer.ratio - 1)
+        slots, explained = depthwise.slots.to(prior.device), depthwise.explained
+        set_(layer.cheap, depthwise.filters, depthwise.bias)
+    assert layer.order is not None
+    layer.order[kept] = torch.arange(plan.kept, device=prior.device)
+    layer.order[others] = plan.kept + slots
+    layer.requires_grad_(conv.weight.requires_grad)
+    return layer.eval(), explained
+
+
+def chosen_outputs(found: Moments, chosen: Tensor) -> Moments:
+    return Moments(found.x_mean, found.t_mean[chosen], found.xx, found.tx[chosen], found.tt[chosen][:, chosen])
+
+
+def set_(conv: nn.Conv2d, filters: Tensor, bias: Tensor) -> None:
+    """Put filters ``[maps, inputs]`` and biases into the first maps of a convolution."""
+    assert conv.bias is not None
+    conv.weight[: len(filters)] = filters.to(conv.weight).reshape(-1, *conv.weight.shape[1:])
+    conv.bias[: len(bias)] = bias.to(conv.bias)
+
+
+def with_filters(conv: nn.Conv2d, filters: Tensor, bias: Tensor) -> nn.Conv2d:
+    """The same convolution with other filters, and a bias even if it had none: what was fitted needs one."""
+    fitted = copy.deepcopy(conv)
+    fitted.bias = nn.Parameter(torch.zeros_like(fitted.weight[:, 0, 0, 0]), conv.weight.requires_grad)
+    set_(fitted, filters, bias)
+    return fitted
+
+
+def drop_maps_(
+    ghost: nn.Module, original: nn.Module, plans: Mapping[str, LayerPlan], batches: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """Remove the maps that are planned to be dropped; of each convolution, which of its maps are left."""
+    dropping = [name for name, plan in plans.items() if plan.dropped]
+    if not dropping:
+        return {}
+    structure = Structure(ghost, batches[0][:1])
+    inner: dict[str, InnerMaps] = {}
+    for name in dropping:
+        found = structure.inner_maps(ghost.get_submodule(name))  # type: ignore[arg-type]  # plans are for Conv2d
+        if isinstance(found, str):
+            raise InputError(f"maps of {name} cannot be dropped: {found}; plan to keep or ghost them")
+        inner[name] = found
+    left = {}
+    for name, covariance in consumed_covariances(original, inner, batches).items():
+        maps = len(covariance)
+        effect = sum(consumer_gram(original.get_submodule(consumer), maps) for consumer in inner[name].consumers)
+        assert isinstance(effect, Tensor)
+        left[name] = choose_maps(covariance, effect, maps - plans[name].dropped)
+        structure.drop_(ghost.get_submodule(name), complement(left[name], maps))  # type: ignore[arg-type]  # likewise
+    return left
+
+
+def consumed_covariances(
+    original: nn.Module, inner: Mapping[str, InnerMaps], batches: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """Covariances of maps as their first consumer gets them: ``[maps, maps]`` for each producer."""
+    images = sum(len(batch) for batch in batches)
+    sums = {name: MomentSums() for name in inner}
+    hooks = []
+    for name, maps in inner.items():
+        producer = original.get_submodule(name)
+
+        def take(module: nn.Module, args: tuple[Tensor, ...], name: str = name, n: int = producer.out_channels) -> None:  # type: ignore[assignment]  # a Conv2d's int
+            seen = args[0].reshape(len(args[0]), n, -1)  # a linear layer's inputs are maps, too, laid flat
+            step = max(1, seen.shape[2] // samples_per_image(seen.shape[2], n, images))
+            x = seen[:, :, ::step].transpose(1, 2).flatten(0, 1)
+            sums[name].add(x, x[:, :0])
+
+        hooks.append(original.get_submodule(maps.consumers[0]).register_forward_pre_hook(take))
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                original(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: found.moments().xx for name, found in sums.items()}
+
+
+def norm_gains(model: nn.Module, example: Tensor) -> dict[str, Tensor]:
+    """What the BatchNorm behind a convolution multiplies each of its maps by, where one is right behind it."""
+    calls = record_calls(model, example)
+    names = {module: name for name, module in model.named_modules()}
+    makers = {id(y): names[m] for m, c in calls.items() if isinstance(m, nn.Conv2d) for _, y in c.plain}
+    gains = {}
+    for module, made in calls.items():
+        if isinstance(module, nn.BatchNorm2d) and module.running_var is not None:
+            for x, _ in made.plain:
+                if id(x) in makers:
+                    weight = torch.ones_like(module.running_var) if module.weight is None else module.weight.detach()
+                    gains[makers[id(x)]] = weight.abs() / (module.running_var + module.eps).sqrt()
+    return gains
+
+
+def relative_error(given: Sequence[Tensor], wanted: Sequence[Tensor], rows: Tensor | None) -> float:
+    """Mean squared error over variance."""
+    error = variance = 0.0
+    for x, target in zip(given, wanted, strict=True):
+        target = target if rows is None else target[:, rows]
+        error += float((x - target).square().sum())
+        variance += float((target - target.mean()).square().sum())
+    return error / variance if variance else 0.0
+
+
+def check_batches(batches: Sequence[Tensor]) -> None:
+    """Refuse calibration images that can tell nothing."""
+    for batch in batches:
+        if not isinstance(batch, Tensor) or batch.ndim != 4:
+            raise InputError("calibration: expected batches of inputs [batch, channels, height, width], without labels")
+        if batch.shape[1:] != batches[0].shape[1:]:
+            shapes = " and ".join(str(tuple(b.shape[1:])) for b in (batches[0], batch))
+            raise InputError(f"calibration: batches of {shapes}: expected one shape for all")
+        if not bool(batch.isfinite().all()):
+            raise InputError("calibration: a batch holds NaN or infinite numbers: expected finite ones")
+    images = sum(len(batch) for batch in batches)
+    if images < FEWEST_IMAGES:
+        raise InputError(f"calibration: {images} images: expected at least {FEWEST_IMAGES}, better some hundreds")
+    first = batches[0][:1]
+    if all(math.isclose(float((batch - first).abs().max()), 0.0) for batch in batches):
+        raise InputError("calibration: all images are the same: expected images such as the network will see")

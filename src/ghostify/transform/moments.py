@@ -1,0 +1,149 @@
+"""Means and covariances of what a convolution gets and should give, added up batch by batch."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# Samples that a least-squares fit gets at least, per unknown of one filter and in all: more pixels of the same
+# images change the solution less than other images would.
+SAMPLES_PER_UNKNOWN, LEAST_SAMPLES = 20, 50_000
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of inputs x and wanted outputs t, in float64.
+
+    Args:
+        x_mean: ``[inputs]``.
+        t_mean: ``[outputs]``.
+        xx: Covariance of the inputs, ``[inputs, inputs]``.
+        tx: Covariance of outputs with inputs, ``[outputs, inputs]``.
+        tt: Covariance of the outputs, ``[outputs, outputs]``.
+    """
+
+    x_mean: Tensor
+    t_mean: Tensor
+    xx: Tensor
+    tx: Tensor
+    tt: Tensor
+
+
+class MomentSums:
+    """Adds up batches of samples; only sums are kept.
+
+    Example:
+        >>> sums = MomentSums()
+        >>> sums.add(torch.tensor([[1.0], [3.0]]), torch.tensor([[2.0], [6.0]]))
+        >>> found = sums.moments()
+        >>> found.t_mean.item(), found.xx.item(), found.tx.item()
+        (4.0, 1.0, 2.0)
+    """
+
+    def __init__(self) -> None:
+        self.samples = 0
+
+    def add(self, x: Tensor, t: Tensor) -> None:
+        """Samples ``x`` of ``[samples, inputs]`` and ``t`` of ``[samples, outputs]``."""
+        both = torch.cat([x, t], 1)
+        if not self.samples:
+            self.inputs = x.shape[1]
+            # Products of differences from about the mean lose no digits to a large mean.
+            self.shift = both.mean(0)
+            self.sum = torch.zeros(both.shape[1], dtype=torch.float64, device=x.device)
+            self.products = torch.zeros(both.shape[1], both.shape[1], dtype=torch.float64, device=x.device)
+        both = both - self.shift
+        self.sum += both.sum(0, dtype=torch.float64)
+        self.products += (both.T @ both).double()
+        self.samples += len(both)
+
+    def moments(self) -> Moments:
+        mean = self.sum / self.samples
+        covariance = self.products / self.samples - mean[:, None] * mean
+        mean, n = mean + self.shift, self.inputs
+        return Moments(mean[:n], mean[n:], covariance[:n, :n], covariance[n:, :n], covariance[n:, n:])
+
+
+@dataclass(frozen=True)
+class TapMoments:
+    """Of each intrinsic map under the taps of a filter, with wanted maps t, in float64.
+
+    Args:
+        x_mean: ``[intrinsic, taps]``.
+        t_mean: ``[wanted]``.
+        xx: Covariances of the taps, ``[intrinsic, taps, taps]``.
+        tx: Covariances of wanted maps with taps, ``[intrinsic, wanted, taps]``.
+        t_variance: ``[wanted]``.
+    """
+
+    x_mean: Tensor
+    t_mean: Tensor
+    xx: Tensor
+    tx: Tensor
+    t_variance: Tensor
+
+
+class TapSums:
+    """Adds up batches of samples for ``TapMoments``."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+
+    def add(self, x: Tensor, t: Tensor) -> None:
+        """Samples ``x`` of ``[samples, intrinsic, taps]`` and ``t`` of ``[samples, wanted]``."""
+        if not self.samples:
+            self.x_shift, self.t_shift = x.mean(0), t.mean(0)
+            self.sums: list[Tensor | float] = [0.0] * 5
+        x, t = x - self.x_shift, t - self.t_shift
+        parts = (
+            x.sum(0),
+            t.sum(0),
+            torch.einsum("smi,smj->mij", x, x),
+            (t.T @ x.flatten(1)).unflatten(1, x.shape[1:]).transpose(0, 1),
+            (t * t).sum(0),
+        )
+        self.sums = [total + part.double() for total, part in zip(self.sums, parts, strict=True)]
+        self.samples += len(x)
+
+    def moments(self) -> TapMoments:
+        x, t, xx, tx, tt = (torch.as_tensor(total) / self.samples for total in self.sums)
+        return TapMoments(
+            x_mean=x + self.x_shift,
+            t_mean=t + self.t_shift,
+            xx=xx - x[:, :, None] * x[:, None, :],
+            tx=tx - t[None, :, None] * x[:, None, :],
+            t_variance=tt - t * t,
+        )
+
+
+def samples_per_image(pixels: int, inputs: int, images: int) -> int:
+    """How many of an image's output pixels to take, so that a fit of filters with so many inputs is well fed."""
+    wanted = max(LEAST_SAMPLES, SAMPLES_PER_UNKNOWN * inputs)
+    return min(pixels, -(-wanted // images))
+
+
+def patches(conv: nn.Conv2d, x: Tensor, pixels: Tensor) -> Tensor:
+    """What a convolution without groups sees at some of its output pixels.
+
+    Args:
+        x: ``[batch, in_channels, height, width]``.
+        pixels: Indices into the flattened output ``height' · width'``.
+    Returns:
+        ``[batch · pixels, in_channels · kernel height · kernel width]``, in the order of ``conv.weight``.
+    Example:
+        >>> conv, x = nn.Conv2d(2, 3, 3, padding=1, stride=2, bias=False), torch.randn(4, 2, 5, 7)
+        >>> seen = patches(conv, x, torch.tensor([11]))
+        >>> torch.allclose(seen @ conv.weight.flatten(1).T, conv(x)[:, :, 2, 3], atol=1e-5)
+        True
+    """
+    # The padding as PyTorch's own forward reads it: "same" is already numbers there.
+    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+    padded = F.pad(x, conv._reversed_padding_repeated_twice, mode)
+    columns = F.unfold(padded, conv.kernel_size, conv.dilation, stride=conv.stride)  # [batch, inputs, pixels]
+    return columns[:, :, pixels].transpose(1, 2).flatten(0, 1)
+
+
+def maps_at(maps: Tensor, pixels: Tensor) -> Tensor:
+    """``[batch, channels, height, width]`` at some pixels as ``[batch · pixels, channels]``."""
+    return maps.flatten(2)[:, :, pixels].transpose(1, 2).flatten(0, 1)

@@ -1,0 +1,82 @@
+"""What becomes of each output map: kept, ghosted or dropped."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from ghostify.errors import InputError
+from ghostify.layers.ghost_conv import intrinsic_channels
+from ghostify.transform.inner import InnerMaps
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """How many of a convolution's output maps are made how.
+
+    Args:
+        kept: By the convolution.
+        ghosted: From the kept ones.
+        dropped: Not at all.
+    """
+
+    kept: int
+    ghosted: int = 0
+    dropped: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kept < 1 or self.ghosted < 0 or self.dropped < 0:
+            raise InputError(f"{self}: expected at least 1 kept map and no negative number")
+
+
+def uniform_plan(convs: Mapping[str, nn.Conv2d], ratio: int) -> dict[str, LayerPlan]:
+    """One map in ``ratio`` is kept, the others are ghosts (Han et al. 2020, arXiv:1911.11907)."""
+    kept = {name: intrinsic_channels(conv.out_channels, ratio) for name, conv in convs.items()}
+    return {name: LayerPlan(kept[name], conv.out_channels - kept[name]) for name, conv in convs.items()}
+
+
+def mixed_plan(
+    convs: Mapping[str, nn.Conv2d], macs: Mapping[str, int], inner: Mapping[str, InnerMaps], ratio: int
+) -> dict[str, LayerPlan]:
+    """Inner maps are dropped, others ghosted by combinations, so that the convolutions cost 1 / ``ratio``.
+
+    Of the maps that are not inner, (1 + 1 / ratio) / 2 are kept, or all where combining is not cheaper: a
+    ghost saves its producer only, a dropped map its consumers, too. The share of the inner maps that is
+    kept follows from the costs.
+
+    Args:
+        macs: Multiply-adds of each convolution before.
+        inner: Of the convolutions whose maps can be dropped.
+    """
+    consumed = {consumer: name for name, maps in inner.items() for consumer in maps.consumers}
+
+    def planned(share: float) -> dict[str, LayerPlan]:
+        plans = {}
+        for name, conv in convs.items():
+            n, per_map = conv.out_channels, conv.weight[0].numel()
+            if name in inner:
+                kept = max(1, math.floor(n * share))
+                plans[name] = LayerPlan(kept, dropped=n - kept)
+            else:
+                kept = math.ceil(n * (1 + 1 / ratio) / 2)
+                cheaper = kept * per_map + (n - kept) * kept < n * per_map
+                plans[name] = LayerPlan(kept, n - kept) if cheaper else LayerPlan(n)
+        return plans
+
+    def cost(plans: Mapping[str, LayerPlan]) -> float:
+        total = 0.0
+        for name, conv in convs.items():
+            plan, n = plans[name], conv.out_channels
+            source = consumed.get(name)
+            inputs = plans[source].kept / convs[source].out_channels if source is not None else 1.0
+            per_map = conv.weight[0].numel() * inputs
+            total += macs[name] * (plan.kept * per_map + plan.ghosted * plan.kept) / (n * conv.weight[0].numel())
+        return total
+
+    allowed = sum(macs[name] for name in convs) / ratio
+    low, high = 0.0, 1.0
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (middle, high) if cost(planned(middle)) <= allowed else (low, middle)
+    return planned(low)

@@ -1,0 +1,191 @@
+"""A trained network's ghost keeps what can be kept, and says what was lost."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ghostify import GhostConv2d, InputError, convert, count, create_model
+from ghostify.network_file import load, save
+from ghostify.transform.keep import keep_knowledge
+from ghostify.transform.plan import LayerPlan
+
+
+class Residual(nn.Module):
+    """A stem and one residual block; 8 inner maps and 8 outer ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.block = Block()
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.block(self.stem(x).relu()).mean((2, 3)))
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))).relu()
+
+
+def settled(model: nn.Module) -> nn.Module:
+    """The network with BatchNorm statistics and scales of its own."""
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.uniform_(norm.weight, 0.5, 2)
+            nn.init.normal_(norm.bias)
+            nn.init.uniform_(norm.running_var, 0.5, 2)
+            nn.init.normal_(norm.running_mean)
+    return model.eval()
+
+
+def images(number: int = 64, size: int = 8) -> list[Tensor]:
+    return list(torch.randn(number, 3, size, size).split(16))
+
+
+@torch.no_grad()
+def make_twins(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    """Let the second half of the maps be the first half again."""
+    for tensor in (conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        half = len(tensor) // 2  # type: ignore[arg-type]  # affine and tracking, so all are there
+        tensor[half:] = tensor[:half]  # type: ignore[index]  # likewise
+
+
+@torch.no_grad()
+def make_mixtures(conv: nn.Conv2d) -> None:
+    """Let the first half of the maps be combinations of the second half."""
+    half = conv.out_channels // 2
+    conv.weight[:half] = torch.einsum("ab,bcij->acij", torch.randn(half, half), conv.weight[half:])
+
+
+@pytest.mark.parametrize("effort", ["fast", "refined"])
+def test_maps_that_are_combinations_of_others_are_ghosts_without_loss(effort: Any) -> None:
+    model, x = settled(Residual()), images()
+    make_mixtures(model.block.conv2)
+    ghost, report = keep_knowledge(model, {"block.conv2": LayerPlan(4, 4)}, x, effort=effort)
+    assert isinstance(ghost.block.conv2, GhostConv2d)
+    assert report["block.conv2"].explained == pytest.approx(1, abs=1e-3)
+    unseen = torch.randn(5, 3, 8, 8)
+    torch.testing.assert_close(ghost(unseen), model(unseen), atol=2e-3, rtol=2e-3)
+
+
+def test_inner_maps_that_others_repeat_are_dropped_without_loss() -> None:
+    model, x = settled(Residual()), images()
+    make_twins(model.block.conv1, model.block.bn1)
+    plans = {"block.conv1": LayerPlan(4, dropped=4), "block.conv2": LayerPlan(8)}
+    ghost, report = keep_knowledge(model, plans, x, effort="fast")
+    assert (ghost.block.conv1.out_channels, ghost.block.bn1.num_features, ghost.block.conv2.in_channels) == (4, 4, 4)
+    assert report["block.conv1"].block_error == pytest.approx(0, abs=1e-5)
+    unseen = torch.randn(5, 3, 8, 8)
+    torch.testing.assert_close(ghost(unseen), model(unseen), atol=2e-3, rtol=2e-3)
+
+
+class Shifted(nn.Module):
+    """Its last four maps are the first four, fainter and moved by a pixel: what a 3×3 filter can do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, padding=1, bias=False)
+        self.head = nn.Conv2d(6, 3, 1)
+        with torch.no_grad():
+            filters = torch.randn(3, 3)
+            self.conv.weight.zero_()
+            self.conv.weight[:3, :, 1, 1] = filters
+            self.conv.weight[3:, :, 0, 1] = 0.5 * filters[[2, 0, 1]]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x))
+
+
+def test_depthwise_ghosts_find_their_partners_and_filters() -> None:
+    model = Shifted().eval()
+    ghost, report = keep_knowledge(model, {"conv": LayerPlan(3, 3)}, images(), cheap="depthwise", effort="fast")
+    assert report["conv"].explained == pytest.approx(1, abs=1e-3)
+    unseen = torch.randn(3, 3, 9, 7)
+    torch.testing.assert_close(ghost(unseen), model(unseen), atol=2e-3, rtol=2e-3)
+
+
+def test_refining_lowers_the_error_of_the_closed_form() -> None:
+    model, x = settled(Residual()), images()
+    plans = {"block.conv1": LayerPlan(5, dropped=3), "block.conv2": LayerPlan(6, 2)}
+    errors = [
+        keep_knowledge(model, plans, x, effort=effort)[1]["block.conv2"].block_error for effort in ("fast", "refined")
+    ]
+    assert 0 < errors[1] < errors[0] < 1
+
+
+def test_the_same_seed_gives_the_same_ghost_and_the_original_stays() -> None:
+    model, x = settled(Residual()), images()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    plans = {"block.conv1": LayerPlan(5, dropped=3), "block.conv2": LayerPlan(6, 2)}
+    first, second = (keep_knowledge(model, plans, x, seed=3)[0].state_dict() for _ in range(2))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_convert_calibrated_reports_every_layer_and_its_ghost_can_be_saved(tmp_path: Any) -> None:
+    model = settled(Residual())
+    conversion = convert(model, cheap="pointwise", calibration=images(), effort="fast", drop_inner=True, skip=["stem"])
+    stem, conv1, conv2 = conversion.layers
+    assert (stem.reason, stem.kept, stem.block) == ("skipped by name", 8, None)
+    assert (conv1.ghosted, conv1.kept + conv1.dropped) == (0, 8)
+    assert (conv2.kept, conv2.ghosted, conv2.dropped) == (6, 2, 0)
+    assert conv1.dropped > 0
+    assert 0 < conv2.explained <= 1
+    assert conv1.block == conv2.block == "block"
+    assert conv1.macs_after + conv2.macs_after <= (conv1.macs_before + conv2.macs_before) / 2
+    save(conversion.model, tmp_path / "ghost.safetensors")
+    again = load(tmp_path / "ghost.safetensors", factory=f"{__name__}:Residual")
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(again(x), conversion.model(x))
+
+
+def test_the_maps_of_an_output_or_a_sum_are_never_dropped() -> None:
+    model, x = settled(Residual()), images()
+    with pytest.raises(InputError, match=r"maps of block\.conv2 cannot be dropped: its maps are coupled"):
+        keep_knowledge(model, {"block.conv2": LayerPlan(4, dropped=4)}, x)
+    last = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)).eval()
+    with pytest.raises(InputError, match=r"the network's output|_?OutputOp"):
+        keep_knowledge(last, {"2": LayerPlan(4, dropped=4)}, x)
+
+
+def test_a_whole_network_costs_half_and_every_block_is_accounted_for() -> None:
+    model = settled(create_model("resnet20"))
+    conversion = convert(
+        model, cheap="pointwise", calibration=images(32, 16), effort="fast", drop_inner=True, skip=["conv1"]
+    )
+    before, after = (
+        sum(getattr(layer, f"macs_{when}") for layer in conversion.layers[1:]) for when in ("before", "after")
+    )
+    assert 0.47 < after / before <= 0.5
+    assert count(conversion.model, (3, 16, 16)).macs < 0.51 * count(model, (3, 16, 16)).macs
+    assert [layer.block for layer in conversion.layers[1:3]] == ["layer1.0", "layer1.0"]
+    assert all(layer.dropped and not layer.ghosted for layer in conversion.layers[1::2])
+    assert all(layer.ghosted and not layer.dropped for layer in conversion.layers[2::2])
+    assert all(0 < layer.block_error < 1 for layer in conversion.layers[1:])
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([torch.zeros(64, 3, 8, 8)], "all images are the same"),
+        ([torch.full((64, 3, 8, 8), float("nan"))], "NaN"),
+        ([torch.randn(8, 3, 8, 8)], "8 images: expected at least 32"),
+        ([torch.randn(64, 8, 8)], r"expected batches of inputs \[batch, channels, height, width\]"),
+        ([torch.randn(32, 3, 8, 8), torch.randn(32, 3, 9, 8)], "expected one shape for all"),
+        ([torch.randn(64, 4, 8, 8)], "cannot take an input of 4×8×8"),
+        ([], "0 images"),
+    ],
+)
+def test_calibration_images_that_can_tell_nothing_are_refused(batches: list[Tensor], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        convert(Residual(), calibration=batches, cheap="pointwise")
