@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= demo
+# Where it is set, every process would compile PyTorch's thousand modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test check install clean
 

@@ -58,7 +58,24 @@ def test_convert_writes_a_ghost_that_loads(capsys: pytest.CaptureFixture[str], t
     assert len(load(result["out"])(torch.zeros(1, 3, 32, 32))[0]) == 10
     assert json.loads((tmp_path / "g" / "layers.json").read_text()) == result["layers"]
     assert main(["convert", "resnet20", "--out", str(tmp_path / "h")]) == 0
-    assert "19 of 19 convolutions are ghosts" in capsys.readouterr().out
+    assert "19 of 19 convolutions are changed" in capsys.readouterr().out
+
+
+def test_convert_with_data_keeps_what_a_network_knows(
+    capsys: pytest.CaptureFixture[str], colours: Path, tmp_path: Path
+) -> None:
+    data, out = f"npz:{colours}", str(tmp_path / "out")
+    train = ["train", "tiny:Tiny", "--data", data, "--epochs", "8", "--batch-size", "16", "--lr", "0.02"]
+    trained = printed(capsys, *train, "--device", "cpu", "--out", out, "--json")
+    convert = ["convert", trained["out"], "--factory", "tiny:Tiny", "--data", data, "--images", "60", "--device", "cpu"]
+    kept = printed(capsys, *convert, "--cheap", "pointwise", "--effort", "fast", "--out", str(tmp_path / "g"), "--json")
+    assert kept["macs_after"] < 0.7 * kept["macs_before"]
+    assert [layer["block"] for layer in kept["layers"]] == ["conv1", "conv2"]
+    arguments = ["evaluate", kept["out"], "--factory", "tiny:Tiny", "--data", data, "--device", "cpu", "--json"]
+    assert printed(capsys, *arguments)["top1"] > 0.9  # no epoch of training since; chance is a third
+    assert main([*convert, "--images", "5", "--out", str(tmp_path / "h")]) == 2
+    assert "5 images: expected at least 32" in capsys.readouterr().err
+    assert not (tmp_path / "h").exists()
 
 
 def test_train_evaluate_and_compare_go_together(

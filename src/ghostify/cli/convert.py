@@ -10,15 +10,31 @@ import torch
 
 from ghostify.atomic import replacing
 from ghostify.cli.opening import extra_of, open_given, own_shape
-from ghostify.cli.options import cheap_option, classes_option, ghost_options, json_option, shape_option, source_options
-from ghostify.cli.output import print_table, show
+from ghostify.cli.options import (
+    cheap_option,
+    classes_option,
+    data_options,
+    ghost_options,
+    json_option,
+    shape_option,
+    source_options,
+)
+from ghostify.cli.output import percent, print_table, progress_bars, show
+from ghostify.data import load_data
+from ghostify.data.sample import draw_inputs
 from ghostify.measure.count import count
 from ghostify.network_file import save
 from ghostify.transform import convert as convert_network
+from ghostify.transform.convert import ConvertedLayer
+from ghostify.transform.keep import EFFORTS
 
 
 @click.command()
 @click.argument("model")
+@data_options(required=False)
+@click.option("--images", type=int, default=1024, show_default=True, help="Training images of --data to calibrate on.")
+@click.option("--effort", type=click.Choice(EFFORTS), default="refined", show_default=True, help="Of the calibration.")
+@click.option("--drop-inner", is_flag=True, help="Drop maps that only following layers take; for pointwise ghosts.")
 @source_options
 @classes_option
 @ghost_options(2, 3)
@@ -26,10 +42,17 @@ from ghostify.transform import convert as convert_network
 @click.option("--skip", multiple=True, help="Module name or pattern to leave; may be given again.")
 @shape_option
 @click.option("--out", type=Path, required=True, help="Folder for ghost.safetensors and layers.json.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the new filters.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of new filters and drawn images.")
 @json_option
 def convert(
     model: str,
+    data_name: str | None,
+    images: int,
+    effort: Any,
+    drop_inner: bool,
+    image_size: int | None,
+    device: str,
+    workers: int,
     ratio: int,
     cheap_kernel_size: int,
     cheap: Any,
@@ -40,15 +63,37 @@ def convert(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Replace the convolutions of MODEL by ghosts; the result must be trained."""
+    """Replace the convolutions of MODEL by ghosts.
+
+    With --data the ghost of a trained network keeps what the network knows as well as it can; without,
+    the result must be trained.
+    """
     torch.manual_seed(seed)
-    network = open_given(model, options)
+    network, extra = open_given(model, options).to(device), extra_of(model)
+    calibration = None
+    if data_name is not None:
+        data = load_data(data_name, image_size=image_size)
+        data = dataclasses.replace(data, mean=extra.get("mean", data.mean), std=extra.get("std", data.std))
+        extra = {**data.preprocessing, **extra}
+        calibration = [batch.to(device) for batch in draw_inputs(data, images, seed, workers=workers)]
+        input_shape = input_shape or tuple(calibration[0].shape[1:])
     shape = input_shape or own_shape(network)
-    conversion = convert_network(
-        network, ratio=ratio, cheap_kernel_size=cheap_kernel_size, cheap=cheap, skip=skip, input_shape=shape
-    )
+    with progress_bars() as progress:
+        conversion = convert_network(
+            network,
+            ratio=ratio,
+            cheap_kernel_size=cheap_kernel_size,
+            cheap=cheap,
+            skip=skip,
+            input_shape=shape,
+            calibration=calibration,
+            effort=effort,
+            drop_inner=drop_inner,
+            seed=seed,
+            progress=progress,
+        )
     before, after = count(network, shape), count(conversion.model, shape)
-    save(conversion.model, out / "ghost.safetensors", extra=extra_of(model))
+    save(conversion.model, out / "ghost.safetensors", extra=extra)
     layers = [dataclasses.asdict(layer) for layer in conversion.layers]
     with replacing(out / "layers.json") as temporary:
         temporary.write_text(json.dumps(layers, indent=2) + "\n")
@@ -64,15 +109,28 @@ def convert(
     }
 
     def tables() -> None:
-        rows = [
-            (r.name, "ghost" if r.replaced else f"left: {r.reason}", f"{r.macs_before:,}", f"{r.macs_after:,}")
-            for r in conversion.layers
-        ]
-        print_table(("convolution", "now", "MACs before", "after"), rows, left=2)
+        rows = [layer_row(layer) for layer in conversion.layers]
+        headings = ("convolution", "now", "kept", "ghosted", "dropped", "MACs before", "after")
+        calibrated = ("ghosts\nexplained, %", "error at block's\noutput, %")
+        print_table(
+            headings + calibrated if calibration else headings, [row[: None if calibration else 7] for row in rows], 2
+        )
         print(
-            f"{conversion.replaced} of {len(rows)} convolutions are ghosts; MACs {before.macs / 1e6:.1f} M → "
+            f"{conversion.replaced} of {len(rows)} convolutions are changed; MACs {before.macs / 1e6:.1f} M → "
             f"{after.macs / 1e6:.1f} M, parameters {before.params / 1e6:.2f} M → {after.params / 1e6:.2f} M; "
             f"wrote {out / 'ghost.safetensors'}"
         )
 
     show(result, as_json, tables)
+
+
+def layer_row(layer: ConvertedLayer) -> tuple[str, ...]:
+    now = f"left: {layer.reason}" if layer.reason else "ghost" if layer.ghosted else "narrower"
+    numbers = (layer.kept, layer.ghosted, layer.dropped, layer.macs_before, layer.macs_after)
+    return (
+        layer.name,
+        now,
+        *("–" if number is None else f"{number:,}" for number in numbers),
+        percent(layer.explained),
+        percent(layer.block_error),
+    )

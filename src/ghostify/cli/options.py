@@ -76,14 +76,14 @@ def ghost_options(ratio: int | None = None, cheap_kernel_size: int | None = None
     )
 
 
-def data_options(default: str | None = None) -> Callable[[Command], Command]:
+def data_options(default: str | None = None, required: bool = True) -> Callable[[Command], Command]:
     """Which images, and with what to read and compute them; ``--threads`` acts at once."""
     return together(
         click.option(
             "--data",
             "data_name",
             default=default,
-            required=default is None,
+            required=required and default is None,
             show_default=True,
             help="DATA, see `ghostify --help`.",
         ),

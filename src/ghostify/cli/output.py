@@ -45,14 +45,15 @@ def show(result: dict[str, Any], as_json: bool, tables: Callable[[], None]) -> N
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> None:
-    """A table on standard output, its first ``left`` columns aligned left."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    """A table on standard output, its first ``left`` columns aligned left; never cut, however wide."""
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
     for index, heading in enumerate(headings):
         table.add_column(heading, justify="left" if index < left else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     console = Console(highlight=False, markup=False, emoji=False)
-    console.print(table, width=None if console.is_terminal else 200, crop=False)
+    console.width = max(console.width, console.measure(table).maximum)
+    console.print(table)
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def run(
     metrics = proof.metrics()
 
     def tables() -> None:
-        headings = ("network", "top-1, %", "parameters", "MACs", "speed-up in theory", "measured", "peak memory")
+        headings = ("network", "top-1, %", "params", "MACs", "speed-up:\nin theory", "measured", "peak\nmemory")
         print_table(headings, [run_row(name, row) for name, row in metrics["networks"].items()])
         for finding in proof.findings():
             print(f"- {finding}")

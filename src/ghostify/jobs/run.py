@@ -26,6 +26,7 @@ from ghostify.transform.convert import convert
 from ghostify.transform.narrow import narrow
 
 METRICS, REPORT = "metrics.json", "report.html"
+TITLES = {"original": "original", "ghost": "ghost", "narrow": "narrower network"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Contestant:
     """One of the three networks and all that was measured of it.
 
     Args:
-        name: "original", "ghost" or "narrow".
+        name: "original", "ghost" or "narrow"; see ``TITLES`` for what sentences call them.
         network: Trained, in eval mode.
         counted: Multiply-adds and parameters.
         history: Its training.
@@ -105,8 +106,9 @@ def gain(ghost: Contestant, other: Contestant, latency: Comparison | None) -> st
     (low, high), (other_low, other_high) = ghost.score.interval, other.score.interval
     overlap = "the intervals overlap" if low <= other_high and other_low <= high else "the intervals are apart"
     share = ghost.counted.macs / other.counted.macs
-    time = latency.verdict(f"the {other.name}", "the ghost") if latency else "latency was not compared"
-    return f"Against the {other.name}: {share:.2f} of its MACs, {points:+.1f} points of top-1 ({overlap}); {time}."
+    title = f"the {TITLES[other.name]}"
+    time = latency.verdict(title, "the ghost") if latency else "latency was not compared"
+    return f"Against {title}: {share:.2f} of its MACs, {points:+.1f} points of top-1 ({overlap}); {time}."
 
 
 def run(
