@@ -73,6 +73,11 @@ def test_convert_with_data_keeps_what_a_network_knows(
     assert [layer["block"] for layer in kept["layers"]] == ["conv1", "conv2"]
     arguments = ["evaluate", kept["out"], "--factory", "tiny:Tiny", "--data", data, "--device", "cpu", "--json"]
     assert printed(capsys, *arguments)["top1"] > 0.9  # no epoch of training since; chance is a third
+    tuned = printed(capsys, *convert, "--effort", "fast", "--finetune", "2", "--out", str(tmp_path / "f"), "--json")
+    assert [epoch["epoch"] for epoch in tuned["finetune"]] == [1, 2]
+    assert printed(capsys, arguments[0], tuned["out"], *arguments[2:])["top1"] > 0.9
+    assert main(["convert", "resnet20", "--finetune", "1", "--out", str(tmp_path / "h")]) == 2
+    assert "name them with --data" in capsys.readouterr().err
     assert main([*convert, "--images", "5", "--out", str(tmp_path / "h")]) == 2
     assert "5 images: expected at least 32" in capsys.readouterr().err
     assert not (tmp_path / "h").exists()

@@ -8,7 +8,7 @@ from ghostify.layers import GhostConv2d, GhostModule
 from ghostify.measure import compare, count
 from ghostify.models import create_model, list_models
 from ghostify.network_file import load, save
-from ghostify.transform import convert
+from ghostify.transform import LayerPlan, convert
 
 __version__ = "0.1.0"
 
@@ -16,6 +16,7 @@ __all__ = [
     "GhostConv2d",
     "GhostModule",
     "InputError",
+    "LayerPlan",
     "compare",
     "convert",
     "count",

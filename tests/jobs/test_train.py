@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from ghostify import InputError, create_model
 from ghostify.data import load_data
+from ghostify.data.images import MemoryImages
 from ghostify.jobs.evaluate import evaluate
-from ghostify.jobs.train import Recipe, computes_in_bf16, lr_factor, make_optimizer, train
+from ghostify.jobs.train import Recipe, Teacher, computes_in_bf16, lr_factor, make_optimizer, train
 from ghostify.network_file import load
 
 RECIPE = Recipe(epochs=3, batch_size=16, lr=0.05, precision="fp32")
@@ -119,6 +120,29 @@ def test_a_network_that_does_not_go_with_the_data_is_refused(colours: Path) -> N
         train(create_model("tiny:Tiny", num_classes=2), data, RECIPE)
     with pytest.raises(InputError, match="cannot take the images"):
         train(create_model("vgg16_cifar"), data, RECIPE)
+
+
+def test_a_teacher_is_learned_from_and_not_changed(colours: Path) -> None:
+    teacher = trained(colours, dataclasses.replace(RECIPE, epochs=8, lr=0.02))
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    recipe = dataclasses.replace(RECIPE, epochs=8, lr=0.02, seed=1)
+    data = load_data(f"npz:{colours}")
+    shuffled = dataclasses.replace(data, train=MemoryImages(data.train.pixels, data.train.labels.roll(1)))
+    model = create_model("tiny:Tiny")
+    train(model, shuffled, recipe, teacher=Teacher(teacher, weight=1))  # every label is wrong
+    assert evaluate(model, data.test, data).top1 > 0.9
+    assert all(torch.equal(before[name], tensor) for name, tensor in teacher.state_dict().items())
+
+
+def test_a_teacher_that_cannot_teach_this_is_refused(colours: Path, tmp_path: Path) -> None:
+    data, place = load_data(f"npz:{colours}"), tmp_path / "checkpoint.pt"
+    with pytest.raises(InputError, match="teacher returns 4 logits, the network 3"):
+        train(create_model("tiny:Tiny"), data, RECIPE, teacher=Teacher(create_model("tiny:Tiny", num_classes=4)))
+    with pytest.raises(InputError, match="expected a weight above 0 to 1"):
+        Teacher(create_model("tiny:Tiny"), weight=0)
+    trained(colours, checkpoint=place)
+    with pytest.raises(InputError, match="teacher_weight was None"):
+        trained(colours, checkpoint=place, resume=True, teacher=Teacher(create_model("tiny:Tiny")))
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,35 @@ def test_convert_calibrated_reports_every_layer_and_its_ghost_can_be_saved(tmp_p
     assert torch.equal(again(x), conversion.model(x))
 
 
+def test_a_plan_says_what_becomes_of_each_layer() -> None:
+    model, x = settled(Residual()), images()
+    plan = {"block.conv1": LayerPlan(5, dropped=3), "block.conv2": LayerPlan(6, 2)}
+    conversion = convert(model, plan=plan, cheap="pointwise", calibration=x, effort="fast")
+    assert [(layer.kept, layer.ghosted, layer.dropped) for layer in conversion.layers] == [
+        (8, 0, 0),
+        (5, 0, 3),
+        (6, 2, 0),
+    ]
+    assert conversion.model.block.conv2.in_channels == 5
+
+
+@pytest.mark.parametrize(
+    ("plan", "options", "message"),
+    [
+        ({"nothing": LayerPlan(4, 4)}, {}, "no convolution 'nothing'"),
+        ({"stem": LayerPlan(4, 5)}, {}, "stem makes 8 maps, not 9"),
+        ({"block.conv2": LayerPlan(4, dropped=4)}, {}, r"block\.conv2 cannot be dropped"),
+        ({"stem": LayerPlan(4, 4)}, {"skip": ["stem"]}, "says itself what is dropped and what is left"),
+        ({"stem": LayerPlan(4, 4)}, {"calibration": None}, "a plan needs calibration images"),
+    ],
+)
+def test_a_plan_that_the_network_cannot_follow_is_refused(
+    plan: dict[str, LayerPlan], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        convert(Residual(), plan=plan, **{"calibration": images(), "effort": "fast", **options})
+
+
 def test_the_maps_of_an_output_or_a_sum_are_never_dropped() -> None:
     model, x = settled(Residual()), images()
     with pytest.raises(InputError, match=r"maps of block\.conv2 cannot be dropped: its maps are coupled"):

@@ -9,7 +9,7 @@ import click
 import torch
 
 from ghostify.atomic import replacing
-from ghostify.cli.opening import extra_of, open_given, own_shape
+from ghostify.cli.opening import extra_of, normalised_for, open_given, own_shape
 from ghostify.cli.options import (
     cheap_option,
     classes_option,
@@ -19,9 +19,12 @@ from ghostify.cli.options import (
     shape_option,
     source_options,
 )
-from ghostify.cli.output import percent, print_table, progress_bars, show
+from ghostify.cli.output import percent, print_history, print_table, progress_bars, show
 from ghostify.data import load_data
 from ghostify.data.sample import draw_inputs
+from ghostify.errors import InputError
+from ghostify.jobs.evaluate import check_fit
+from ghostify.jobs.train import Recipe, Teacher, train
 from ghostify.measure.count import count
 from ghostify.network_file import save
 from ghostify.transform import convert as convert_network
@@ -35,6 +38,8 @@ from ghostify.transform.keep import EFFORTS
 @click.option("--images", type=int, default=1024, show_default=True, help="Training images of --data to calibrate on.")
 @click.option("--effort", type=click.Choice(EFFORTS), default="refined", show_default=True, help="Of the calibration.")
 @click.option("--drop-inner", is_flag=True, help="Drop maps that only following layers take; for pointwise ghosts.")
+@click.option("--finetune", type=click.IntRange(0), default=0, help="Epochs with labels, the original as teacher.")
+@click.option("--lr", type=float, default=0.01, show_default=True, help="Peak learning rate of these epochs.")
 @source_options
 @classes_option
 @ghost_options(2, 3)
@@ -50,6 +55,8 @@ def convert(
     images: int,
     effort: Any,
     drop_inner: bool,
+    finetune: int,
+    lr: float,
     image_size: int | None,
     device: str,
     workers: int,
@@ -65,15 +72,20 @@ def convert(
 ) -> None:
     """Replace the convolutions of MODEL by ghosts.
 
-    With --data the ghost of a trained network keeps what the network knows as well as it can; without,
+    With --data the ghost of a trained network keeps what the network knows as well as it can, without
+    labels; --finetune then learns with them, a tenth of the images held out to watch it. Without --data
     the result must be trained.
     """
+    recipe = Recipe(epochs=finetune, lr=lr, warmup_epochs=0.5, seed=seed) if finetune else None
+    if recipe and data_name is None:
+        raise InputError("--finetune needs images to learn from: name them with --data")
     torch.manual_seed(seed)
     network, extra = open_given(model, options).to(device), extra_of(model)
-    calibration = None
+    data = calibration = None
     if data_name is not None:
-        data = load_data(data_name, image_size=image_size)
-        data = dataclasses.replace(data, mean=extra.get("mean", data.mean), std=extra.get("std", data.std))
+        data = normalised_for(model, load_data(data_name, image_size=image_size, hold_out=0.1 if recipe else 0.0))
+        if recipe:
+            check_fit(network, data)
         extra = {**data.preprocessing, **extra}
         calibration = [batch.to(device) for batch in draw_inputs(data, images, seed, workers=workers)]
         input_shape = input_shape or tuple(calibration[0].shape[1:])
@@ -97,6 +109,19 @@ def convert(
     layers = [dataclasses.asdict(layer) for layer in conversion.layers]
     with replacing(out / "layers.json") as temporary:
         temporary.write_text(json.dumps(layers, indent=2) + "\n")
+    history = []
+    if recipe and data:
+        with progress_bars() as progress:
+            history = train(
+                conversion.model,
+                data,
+                recipe,
+                teacher=Teacher(network),
+                device=device,
+                workers=workers,
+                progress=progress,
+            )
+        save(conversion.model, out / "ghost.safetensors", extra=extra)
     result = {
         "model": model,
         "out": str(out / "ghost.safetensors"),
@@ -106,6 +131,7 @@ def convert(
         "params_before": before.params,
         "params_after": after.params,
         "layers": layers,
+        "finetune": [dataclasses.asdict(epoch) for epoch in history],
     }
 
     def tables() -> None:
@@ -115,6 +141,8 @@ def convert(
         print_table(
             headings + calibrated if calibration else headings, [row[: None if calibration else 7] for row in rows], 2
         )
+        if history:
+            print_history(history)
         print(
             f"{conversion.replaced} of {len(rows)} convolutions are changed; MACs {before.macs / 1e6:.1f} M → "
             f"{after.macs / 1e6:.1f} M, parameters {before.params / 1e6:.2f} M → {after.params / 1e6:.2f} M; "

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from ghostify.cli.opening import extra_of, open_for
+from ghostify.cli.opening import normalised_for, open_for
 from ghostify.cli.options import channels, data_options, ghost_options, json_option, source_options
 from ghostify.cli.output import score_row, score_text, show
 from ghostify.data import load_data
@@ -36,10 +36,8 @@ def evaluate(
     **options: Any,
 ) -> None:
     """Score MODEL on the test images of DATA."""
-    extra = extra_of(model)
-    data = load_data(data_name, image_size=image_size)
-    mean, std = mean or extra.get("mean") or data.mean, std or extra.get("std") or data.std
-    data = dataclasses.replace(data, mean=tuple(mean), std=tuple(std))
+    data = normalised_for(model, load_data(data_name, image_size=image_size))
+    data = dataclasses.replace(data, mean=mean or data.mean, std=std or data.std)
     network = open_for(data, model, options).to(device)
     score = score_network(
         network, data.test, data, device=device, precision=precision, batch_size=batch_size, workers=workers

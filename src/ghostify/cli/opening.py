@@ -1,5 +1,6 @@
 """The network that a user named, and what is known of it."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -31,3 +32,10 @@ def own_shape(network: nn.Module) -> tuple[int, ...]:
 def extra_of(model: str) -> dict[str, Any]:
     """What a network's file says beside the network, such as its preprocessing."""
     return read_extra(model) if Path(model).is_file() else {}
+
+
+def normalised_for(model: str, data: ImageData) -> ImageData:
+    """The images, normalised as the network's file says, where it says so."""
+    extra = extra_of(model)
+    mean, std = extra.get("mean", data.mean), extra.get("std", data.std)
+    return dataclasses.replace(data, mean=tuple(mean), std=tuple(std))

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from ghostify.jobs.evaluate import Score
+from ghostify.jobs.train import Epoch
 
 
 def score_row(score: Score) -> dict[str, Any]:
@@ -54,6 +55,22 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], left: in
     console = Console(highlight=False, markup=False, emoji=False)
     console.width = max(console.width, console.measure(table).maximum)
     console.print(table)
+
+
+def print_history(history: Iterable[Epoch]) -> None:
+    """A line for each epoch of a training."""
+    rows = [
+        (
+            str(e.epoch),
+            f"{e.train_loss:.3f}",
+            percent(e.train_top1),
+            percent(e.val_top1),
+            f"{e.seconds:.1f}",
+            percent(e.data_share),
+        )
+        for e in history
+    ]
+    print_table(("epoch", "loss", "train, %", "held out, %", "seconds", "data, %"), rows)
 
 
 @contextmanager

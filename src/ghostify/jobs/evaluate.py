@@ -86,8 +86,8 @@ def evaluate(
     return Score(images, right, right_in_5)
 
 
-def check_fit(model: nn.Module, data: ImageData) -> None:
-    """Refuse a network that cannot take the images or has too few outputs for the classes."""
+def check_fit(model: nn.Module, data: ImageData) -> int:
+    """Refuse a network that cannot take the images or has too few outputs for the classes; how many it has."""
     shape = (3, data.image_size, data.image_size)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
@@ -101,6 +101,7 @@ def check_fit(model: nn.Module, data: ImageData) -> None:
             f"{type(model).__name__} returns {list(outputs.shape)}: "
             f"{data.name} has {len(data.classes)} classes and needs [batch, {len(data.classes)}]"
         )
+    return outputs.shape[1]
 
 
 def logits_of(output: Any) -> Tensor:

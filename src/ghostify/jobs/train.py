@@ -25,7 +25,7 @@ from ghostify.progress import Progress
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "steps")
 PRECISIONS = ("auto", "fp32", "bf16")
-CHECKPOINT_FORMAT = "ghostify training 1"
+CHECKPOINT_FORMAT = "ghostify training 2"
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,25 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """A trained network whose answers are learned beside the labels (Hinton et al. 2015, arXiv:1503.02531).
+
+    Args:
+        network: Put into eval mode and on the device of the training.
+        weight: Share of the loss that is disagreement with the teacher, above 0 to 1; 1 learns no labels.
+        temperature: What both networks' logits are divided by before their answers are compared.
+    """
+
+    network: nn.Module
+    weight: float = 0.9
+    temperature: float = 4.0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.weight <= 1 and self.temperature > 0):
+            raise InputError("teacher: expected a weight above 0 to 1 and a temperature above 0")
+
+
+@dataclass(frozen=True)
 class Epoch:
     """What one pass over the training images gave.
 
@@ -98,6 +117,7 @@ def train(
     data: ImageData,
     recipe: Recipe,
     *,
+    teacher: Teacher | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
     device: str = "cpu",
@@ -111,6 +131,7 @@ def train(
     Started by torchrun, the processes share the images and process 0 writes.
 
     Args:
+        teacher: To learn from beside the labels, such as the original of a ghost.
         checkpoint: File for the state after each epoch, replaced whole; None for none.
         resume: Go on from ``checkpoint`` if it is there.
         device: "cpu" or "cuda".
@@ -125,27 +146,34 @@ def train(
     path = Path(checkpoint) if checkpoint is not None else None
     if path is not None and path.exists() and not resume:
         raise InputError(f"{path} holds a training that began before: resume it or choose another place")
-    check_fit(model, data)
+    outputs = check_fit(model, data)
 
     accelerator = Accelerator(cpu=device == "cpu")
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
     model.to(memory_format=memory_format)
+    if teacher is not None:
+        teacher.network.to(accelerator.device).to(memory_format=memory_format).eval()
+        known = check_fit(teacher.network, data)
+        if known != outputs:
+            raise InputError(f"the teacher returns {known} logits, the network {outputs}: expected as many of both")
     order = torch.Generator()
     loader = make_loader(data.train, recipe.batch_size, workers, order)
     optimizer = make_optimizer(model, recipe)
     net, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     scheduler = LambdaLR(optimizer, lambda step: lr_factor(step, len(loader), recipe))
     history: list[Epoch] = []
+    learning = {"teacher_weight": teacher.weight, "temperature": teacher.temperature} if teacher else {}
+    settings = asdict(recipe) | learning
     if path is not None and path.exists():
-        history = load_checkpoint(path, model, optimizer, scheduler, recipe)
+        history = load_checkpoint(path, model, optimizer, scheduler, settings)
 
-    run = TrainingRun(accelerator, net, loader, optimizer, scheduler, data, recipe, memory_format)
+    run = TrainingRun(accelerator, net, loader, optimizer, scheduler, data, recipe, teacher, memory_format)
     for number in range(len(history) + 1, recipe.epochs + 1):
         order.manual_seed(recipe.seed * 1_000_003 + number)
         torch.manual_seed(recipe.seed * 1_000_003 + number * 1_009 + accelerator.process_index)
         history.append(run.epoch(number, progress))
         if path is not None and accelerator.is_main_process:
-            save_checkpoint(path, model, optimizer, scheduler, recipe, history)
+            save_checkpoint(path, model, optimizer, scheduler, settings, history)
     accelerator.wait_for_everyone()
     return history
 
@@ -161,6 +189,7 @@ class TrainingRun:
     scheduler: LambdaLR
     data: ImageData
     recipe: Recipe
+    teacher: Teacher | None
     memory_format: torch.memory_format
 
     def epoch(self, number: int, progress: Progress | None) -> Epoch:
@@ -208,6 +237,11 @@ class TrainingRun:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=computes_in_bf16(self.recipe.precision, x.device)):
             logits = logits_of(self.model(x))
             loss = nn.functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+            if self.teacher is not None:
+                with torch.no_grad():
+                    answers = logits_of(self.teacher.network(x))
+                apart = disagreement(logits, answers, self.teacher.temperature)
+                loss = (1 - self.teacher.weight) * loss + self.teacher.weight * apart
         value = loss.item()
         if math.isfinite(value):
             self.optimizer.zero_grad()
@@ -219,6 +253,18 @@ class TrainingRun:
     def validate(self, val: Dataset[Batch]) -> Score:
         network = self.accelerator.unwrap_model(self.model)
         return evaluate(network, val, self.data, device=str(self.accelerator.device))
+
+
+def disagreement(logits: Tensor, answers: Tensor, temperature: float) -> Tensor:
+    """Kullback–Leibler divergence of softened answers, so scaled that the temperature leaves gradients their size.
+
+    Example:
+        >>> answers = torch.tensor([[2.0, 0.0]])
+        >>> round(float(disagreement(torch.tensor([[0.0, 0.0]]), answers, 1.0)), 4)
+        0.3278
+    """
+    mine, right = (nn.functional.log_softmax(x.float() / temperature, 1) for x in (logits, answers))
+    return temperature**2 * nn.functional.kl_div(mine, right, reduction="batchmean", log_target=True)
 
 
 def make_loader(dataset: Dataset[Batch], batch_size: int, workers: int, order: torch.Generator) -> DataLoader[Batch]:
@@ -275,12 +321,12 @@ def save_checkpoint(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scheduler: LambdaLR,
-    recipe: Recipe,
+    settings: dict[str, Any],
     history: list[Epoch],
 ) -> None:
     state = {
         "format": CHECKPOINT_FORMAT,
-        "recipe": asdict(recipe),
+        "settings": settings,
         "history": [asdict(epoch) for epoch in history],
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -291,7 +337,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: LambdaLR, recipe: Recipe
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: LambdaLR, settings: dict[str, Any]
 ) -> list[Epoch]:
     """Put a saved state back; the epochs that it has behind it."""
     try:
@@ -300,9 +346,10 @@ def load_checkpoint(
         raise InputError(f"{path} is no training checkpoint, or is cut short: start anew in another place") from error
     if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
         raise InputError(f"{path} is no training checkpoint of this version: expected {CHECKPOINT_FORMAT!r}")
-    changed = [key for key, value in asdict(recipe).items() if state["recipe"].get(key) != value]
+    before = state["settings"]
+    changed = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
     if changed:
-        was = ", ".join(f"{key} was {state['recipe'].get(key)}" for key in changed)
+        was = ", ".join(f"{key} was {before.get(key)}" for key in changed)
         raise InputError(f"{path} was begun otherwise: {was}; resume with the same settings")
     try:
         model.load_state_dict(state["model"])

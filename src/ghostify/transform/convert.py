@@ -1,7 +1,7 @@
 """Turn the convolutions of any network into ghosts."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -79,6 +79,7 @@ def convert(
     calibration: Iterable[Tensor] | None = None,
     effort: Effort = "refined",
     drop_inner: bool = False,
+    plan: Mapping[str, LayerPlan] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Conversion:
@@ -105,11 +106,14 @@ def convert(
         effort: Of the calibration: "fast" (closed form) or "refined" (blocks learn their outputs, too).
         drop_inner: Drop maps that only following layers take, and ghost fewer of the others, so that
             the convolutions cost 1 / ratio; for calibration with "pointwise" ghosts.
+        plan: Kept, ghosted and dropped maps of convolutions by name, instead of ``ratio``, ``skip`` and
+            ``drop_inner``; of others all are kept. For calibration.
         seed: Of the calibration.
         progress: Told of each block that is calibrated.
     Raises:
         InputError: If no convolution can be replaced, an entry of ``skip`` names nothing, the network
-            cannot take ``input_shape``, or the calibration images can tell nothing.
+            cannot take ``input_shape``, the calibration images can tell nothing, or the network cannot
+            follow the plan.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3, groups=32))
         >>> [(layer.name, layer.reason) for layer in convert(net).layers]
@@ -121,6 +125,8 @@ def convert(
         raise InputError(f"effort is {effort!r}: expected one of {', '.join(EFFORTS)}")
     if drop_inner and (batches is None or cheap != "pointwise"):
         raise InputError('drop_inner needs calibration images and cheap="pointwise"')
+    if plan is not None and (batches is None or drop_inner or skip):
+        raise InputError("a plan needs calibration images, and says itself what is dropped and what is left")
     if batches is not None:
         check_batches(batches)
         input_shape = input_shape or batches[0].shape[1:]
@@ -149,18 +155,14 @@ def convert(
         ghosted = replace_modules_(ghosted, ghosts)
     else:
         # What a ghost would not make cheaper can still be fitted to the inputs that it will get.
-        dear = {name: conv for name, conv in convs.items() if reasons[name].startswith(NOT_CHEAPER)}
-        if drop_inner:
-            structure = Structure(ghosted, batches[0][:1])
-            places = {name: structure.inner_maps(conv) for name, conv in (chosen | dear).items()}
-            inner = {
-                name: place
-                for name, place in places.items()
-                if isinstance(place, InnerMaps)
-                and places.keys() >= set(place.consumers)  # whose filters will be fitted
-            }
-            plans = mixed_plan(chosen | dear, macs_of(before, chosen | dear), inner, ratio)
-        plans = {name: LayerPlan(conv.out_channels) for name, conv in dear.items()} | plans
+        free = {name: conv for name, conv in convs.items() if not reasons[name] or is_dear(reasons[name])}
+        if plan is not None:
+            check_plan(plan, convs, reasons)
+            plans = dict(plan)
+            reasons |= dict.fromkeys(free, "the plan keeps all its maps")
+        elif drop_inner:
+            plans = mixed_plan(free, macs_of(before, free), droppable(ghosted, free, batches[0][:1]), ratio)
+        plans = {name: LayerPlan(conv.out_channels) for name, conv in free.items()} | plans
         ghosted, kept = keep_knowledge(
             model,
             plans,
@@ -179,6 +181,33 @@ def convert(
             for name, conv in convs.items()
         ),
     )
+
+
+def is_dear(reason: str) -> bool:
+    """Whether a convolution is left only because a ghost of the same ratio would not be cheaper."""
+    return reason.startswith(NOT_CHEAPER)
+
+
+def check_plan(plan: Mapping[str, LayerPlan], convs: Mapping[str, nn.Conv2d], reasons: Mapping[str, str]) -> None:
+    """Refuse a plan for convolutions that are not there, cannot change, or have another number of maps."""
+    for name, layer in plan.items():
+        if name not in convs:
+            raise InputError(f"plan: the network has no convolution {name!r}, or has it under another name first")
+        if reasons[name] and not is_dear(reasons[name]):
+            raise InputError(f"plan: {name} cannot change: {reasons[name]}")
+        if layer.maps != convs[name].out_channels:
+            raise InputError(f"plan: {name} makes {convs[name].out_channels} maps, not {layer.maps}")
+
+
+def droppable(model: nn.Module, convs: Mapping[str, nn.Conv2d], example: Tensor) -> dict[str, InnerMaps]:
+    """Those of the convolutions whose maps go to others of them only."""
+    structure = Structure(model, example)
+    places = {name: structure.inner_maps(conv) for name, conv in convs.items()}
+    return {
+        name: place
+        for name, place in places.items()
+        if isinstance(place, InnerMaps) and places.keys() >= set(place.consumers)  # whose filters will be fitted
+    }
 
 
 def converted_layer(

@@ -29,6 +29,11 @@ class LayerPlan:
         if self.kept < 1 or self.ghosted < 0 or self.dropped < 0:
             raise InputError(f"{self}: expected at least 1 kept map and no negative number")
 
+    @property
+    def maps(self) -> int:
+        """Of the convolution before."""
+        return self.kept + self.ghosted + self.dropped
+
 
 def uniform_plan(convs: Mapping[str, nn.Conv2d], ratio: int) -> dict[str, LayerPlan]:
     """One map in ``ratio`` is kept, the others are ghosts (Han et al. 2020, arXiv:1911.11907)."""

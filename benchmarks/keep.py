@@ -1,0 +1,159 @@
+"""How much of what a trained CIFAR-10 network knows its ghost keeps, and what its rivals keep, as CSV.
+
+    python benchmarks/keep.py resnet56 --weights resnet56.th --data npz:cifar10.npz \\
+        --methods mixed pruned --epochs 0 4 --draws 0 1 2 --out benchmarks/results/keep.csv
+
+Each row: one network made by one method from one draw of calibration images, and trained for so many epochs with
+labels. Rows that are there already are not made again. A tenth of train is held out: compare settings by `val_top1`;
+`test_top1` is for the record.
+"""
+
+import argparse
+import csv
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ghostify import convert, count, create_model
+from ghostify.atomic import replacing
+from ghostify.data import ImageData, load_data
+from ghostify.data.sample import draw_inputs
+from ghostify.jobs.evaluate import evaluate
+from ghostify.jobs.train import Recipe, Teacher, train
+from ghostify.measure.environment import describe_environment
+from ghostify.models.weights import load_weights_
+from ghostify.transform.narrow import narrow
+
+SHAPE, STEM = (3, 32, 32), "conv1"
+# Peak learning rate of the epochs with labels: a trained network's, from the leads, and a random one's.
+TUNE = Recipe(lr=0.01, warmup_epochs=0.5)
+LEARN = Recipe(lr=0.1, warmup_epochs=0.5)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("network", help="resnet20 or resnet56")
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--epochs", type=int, nargs="+", default=[0, 4])
+    parser.add_argument("--draws", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+
+    original = load_weights_(create_model(arguments.network), arguments.weights).to(arguments.device).eval()
+    macs = count(original, SHAPE).macs
+    data = load_data(arguments.data, hold_out=0.1)
+    rows = list(csv.DictReader(arguments.out.open())) if arguments.out.exists() else []
+    done = {(row["network"], row["method"], row["draw"], row["epochs"]) for row in rows}
+    for method in arguments.methods:
+        for draw in arguments.draws:
+            for epochs in arguments.epochs:
+                if (arguments.network, method, str(draw), str(epochs)) in done:
+                    continue
+                make, recipe, taught = METHODS[method]
+                images = [batch.to(arguments.device) for batch in draw_inputs(data, arguments.images, draw)]
+                started = time.perf_counter()
+                torch.manual_seed(draw)
+                model = make(original, images, draw).to(arguments.device)
+                made = time.perf_counter() - started
+                if epochs:
+                    teacher = Teacher(original) if taught else None
+                    train(
+                        model,
+                        data,
+                        replace(recipe, epochs=epochs, seed=draw),
+                        teacher=teacher,
+                        device=arguments.device,
+                        progress=lambda task, detail, step, steps: print(detail, end="\r", file=sys.stderr),
+                    )
+                row = {
+                    "network": arguments.network,
+                    "method": method,
+                    "draw": draw,
+                    "images": arguments.images,
+                    "epochs": epochs,
+                    "macs_ratio": f"{count(model, SHAPE).macs / macs:.4f}",
+                    "val_top1": f"{top1(model, data, arguments.device, held_out=True):.4f}",
+                    "test_top1": f"{top1(model, data, arguments.device, held_out=False):.4f}",
+                    "seconds_to_make": f"{made:.0f}",
+                    "seconds_in_all": f"{time.perf_counter() - started:.0f}",
+                    **describe_environment(arguments.device),
+                    "command": "python " + shlex.join(sys.argv),
+                }
+                rows.append(row)
+                print(f"{method} {draw}, {epochs} epochs: {row['val_top1']} held out", file=sys.stderr)
+                with replacing(arguments.out) as temporary, temporary.open("w", newline="") as file:
+                    writer = csv.DictWriter(file, list(row))
+                    writer.writeheader()
+                    writer.writerows(rows)
+
+
+def top1(model: nn.Module, data: ImageData, device: str, *, held_out: bool) -> float:
+    part = data.val if held_out else data.test
+    assert part is not None
+    return evaluate(model, part, data, device=device).top1
+
+
+def kept(**options: object) -> Callable[[nn.Module, list[Tensor], int], nn.Module]:
+    def make(original: nn.Module, images: list[Tensor], seed: int) -> nn.Module:
+        return convert(original, skip=[STEM], calibration=images, seed=seed, **options).model
+
+    return make
+
+
+def pruned(original: nn.Module, images: list[Tensor], seed: int) -> nn.Module:
+    """Torch-Pruning by magnitude to half the MACs, BatchNorm statistics estimated anew."""
+    model = narrow(original, SHAPE, count(original, SHAPE).macs // 2)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean of all batches
+    model.train()
+    with torch.no_grad():
+        for batch in images:
+            model(batch)
+    for norm in norms:
+        norm.momentum = 0.1
+    return model.eval()
+
+
+def anew(model: nn.Module) -> nn.Module:
+    """The same network with random weights."""
+    for module in model.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    return model
+
+
+def random_ghost(original: nn.Module, images: list[Tensor], seed: int) -> nn.Module:
+    return anew(convert(original, skip=[STEM], cheap="pointwise").model)
+
+
+def random_narrow(original: nn.Module, images: list[Tensor], seed: int) -> nn.Module:
+    return anew(narrow(original, SHAPE, count(original, SHAPE).macs // 2))
+
+
+# How each network is made, how it then learns, and whether the original teaches it.
+METHODS: dict[str, tuple[Callable[[nn.Module, list[Tensor], int], nn.Module], Recipe, bool]] = {
+    "mixed": (kept(cheap="pointwise", drop_inner=True), TUNE, True),
+    "mixed fast": (kept(cheap="pointwise", drop_inner=True, effort="fast"), TUNE, True),
+    "pointwise": (kept(cheap="pointwise"), TUNE, True),
+    "depthwise": (kept(cheap="depthwise"), TUNE, True),
+    "pruned": (pruned, replace(TUNE, lr=0.02), True),
+    "random ghost": (random_ghost, LEARN, False),
+    "random ghost taught": (random_ghost, LEARN, True),
+    "random narrow": (random_narrow, LEARN, False),
+}
+
+
+if __name__ == "__main__":
+    main()
