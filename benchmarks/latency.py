@@ -30,6 +30,7 @@ PAIRS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--ghosts", nargs="+", default=[b for _, b in PAIRS], help="of the pairs, those to measure")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-size", type=int, default=1)
@@ -38,6 +39,8 @@ def main() -> None:
 
     rows = []
     for a, b in PAIRS:
+        if b not in arguments.ghosts:
+            continue
         networks = [create_model(name).to(arguments.device) for name in (a, b)]
         macs = [count(network, (3, 224, 224)).macs for network in networks]
         example = torch.randn(arguments.batch_size, 3, 224, 224, device=arguments.device)
