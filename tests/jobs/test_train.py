@@ -16,7 +16,7 @@ from ghostify import InputError, create_model
 from ghostify.data import load_data
 from ghostify.data.images import MemoryImages
 from ghostify.jobs.evaluate import evaluate
-from ghostify.jobs.train import Recipe, Teacher, computes_in_bf16, lr_factor, make_optimizer, train
+from ghostify.jobs.train import Recipe, Teacher, lr_factor, make_optimizer, train, trains_in_bf16
 from ghostify.network_file import load
 
 RECIPE = Recipe(epochs=3, batch_size=16, lr=0.05, precision="fp32")
@@ -167,8 +167,8 @@ def test_norms_and_biases_have_no_weight_decay() -> None:
 
 
 def test_bf16_can_be_asked_for_and_trains(colours: Path) -> None:
-    assert computes_in_bf16("bf16", torch.device("cpu"))
-    assert not computes_in_bf16("fp32", torch.device("cpu"))
+    assert trains_in_bf16("bf16", torch.device("cpu"))
+    assert not trains_in_bf16("fp32", torch.device("cpu"))
     bf16 = trained(colours, dataclasses.replace(RECIPE, precision="bf16"))
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in bf16.parameters())
     assert not same(bf16, trained(colours))

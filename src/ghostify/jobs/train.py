@@ -19,7 +19,7 @@ from ghostify.data.augment import normalise, random_crop_flip
 from ghostify.data.images import Batch, ImageData, MemoryImages, join_batches
 from ghostify.errors import InputError
 from ghostify.jobs.evaluate import Score, check_fit, evaluate, logits_of
-from ghostify.measure.environment import cpu_capabilities
+from ghostify.measure.environment import computes_in_bf16
 from ghostify.progress import Progress
 
 OPTIMIZERS = ("sgd", "adamw")
@@ -234,7 +234,7 @@ class TrainingRun:
 
     def step(self, x: Tensor, labels: Tensor) -> tuple[float, Tensor]:
         """One optimisation step; the loss and the logits before it."""
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=computes_in_bf16(self.recipe.precision, x.device)):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=trains_in_bf16(self.recipe.precision, x.device)):
             logits = logits_of(self.model(x))
             loss = nn.functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
             if self.teacher is not None:
@@ -306,14 +306,9 @@ def lr_factor(step: int, steps_per_epoch: int, recipe: Recipe) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def computes_in_bf16(precision: str, device: torch.device) -> bool:
-    """Whether autocast to bf16 is asked for, or for "auto", whether the processor has instructions for it."""
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # In turn: x86 vectors, x86 tiles, ARM.
-    return any(cpu_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+def trains_in_bf16(precision: str, device: torch.device) -> bool:
+    """Whether bf16 is asked for, or for "auto", whether the processor computes in it."""
+    return precision == "bf16" or (precision == "auto" and computes_in_bf16(device))
 
 
 def save_checkpoint(

@@ -14,6 +14,14 @@ def cpu_capabilities() -> Mapping[str, Any]:
     return getattr(torch.cpu, "get_capabilities", dict)()
 
 
+def computes_in_bf16(device: torch.device) -> bool:
+    """Whether the processor has instructions for bf16, so that it is faster in it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # In turn: x86 vectors, x86 tiles, ARM.
+    return any(cpu_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 # A gap in reading the clock that is longer than a system call or an interrupt; a core kept for less than this
 # share of a moment is shared with somebody.
 GAP_SECONDS, QUIET = 1e-3, 0.95

@@ -8,6 +8,7 @@ import torch_pruning
 from torch import Tensor, nn
 from torch_pruning import ops
 
+from ghostify.errors import InputError
 from ghostify.modes import evaluating
 
 # What passes every map on by itself.
@@ -21,7 +22,7 @@ class InnerMaps:
     Args:
         producer: Module name of the convolution that makes them.
         consumers: Of the convolutions and linear layers that take them.
-        followers: Of the depthwise convolutions between, which have a filter for each.
+        followers: Of the depthwise convolutions and BatchNorms between, which have something for each map.
     """
 
     producer: str
@@ -35,13 +36,18 @@ class Structure:
     Args:
         model: Traced as it is; dropping maps changes it in place.
         example: One batch for it.
+    Raises:
+        InputError: If Torch-Pruning cannot trace it.
     """
 
     def __init__(self, model: nn.Module, example: Tensor) -> None:
         self.names = {module: name for name, module in model.named_modules()}
         with evaluating(model), torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of parameters outside modules, which it leaves alone
-            self.graph = torch_pruning.DependencyGraph().build_dependency(model, example, verbose=False)
+            try:
+                self.graph = torch_pruning.DependencyGraph().build_dependency(model, example, verbose=False)
+            except (RuntimeError, ValueError, AttributeError, KeyError, IndexError, TypeError) as error:
+                raise InputError(f"Torch-Pruning cannot trace {type(model).__name__}: {error}") from error
 
     def inner_maps(self, conv: nn.Conv2d) -> InnerMaps | str:
         """Where a convolution's maps go, or in a few words why they cannot be dropped."""
@@ -51,6 +57,8 @@ class Structure:
         for dependency, _ in self._group(conv, list(range(conv.out_channels))):
             layer = dependency.target.module
             if layer is conv or isinstance(layer, PASSES_MAPS_ON):
+                if isinstance(layer, nn.BatchNorm2d):
+                    followers.append(self.names[layer])
                 continue
             if not isinstance(layer, nn.Conv2d | nn.Linear):
                 return f"its maps meet {type(layer).__name__.strip('_')}"

@@ -18,6 +18,7 @@ from ghostify.transform.blocks import Block, catching, find_blocks, inputs_of, o
 from ghostify.transform.fit import choose_maps, complement, fit_depthwise, fit_filters, fit_pointwise
 from ghostify.transform.inner import InnerMaps, Structure, consumer_gram
 from ghostify.transform.moments import Moments, MomentSums, TapSums, maps_at, patches, samples_per_image
+from ghostify.transform.order import fold_orders
 from ghostify.transform.plan import LayerPlan
 from ghostify.transform.refine import refine_
 from ghostify.transform.surgery import replace_modules_
@@ -96,15 +97,24 @@ def keep_knowledge(
             )
             ghost = replace_modules_(ghost, {conv: fitted})
         wanted = outputs_of(original.get_submodule(block.name), wanted_inputs)
+        targets = [t[:, rows[block.name]] for t in wanted] if block.name in rows else wanted
+        part = ghost.get_submodule(block.name)
+        given = outputs_of(part, given_inputs)
+        error = relative_error(given, targets)
         if effort == "refined":
-            targets = [t[:, rows[block.name]] for t in wanted] if block.name in rows else wanted
-            refine_(ghost.get_submodule(block.name), given_inputs, targets, generator)
-        given = outputs_of(ghost.get_submodule(block.name), given_inputs)
-        error = relative_error(given, wanted, rows.get(block.name))
+            closed_form = copy.deepcopy(part.state_dict())
+            refine_(part, given_inputs, targets, generator)
+            refined = outputs_of(part, given_inputs)
+            refined_error = relative_error(refined, targets)
+            if refined_error < error:
+                given, error = refined, refined_error
+            else:  # nothing was left to learn but rounding
+                part.load_state_dict(closed_form)
         report |= {name: KeptLayer(explained[name], block.name, error) for name in block.convs}
     if progress:
         progress(f"keep ({effort})", "done", len(blocks), len(blocks))
-    return ghost.eval(), {name: report.get(name, KeptLayer(None, "", None)) for name in plans}
+    ghost = fold_orders(ghost.eval(), original, batches[0][:1])
+    return ghost, {name: report.get(name, KeptLayer(None, "", None)) for name in plans}
 
 
 @dataclass(frozen=True)
@@ -291,11 +301,10 @@ def norm_gains(model: nn.Module, example: Tensor) -> dict[str, Tensor]:
     return gains
 
 
-def relative_error(given: Sequence[Tensor], wanted: Sequence[Tensor], rows: Tensor | None) -> float:
+def relative_error(given: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
     """Mean squared error over variance."""
     error = variance = 0.0
     for x, target in zip(given, wanted, strict=True):
-        target = target if rows is None else target[:, rows]
         error += float((x - target).square().sum())
         variance += float((target - target.mean()).square().sum())
     return error / variance if variance else 0.0

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ghostify.measure.environment import computes_in_bf16
 from ghostify.modes import evaluating
 
 # From the first prototypes; not swept yet. A high learning rate is known to spoil a good start.
@@ -24,6 +25,9 @@ def refine_(
 ) -> None:
     """Train all weights of a block on mean squared error, BatchNorm statistics held (Adam, cosine).
 
+    Forward and backward in bf16 where the processor computes in it: its rounding is far below the errors that a
+    refinement is for.
+
     Args:
         block: Changed in place.
         inputs: Batches of what it gets.
@@ -36,6 +40,7 @@ def refine_(
     learning = [p.requires_grad for p in parameters]
     for parameter in parameters:
         parameter.requires_grad_(True)
+    fast = computes_in_bf16(parameters[0].device)
     optimizer = torch.optim.Adam(parameters, lr=lr)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
     try:
@@ -45,7 +50,9 @@ def refine_(
                 x, target = (
                     torch.stack([part[images[i][0]][images[i][1]] for i in drawn]) for part in (inputs, targets)
                 )
-                loss = scale * nn.functional.mse_loss(block(x), target)
+                with torch.autocast(x.device.type, torch.bfloat16, enabled=fast):
+                    output = block(x)
+                loss = scale * nn.functional.mse_loss(output.float(), target)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
