@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from rivals import estimate_norms_
 from torch import Tensor, nn
 
 from ghostify import convert, count, create_model
@@ -113,17 +114,8 @@ def kept(**options: object) -> Callable[[nn.Module, list[Tensor], int], nn.Modul
 def pruned(original: nn.Module, images: list[Tensor], seed: int) -> nn.Module:
     """Torch-Pruning by magnitude to half the MACs, BatchNorm statistics estimated anew."""
     model = narrow(original, SHAPE, count(original, SHAPE).macs // 2)
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean of all batches
-    model.train()
-    with torch.no_grad():
-        for batch in images:
-            model(batch)
-    for norm in norms:
-        norm.momentum = 0.1
-    return model.eval()
+    estimate_norms_(model, images)
+    return model
 
 
 def anew(model: nn.Module) -> nn.Module:

@@ -203,6 +203,37 @@ def test_a_whole_network_costs_half_and_every_block_is_accounted_for() -> None:
     assert all(0 < layer.block_error < 1 for layer in conversion.layers[1:])
 
 
+class Inverted(nn.Module):
+    """An inverted residual block's convolutions: wide, depthwise, narrow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(3, 48, 3, padding=1)
+        self.depthwise = nn.Conv2d(48, 48, 3, padding=1, groups=48)
+        self.project = nn.Conv2d(48, 16, 1)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.project(self.depthwise(self.expand(x).relu()).relu()).mean((2, 3)))
+
+
+@pytest.mark.parametrize("ratio", [1.25, 2, 3])
+def test_what_dropping_saves_in_depthwise_convolutions_counts(ratio: float) -> None:
+    options: dict[str, Any] = {"cheap": "pointwise", "drop_inner": True, "effort": "fast"}
+    conversion = convert(Inverted().eval(), ratio=ratio, calibration=images(), **options)
+    before, after = (sum(getattr(layer, f"macs_{when}") for layer in conversion.layers) for when in ("before", "after"))
+    assert 0.9 / ratio < after / before <= 1 / ratio
+    depthwise = conversion.layers[1]
+    assert (depthwise.reason, depthwise.macs_after < depthwise.macs_before) == ("depthwise", True)
+
+
+def test_a_fractional_ratio_is_for_dropping_only() -> None:
+    with pytest.raises(InputError, match=r"ratio is 1\.25: expected a whole number"):
+        convert(Inverted(), ratio=1.25, calibration=images(), cheap="pointwise")
+    with pytest.raises(InputError, match=r"ratio is 0\.5: expected at least 1"):
+        convert(Inverted(), ratio=0.5, calibration=images(), cheap="pointwise", drop_inner=True)
+
+
 @pytest.mark.parametrize(
     ("batches", "message"),
     [

@@ -37,12 +37,14 @@ from ghostify.transform.keep import EFFORTS
 @data_options(required=False)
 @click.option("--images", type=int, default=1024, show_default=True, help="Training images of --data to calibrate on.")
 @click.option("--effort", type=click.Choice(EFFORTS), default="refined", show_default=True, help="Of the calibration.")
-@click.option("--drop-inner", is_flag=True, help="Drop maps that only following layers take; for pointwise ghosts.")
+@click.option(
+    "--drop-inner", is_flag=True, help="Drop maps that only following layers take, too; for pointwise ghosts."
+)
 @click.option("--finetune", type=click.IntRange(0), default=0, help="Epochs with labels, the original as teacher.")
 @click.option("--lr", type=float, default=0.01, show_default=True, help="Peak learning rate of these epochs.")
 @source_options
 @classes_option
-@ghost_options(2, 3)
+@ghost_options(2, 3, float)
 @cheap_option
 @click.option("--skip", multiple=True, help="Module name or pattern to leave; may be given again.")
 @shape_option
@@ -60,7 +62,7 @@ def convert(
     image_size: int | None,
     device: str,
     workers: int,
-    ratio: int,
+    ratio: float,
     cheap_kernel_size: int,
     cheap: Any,
     skip: tuple[str, ...],
@@ -93,7 +95,7 @@ def convert(
     with progress_bars() as progress:
         conversion = convert_network(
             network,
-            ratio=ratio,
+            ratio=int(ratio) if ratio.is_integer() else ratio,
             cheap_kernel_size=cheap_kernel_size,
             cheap=cheap,
             skip=skip,

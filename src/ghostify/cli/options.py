@@ -68,10 +68,12 @@ source_options = together(
 )
 
 
-def ghost_options(ratio: int | None = None, cheap_kernel_size: int | None = None) -> Callable[[Command], Command]:
+def ghost_options(
+    ratio: int | None = None, cheap_kernel_size: int | None = None, ratio_type: type = int
+) -> Callable[[Command], Command]:
     """``--ratio`` and ``--cheap-kernel-size``; without a default the network's builder has its own."""
     return together(
-        click.option("--ratio", type=int, default=ratio, help="s: one map in s is a convolution's."),
+        click.option("--ratio", type=ratio_type, default=ratio, help="s: one map in s is a convolution's."),
         click.option("--cheap-kernel-size", type=int, default=cheap_kernel_size, help="d of the cheap d×d filters."),
     )
 

@@ -12,7 +12,7 @@ Cheap = Literal["depthwise", "pointwise"]
 CHEAP_KINDS: tuple[str, ...] = get_args(Cheap)
 
 
-def intrinsic_channels(out_channels: int, ratio: int, groups: int = 1) -> int:
+def intrinsic_channels(out_channels: int, ratio: float, groups: int = 1) -> int:
     """How many of the output maps are made by the convolution: ``ceil(n / s)`` in each group.
 
     Han et al. 2020, arXiv:1911.11907, section 3.1.
@@ -224,7 +224,7 @@ class GhostConv2d(nn.Module):
         return f"{self.in_channels}, {self.out_channels}, intrinsic={self.primary.out_channels}, cheap={cheap}"
 
 
-def check_ghost_arguments(ratio: int, cheap_kernel_size: int, cheap: str = "depthwise") -> None:
+def check_ghost_arguments(ratio: float, cheap_kernel_size: int, cheap: str = "depthwise") -> None:
     """Refuse a ratio, filter size or kind of cheap operation that no ghost can have."""
     if not isinstance(ratio, int) or ratio < 1:
         raise InputError(f"ratio is {ratio!r}: expected a whole number of at least 1")

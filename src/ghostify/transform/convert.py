@@ -71,7 +71,7 @@ class Conversion:
 def convert(
     model: nn.Module,
     *,
-    ratio: int = 2,
+    ratio: float = 2,
     cheap_kernel_size: int = 3,
     cheap: Cheap = "depthwise",
     skip: Sequence[str] = (),
@@ -95,7 +95,7 @@ def convert(
 
     Args:
         model: Any network; left untouched.
-        ratio: s, one map in s stays a convolution's.
+        ratio: s, one map in s stays a convolution's; whole, but for ``drop_inner``.
         cheap_kernel_size: d of depthwise cheap filters, odd.
         cheap: "depthwise" (the paper's) or "pointwise" (1×1 combinations of all intrinsic maps).
         skip: Full module names, or fnmatch patterns on them, of what to leave.
@@ -119,7 +119,9 @@ def convert(
         >>> [(layer.name, layer.reason) for layer in convert(net).layers]
         [('0', ''), ('2', 'depthwise')]
     """
-    check_ghost_arguments(ratio, cheap_kernel_size, cheap)
+    if drop_inner and not ratio >= 1:
+        raise InputError(f"ratio is {ratio!r}: expected at least 1")
+    check_ghost_arguments(2 if drop_inner else ratio, cheap_kernel_size, cheap)
     batches = None if calibration is None else list(calibration)
     if effort not in EFFORTS:
         raise InputError(f"effort is {effort!r}: expected one of {', '.join(EFFORTS)}")
@@ -149,7 +151,7 @@ def convert(
     kept: dict[str, KeptLayer] = {}
     if batches is None:
         ghosts: dict[nn.Module, nn.Module] = {
-            conv: GhostConv2d.like(conv, ratio=ratio, cheap_kernel_size=cheap_kernel_size, cheap=cheap)
+            conv: GhostConv2d.like(conv, ratio=int(ratio), cheap_kernel_size=cheap_kernel_size, cheap=cheap)
             for conv in chosen.values()
         }
         ghosted = replace_modules_(ghosted, ghosts)
@@ -161,7 +163,7 @@ def convert(
             plans = dict(plan)
             reasons |= dict.fromkeys(free, "the plan keeps all its maps")
         elif drop_inner:
-            plans = mixed_plan(free, macs_of(before, free), droppable(ghosted, free, batches[0][:1]), ratio)
+            plans = mixed_plan(free, macs_of(before, convs), droppable(ghosted, free, batches[0][:1]), ratio)
         plans = {name: LayerPlan(conv.out_channels) for name, conv in free.items()} | plans
         ghosted, kept = keep_knowledge(
             model,
@@ -248,7 +250,7 @@ def reason_to_leave(
     conv: nn.Conv2d,
     names: Sequence[str],
     root: nn.Module,
-    ratio: int,
+    ratio: float,
     cheap_kernel_size: int,
     cheap: Cheap,
     skip: Sequence[str],
@@ -274,12 +276,12 @@ def reason_to_leave(
     return f"{NOT_CHEAPER}: {after} for {before} MACs per pixel" if after >= before else ""
 
 
-def macs_per_pixel(conv: nn.Conv2d, ratio: int, cheap_kernel_size: int, cheap: Cheap) -> tuple[int, int]:
+def macs_per_pixel(conv: nn.Conv2d, ratio: float, cheap_kernel_size: int, cheap: Cheap) -> tuple[int, int]:
     """Multiply-adds per output pixel of a convolution and of its ghost."""
     per_map = conv.weight[0].numel()
     intrinsic = intrinsic_channels(conv.out_channels, ratio)
     if cheap == "depthwise":
-        ghosts = intrinsic * (ratio - 1) * cheap_kernel_size**2
+        ghosts = intrinsic * (int(ratio) - 1) * cheap_kernel_size**2
     else:
         ghosts = (conv.out_channels - intrinsic) * intrinsic
     return conv.out_channels * per_map, intrinsic * per_map + ghosts

@@ -35,14 +35,14 @@ class LayerPlan:
         return self.kept + self.ghosted + self.dropped
 
 
-def uniform_plan(convs: Mapping[str, nn.Conv2d], ratio: int) -> dict[str, LayerPlan]:
+def uniform_plan(convs: Mapping[str, nn.Conv2d], ratio: float) -> dict[str, LayerPlan]:
     """One map in ``ratio`` is kept, the others are ghosts (Han et al. 2020, arXiv:1911.11907)."""
     kept = {name: intrinsic_channels(conv.out_channels, ratio) for name, conv in convs.items()}
     return {name: LayerPlan(kept[name], conv.out_channels - kept[name]) for name, conv in convs.items()}
 
 
 def mixed_plan(
-    convs: Mapping[str, nn.Conv2d], macs: Mapping[str, int], inner: Mapping[str, InnerMaps], ratio: int
+    convs: Mapping[str, nn.Conv2d], macs: Mapping[str, int], inner: Mapping[str, InnerMaps], ratio: float
 ) -> dict[str, LayerPlan]:
     """Inner maps are dropped, others ghosted by combinations, so that the convolutions cost 1 / ``ratio``.
 
@@ -51,10 +51,11 @@ def mixed_plan(
     kept follows from the costs.
 
     Args:
-        macs: Multiply-adds of each convolution before.
+        macs: Multiply-adds before of each convolution, and of the depthwise ones between, which count, too.
         inner: Of the convolutions whose maps can be dropped.
     """
     consumed = {consumer: name for name, maps in inner.items() for consumer in maps.consumers}
+    passed = {name: sum(macs.get(follower, 0) for follower in maps.followers) for name, maps in inner.items()}
 
     def planned(share: float) -> dict[str, LayerPlan]:
         plans = {}
@@ -77,9 +78,10 @@ def mixed_plan(
             inputs = plans[source].kept / convs[source].out_channels if source is not None else 1.0
             per_map = conv.weight[0].numel() * inputs
             total += macs[name] * (plan.kept * per_map + plan.ghosted * plan.kept) / (n * conv.weight[0].numel())
+            total += passed.get(name, 0) * plan.kept / n
         return total
 
-    allowed = sum(macs[name] for name in convs) / ratio
+    allowed = (sum(macs[name] for name in convs) + sum(passed.values())) / ratio
     low, high = 0.0, 1.0
     for _ in range(20):
         middle = (low + high) / 2

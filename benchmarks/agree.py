@@ -1,0 +1,147 @@
+"""How often a trained network's smaller copies give its own answers, without labels, as CSV.
+
+    python benchmarks/agree.py torchvision:mobilenet_v2 --weights FILE --mean 0.5 --std 0.5 --images DIR \\
+        --shares 0.8 0.6 --methods mixed pruned --out benchmarks/results/agree_mobilenet_v2.csv
+
+DIR holds a folder of photographs per class. Half of them, drawn by the seed, are for calibration; the other half is
+judged: the share of photographs with the same first answer as the original's. Rows that are there already are not
+made again.
+"""
+
+import argparse
+import csv
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rivals import estimate_norms_, unfold_norms_
+from torch import Tensor, nn
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from ghostify import convert, count, create_model
+from ghostify.atomic import replacing
+from ghostify.measure.environment import describe_environment
+from ghostify.models.weights import load_weights_
+from ghostify.transform.keep import Effort
+from ghostify.transform.narrow import narrow
+
+SIDE = 224
+SHAPE = (3, SIDE, SIDE)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("network")
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--mean", type=float, default=0.5)
+    parser.add_argument("--std", type=float, default=0.5)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.8, 0.6], help="of the original's multiply-adds")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--calibrate", type=int, default=500, help="photographs, at most half")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+
+    original = load_weights_(create_model(arguments.network), arguments.weights).eval()
+    to_input = v2.Compose(
+        [
+            v2.ToImage(),
+            v2.Resize(SIDE),
+            v2.CenterCrop(SIDE),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize([arguments.mean] * 3, [arguments.std] * 3),
+        ]
+    )
+    photographs = ImageFolder(arguments.images, to_input)
+    rows = list(csv.DictReader(arguments.out.open())) if arguments.out.exists() else []
+    done = {(row["method"], row["asked"], row["seed"]) for row in rows}
+    for seed in arguments.seeds:
+        drawn = torch.randperm(len(photographs), generator=torch.Generator().manual_seed(seed)).tolist()
+        half = len(drawn) // 2
+        images = batches(photographs, drawn[: min(half, arguments.calibrate)])
+        judged = batches(photographs, drawn[half:])
+        labels = torch.tensor([photographs.targets[i] for i in drawn[half:]])
+        unfold_norms_(original, images)
+        answers = first_answers(original, judged)
+        for method in arguments.methods:
+            for share in arguments.shares:
+                if (method, f"{share:g}", str(seed)) in done:
+                    continue
+                started = time.perf_counter()
+                model = METHODS[method](original, images, share, seed)
+                made = time.perf_counter() - started
+                given = first_answers(model, judged)
+                row = {
+                    "network": arguments.network,
+                    "method": method,
+                    "asked": f"{share:g}",
+                    "seed": seed,
+                    "macs_ratio": f"{cost(model, original):.4f}",
+                    "agreement": f"{(given == answers).float().mean():.4f}",
+                    "top1": f"{(given == labels).float().mean():.4f}",
+                    "top1_original": f"{(answers == labels).float().mean():.4f}",
+                    "calibrated_on": sum(map(len, images)),
+                    "judged_on": len(labels),
+                    "seconds_to_make": f"{made:.0f}",
+                    **describe_environment(),
+                    "command": "python " + shlex.join(sys.argv),
+                }
+                rows.append(row)
+                print(f"{method} at {share:g}: {row['agreement']} agree", file=sys.stderr)
+                with replacing(arguments.out) as temporary, temporary.open("w", newline="") as file:
+                    writer = csv.DictWriter(file, list(row))
+                    writer.writeheader()
+                    writer.writerows(rows)
+
+
+def batches(photographs: ImageFolder, indices: list[int], size: int = 32) -> list[Tensor]:
+    return list(torch.stack([photographs[i][0] for i in indices]).split(size))
+
+
+@torch.no_grad()
+def first_answers(model: nn.Module, images: list[Tensor]) -> Tensor:
+    model.eval()
+    return torch.cat([model(batch).argmax(1) for batch in images])
+
+
+def mixed(effort: Effort) -> Callable[[nn.Module, list[Tensor], float, int], nn.Module]:
+    """Inner maps dropped, others ghosted."""
+
+    def make(original: nn.Module, images: list[Tensor], share: float, seed: int) -> nn.Module:
+        def with_share(asked: float, effort: Effort, images: list[Tensor]) -> nn.Module:
+            options = {"cheap": "pointwise", "drop_inner": True, "seed": seed}
+            return convert(original, ratio=1 / asked, calibration=images, effort=effort, **options).model
+
+        # What cannot change costs a fixed share of the whole; a trial on a few images tells it.
+        fixed = (cost(with_share(share, "fast", images[:1]), original) - share) / (1 - share)
+        return with_share((share - fixed) / (1 - fixed), effort, images)
+
+    return make
+
+
+def pruned(original: nn.Module, images: list[Tensor], share: float, seed: int) -> nn.Module:
+    """Torch-Pruning by magnitude, BatchNorm statistics estimated anew."""
+    model = narrow(original, SHAPE, int(share * count(original, SHAPE).macs))
+    estimate_norms_(model, images)
+    return model
+
+
+def cost(model: nn.Module, original: nn.Module) -> float:
+    """Multiply-adds, as a share of the original's."""
+    return count(model, SHAPE).macs / count(original, SHAPE).macs
+
+
+METHODS: dict[str, Callable[[nn.Module, list[Tensor], float, int], nn.Module]] = {
+    "mixed": mixed("refined"),
+    "mixed fast": mixed("fast"),
+    "pruned": pruned,
+}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""What the benchmarks' rivals need."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def estimate_norms_(model: nn.Module, images: Sequence[Tensor]) -> None:
+    """Estimate all BatchNorm statistics anew, on calibration images."""
+    norms = norms_of(model)
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean of all batches
+    model.train()
+    for batch in images:
+        model(batch)
+    for norm in norms:
+        norm.momentum = 0.1
+    model.eval()
+
+
+@torch.no_grad()
+def unfold_norms_(model: nn.Module, images: Sequence[Tensor]) -> None:
+    """Give a network whose BatchNorms were folded away statistics to estimate; what it computes stays."""
+    norms = norms_of(model.eval())
+    before = [(norm.weight / (norm.running_var + norm.eps).sqrt(), norm.bias, norm.running_mean) for norm in norms]
+    before = [tuple(tensor.clone() for tensor in tensors) for tensors in before]
+    seen: dict[nn.Module, list[Tensor]] = {norm: [] for norm in norms}
+    hooks = [norm.register_forward_pre_hook(lambda m, args: seen[m].append(moments(args[0]))) for norm in norms]
+    for batch in images:
+        model(batch)
+    for hook in hooks:
+        hook.remove()
+    for norm, (gain, bias, old_mean) in zip(norms, before, strict=True):
+        mean, square = torch.stack(seen[norm]).mean(0)
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_((square - mean.square()).clamp_min(1e-8))
+        norm.weight.copy_(gain * (norm.running_var + norm.eps).sqrt())
+        norm.bias.copy_(bias + gain * (mean - old_mean))
+
+
+def moments(maps: Tensor) -> Tensor:
+    """Mean and mean square of each map: ``[2, channels]``."""
+    return torch.stack([maps.mean((0, 2, 3)), maps.square().mean((0, 2, 3))])
+
+
+def norms_of(model: nn.Module) -> list[nn.BatchNorm2d]:
+    return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
