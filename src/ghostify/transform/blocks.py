@@ -140,6 +140,25 @@ def catching(module: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
         hook.remove()
 
 
+@contextmanager
+def ends_of(model: nn.Module, names: Collection[str]) -> Iterator[dict[str, Tensor]]:
+    """What the modules of these names gave in the last call of the model meanwhile, by name."""
+    ends: dict[str, Tensor] = {}
+
+    def take(name: str, output: Tensor) -> None:
+        ends[name] = output
+
+    hooks = [
+        model.get_submodule(name).register_forward_hook(lambda module, args, output, name=name: take(name, output))
+        for name in names
+    ]
+    try:
+        yield ends
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def outputs_of(block: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
     """What a block makes of each input; the inputs stay as they are, whatever it does in place."""
     with evaluating(block), torch.no_grad():

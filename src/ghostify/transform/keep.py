@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -13,14 +13,15 @@ from torch.nn import functional as F
 from ghostify.errors import InputError
 from ghostify.layers import GhostConv2d
 from ghostify.layers.ghost_conv import Cheap
+from ghostify.modes import evaluating
 from ghostify.progress import Progress
-from ghostify.transform.blocks import Block, catching, find_blocks, inputs_of, outputs_of, record_calls
+from ghostify.transform.blocks import Block, catching, ends_of, find_blocks, inputs_of, outputs_of, record_calls
 from ghostify.transform.fit import choose_maps, complement, fit_depthwise, fit_filters, fit_pointwise
 from ghostify.transform.inner import InnerMaps, Structure, consumer_gram
 from ghostify.transform.moments import Moments, MomentSums, TapSums, maps_at, patches, samples_per_image
 from ghostify.transform.order import fold_orders
 from ghostify.transform.plan import LayerPlan
-from ghostify.transform.refine import refine_
+from ghostify.transform.refine import refine_, refine_whole_
 from ghostify.transform.surgery import replace_modules_
 
 Effort = Literal["fast", "refined"]
@@ -59,7 +60,8 @@ def keep_knowledge(
     First the dropped maps go: of each convolution those stay that best tell what its consumers compute of
     all. Then block by block, in the order in which they run, each convolution is fitted by least squares
     to what it gave in the original, from what it gets in the ghost so far; with effort "refined" the
-    block's weights then learn its output. BatchNorm statistics stay: the wanted maps are the original's.
+    block's weights then learn its output, and at the end all weights the network's. BatchNorm statistics
+    stay: the wanted maps are the original's.
 
     Args:
         original: Left untouched; used in eval mode.
@@ -113,6 +115,15 @@ def keep_knowledge(
         report |= {name: KeptLayer(explained[name], block.name, error) for name in block.convs}
     if progress:
         progress(f"keep ({effort})", "done", len(blocks), len(blocks))
+    if effort == "refined" and blocks:
+        ends = {block.name: rows.get(block.name) for block in blocks}
+        before, fitted_blocks = end_errors(ghost, original, ends, batches), copy.deepcopy(ghost.state_dict())
+        refine_whole_(ghost, original, ends, batches, generator, progress=progress)
+        after = end_errors(ghost, original, ends, batches)
+        if sum(after.values()) < sum(before.values()):
+            report = {name: replace(layer, block_error=after[layer.block]) for name, layer in report.items()}
+        else:
+            ghost.load_state_dict(fitted_blocks)
     ghost = fold_orders(ghost.eval(), original, batches[0][:1])
     return ghost, {name: report.get(name, KeptLayer(None, "", None)) for name in plans}
 
@@ -299,6 +310,22 @@ def norm_gains(model: nn.Module, example: Tensor) -> dict[str, Tensor]:
                     weight = torch.ones_like(module.running_var) if module.weight is None else module.weight.detach()
                     gains[makers[id(x)]] = weight.abs() / (module.running_var + module.eps).sqrt()
     return gains
+
+
+@torch.no_grad()
+def end_errors(
+    ghost: nn.Module, original: nn.Module, ends: Mapping[str, Tensor | None], batches: Sequence[Tensor]
+) -> dict[str, float]:
+    """Mean squared error over variance at the ends of blocks."""
+    errors: dict[str, list[float]] = {name: [] for name in ends}
+    with evaluating(ghost, original), ends_of(ghost, ends) as given, ends_of(original, ends) as wanted:
+        for batch in batches:
+            ghost(batch.clone())
+            original(batch.clone())
+            for name, rows in ends.items():
+                target = wanted[name] if rows is None else wanted[name][:, rows]
+                errors[name].append(relative_error([given[name]], [target]))
+    return {name: sum(found) / len(found) for name, found in errors.items()}
 
 
 def relative_error(given: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:

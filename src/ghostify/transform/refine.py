@@ -1,16 +1,23 @@
-"""Refine a block's weights on the outputs that it should give; no labels."""
+"""Refine weights on what the original gave; no labels."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from ghostify.data.augment import random_crop_flip
 from ghostify.measure.environment import computes_in_bf16
 from ghostify.modes import evaluating
+from ghostify.progress import Progress
+from ghostify.transform.blocks import ends_of
 
-# From the first prototypes; not swept yet. A high learning rate is known to spoil a good start.
+# Of a block: from the first prototypes, not swept yet. A high learning rate is known to spoil a good start.
 STEPS, BATCH_SIZE, LEARNING_RATE = 300, 64, 1e-3
+# Of the whole: passes over the images, each time shifted anew, so that there is more to learn from a few.
+PASSES, WHOLE_BATCH_SIZE = 20, 32
+LARGEST_SHIFT = 1 / 8  # of an image's side
 
 
 def refine_(
@@ -25,39 +32,109 @@ def refine_(
 ) -> None:
     """Train all weights of a block on mean squared error, BatchNorm statistics held (Adam, cosine).
 
-    Forward and backward in bf16 where the processor computes in it: its rounding is far below the errors that a
-    refinement is for.
-
     Args:
         block: Changed in place.
         inputs: Batches of what it gets.
         targets: Batches of what it should give.
         generator: Of the order of the images; on the CPU.
     """
-    images = [(batch, row) for batch, x in enumerate(inputs) for row in range(len(x))]
-    scale = 1 / torch.stack([target.var() for target in targets]).mean().clamp_min(1e-12)
-    parameters = [p for p in block.parameters() if p.is_floating_point()]
-    learning = [p.requires_grad for p in parameters]
+    with learning(block, steps, lr) as step:
+        for _ in range(steps):
+            x, target = draw((inputs, targets), batch_size, generator)
+            with computing(x):
+                output = block(x)
+            step(apart(output, target))
+
+
+def refine_whole_(
+    ghost: nn.Module,
+    original: nn.Module,
+    ends: Mapping[str, Tensor | None],
+    batches: Sequence[Tensor],
+    generator: torch.Generator,
+    *,
+    passes: int = PASSES,
+    batch_size: int = WHOLE_BATCH_SIZE,
+    lr: float = LEARNING_RATE,
+    progress: Progress | None = None,
+) -> None:
+    """Train all weights on the original's output and on the ends of its blocks, BatchNorm statistics held.
+
+    The images are shifted and mirrored at random, and the original says anew what they should give: on the
+    images as they are, the network would learn those few by heart.
+
+    Args:
+        ghost: Changed in place.
+        ends: Names of the blocks, and which of the original's maps the ghost still has there; None for all.
+        batches: Inputs ``[batch, channels, height, width]``.
+        generator: Of the order of the images and their shifts; on the CPU.
+        progress: Told of each step.
+    """
+    steps = math.ceil(passes * sum(map(len, batches)) / batch_size)
+    padding = int(LARGEST_SHIFT * min(batches[0].shape[2:]))
+    with (
+        evaluating(original),
+        learning(ghost, steps, lr) as step,
+        ends_of(original, ends) as wanted,
+        ends_of(ghost, ends) as given,
+    ):
+        for index in range(steps):
+            (x,) = draw((batches,), batch_size, generator)
+            x = random_crop_flip(x, padding, flip=True, generator=generator)
+            with computing(x):
+                with torch.no_grad():
+                    target = original(x.clone())
+                output = ghost(x)
+            losses = [
+                apart(given[name], wanted[name] if rows is None else wanted[name][:, rows])
+                for name, rows in ends.items()
+            ]
+            loss = torch.stack(losses).mean()
+            if isinstance(target, Tensor):  # a detector's backbone has several outputs, all of them ends of blocks
+                loss = loss + apart(output, target)
+            step(loss)
+            if progress:
+                progress("refine the whole", f"step {index + 1}", index + 1, steps)
+
+
+@contextmanager
+def learning(model: nn.Module, steps: int, lr: float) -> Iterator[Callable[[Tensor], None]]:
+    """Let all weights learn meanwhile, in eval mode; gives what takes a step down a loss."""
+    parameters = [p for p in model.parameters() if p.is_floating_point()]
+    before = [p.requires_grad for p in parameters]
     for parameter in parameters:
         parameter.requires_grad_(True)
-    fast = computes_in_bf16(parameters[0].device)
     optimizer = torch.optim.Adam(parameters, lr=lr)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+    def step(loss: Tensor) -> None:
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+
     try:
-        with evaluating(block), torch.enable_grad():
-            for _ in range(steps):
-                drawn = torch.randint(len(images), (batch_size,), generator=generator).tolist()
-                x, target = (
-                    torch.stack([part[images[i][0]][images[i][1]] for i in drawn]) for part in (inputs, targets)
-                )
-                with torch.autocast(x.device.type, torch.bfloat16, enabled=fast):
-                    output = block(x)
-                loss = scale * nn.functional.mse_loss(output.float(), target)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                scheduler.step()
+        with evaluating(model), torch.enable_grad():
+            yield step
     finally:
-        for parameter, learns in zip(parameters, learning, strict=True):
+        for parameter, learns in zip(parameters, before, strict=True):
             parameter.requires_grad_(learns)
             parameter.grad = None
+
+
+def apart(given: Tensor, wanted: Tensor) -> Tensor:
+    """Mean squared error over variance."""
+    wanted = wanted.float()
+    return nn.functional.mse_loss(given.float(), wanted) / wanted.var().clamp_min(1e-12)
+
+
+def draw(parts: Sequence[Sequence[Tensor]], size: int, generator: torch.Generator) -> list[Tensor]:
+    """The same random images of each of some lists of batches."""
+    places = [(batch, row) for batch, x in enumerate(parts[0]) for row in range(len(x))]
+    drawn = [places[i] for i in torch.randint(len(places), (size,), generator=generator).tolist()]
+    return [torch.stack([part[batch][row] for batch, row in drawn]) for part in parts]
+
+
+def computing(x: Tensor) -> torch.autocast:
+    """In bf16 where the processor computes in it: its rounding is far below the errors that refinement is for."""
+    return torch.autocast(x.device.type, torch.bfloat16, enabled=computes_in_bf16(x.device))
