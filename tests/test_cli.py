@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from ghostify import list_models, load
+from ghostify import create_model, list_models, load
 from ghostify.cli import main
+from ghostify.network_file import read_extra
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +99,19 @@ def test_train_evaluate_and_compare_go_together(
     compared = printed(capsys, "compare", "resnet20", "ghost_resnet20", "--blocks", "6", "--device", "cpu", "--json")
     assert compared["ratio_low"] <= compared["ratio"] <= compared["ratio_high"]
     assert compared["environment"]["threads"] == 1
+
+
+def test_training_goes_on_from_weights_with_another_head_and_normalisation(
+    capsys: pytest.CaptureFixture[str], colours: Path, tmp_path: Path
+) -> None:
+    weights, out = tmp_path / "weights.pt", tmp_path / "out"
+    torch.save(create_model("tiny:Tiny", num_classes=9).state_dict(), weights)
+    train = ["train", "tiny:Tiny", "--weights", str(weights), "--data", f"npz:{colours}", "--epochs", "1"]
+    train += ["--batch-size", "16", "--device", "cpu", "--out", str(out)]
+    assert "a new head leaves the last layer out" in refused(capsys, *train)
+    printed(capsys, *train, "--new-head", "--mean", "0.5,0.5,0.5", "--std", "0.4,0.4,0.4", "--json")
+    assert read_extra(out / "network.safetensors")["mean"] == [0.5, 0.5, 0.5]
+    assert "for weights from a file" in refused(capsys, "train", "tiny:Tiny", *train[4:-1], "x", "--new-head")
 
 
 def test_the_given_resnet20_scores_its_known_accuracy_on_cifar10(

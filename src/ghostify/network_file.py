@@ -278,6 +278,7 @@ def open_network(
     weights: str | os.PathLike[str] | None = None,
     num_classes: int | None = None,
     factory: str | None = None,
+    new_head: bool = False,
     **options: Any,
 ) -> nn.Module:
     """A network by name or from a file, with weights from a file where given.
@@ -287,6 +288,7 @@ def open_network(
         weights: A state dict's file.
         num_classes: Outputs; not for files.
         factory: See ``load``.
+        new_head: See ``load_weights_``.
         options: Of the builder; not for files.
     """
     if Path(reference).is_file() or reference.endswith(".safetensors"):
@@ -296,4 +298,6 @@ def open_network(
         model = load(reference, factory=factory)
     else:
         model = create_model(reference, num_classes=num_classes, **options)
-    return load_weights_(model, weights) if weights is not None else model
+    if new_head and weights is None:
+        raise InputError("a new head is for weights from a file: expected some")
+    return load_weights_(model, weights, new_head=new_head) if weights is not None else model

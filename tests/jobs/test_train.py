@@ -166,6 +166,15 @@ def test_norms_and_biases_have_no_weight_decay() -> None:
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.5, 0)
 
 
+def test_frozen_norms_keep_their_statistics(colours: Path) -> None:
+    before = create_model("tiny:Tiny").bn1
+    for freeze in (False, True):
+        norm = trained(colours, dataclasses.replace(RECIPE, freeze_norm=freeze)).bn1
+        assert torch.equal(norm.running_mean, before.running_mean) == freeze
+        assert torch.equal(norm.running_var, before.running_var) == freeze
+        assert not torch.equal(norm.weight, before.weight)
+
+
 def test_bf16_can_be_asked_for_and_trains(colours: Path) -> None:
     assert trains_in_bf16("bf16", torch.device("cpu"))
     assert not trains_in_bf16("fp32", torch.device("cpu"))

@@ -70,6 +70,18 @@ def test_weights_of_another_network_are_refused_with_the_first_difference(tmp_pa
         load_weights_(create_model("tiny:Tiny"), path)
 
 
+def test_a_new_head_leaves_only_the_last_layer_out(tmp_path: Path) -> None:
+    path, stored = tmp_path / "weights.pt", create_model("tiny:Tiny", num_classes=7)
+    torch.save(stored.state_dict(), path)
+    with pytest.raises(InputError, match=r"head.weight is \[7, 32\], expected \[3, 32\] \(a new head leaves"):
+        load_weights_(create_model("tiny:Tiny"), path)
+    model = create_model("tiny:Tiny")
+    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    load_weights_(model, path, new_head=True)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, own[name] if name.startswith("head.") else stored.state_dict()[name])
+
+
 def test_what_is_no_state_dict_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     torch.save([1, 2], path)

@@ -9,7 +9,7 @@ import click
 import torch
 
 from ghostify.atomic import replacing
-from ghostify.cli.opening import extra_of, normalised_for, open_given, own_shape
+from ghostify.cli.opening import Channels, extra_of, normalised_for, open_given, own_shape
 from ghostify.cli.options import (
     cheap_option,
     classes_option,
@@ -60,6 +60,8 @@ def convert(
     finetune: int,
     lr: float,
     image_size: int | None,
+    mean: Channels,
+    std: Channels,
     device: str,
     workers: int,
     ratio: float,
@@ -85,10 +87,11 @@ def convert(
     network, extra = open_given(model, options).to(device), extra_of(model)
     data = calibration = None
     if data_name is not None:
-        data = normalised_for(model, load_data(data_name, image_size=image_size, hold_out=0.1 if recipe else 0.0))
+        data = load_data(data_name, image_size=image_size, hold_out=0.1 if recipe else 0.0)
+        data = normalised_for(model, data, mean, std)
         if recipe:
             check_fit(network, data)
-        extra = {**data.preprocessing, **extra}
+        extra = {**data.preprocessing, **extra, "mean": data.mean, "std": data.std}
         calibration = [batch.to(device) for batch in draw_inputs(data, images, seed, workers=workers)]
         input_shape = input_shape or tuple(calibration[0].shape[1:])
     shape = input_shape or own_shape(network)

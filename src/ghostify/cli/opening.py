@@ -34,8 +34,11 @@ def extra_of(model: str) -> dict[str, Any]:
     return read_extra(model) if Path(model).is_file() else {}
 
 
-def normalised_for(model: str, data: ImageData) -> ImageData:
-    """The images, normalised as the network's file says, where it says so."""
+Channels = tuple[float, ...] | None
+
+
+def normalised_for(model: str, data: ImageData, mean: Channels, std: Channels) -> ImageData:
+    """The images, normalised as the user says, else as the network's file says, where it says so."""
     extra = extra_of(model)
-    mean, std = extra.get("mean", data.mean), extra.get("std", data.std)
+    mean, std = mean or extra.get("mean", data.mean), std or extra.get("std", data.std)
     return dataclasses.replace(data, mean=tuple(mean), std=tuple(std))

@@ -90,6 +90,10 @@ def data_options(default: str | None = None, required: bool = True) -> Callable[
             help="DATA, see `ghostify --help`.",
         ),
         click.option("--image-size", type=click.IntRange(1), help="Side of a folder's images; default: 224."),
+        click.option(
+            "--mean", callback=channels, help="Of the channels in 0..1; default: the file's, else ImageNet's."
+        ),
+        click.option("--std", callback=channels, help="Likewise."),
         device_option,
         click.option(
             "--threads",
@@ -126,6 +130,7 @@ def training_options(data: str | None = None, **defaults: Any) -> Callable[[Comm
     return together(
         data_options(data),
         source_options,
+        click.option("--new-head", is_flag=True, help="Leave the last layer out of --weights: for other classes."),
         recipe_options(**defaults),
         click.option(
             "--hold-out", type=float, default=0.1, show_default=True, help="Share of train held out to watch it."

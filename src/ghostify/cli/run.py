@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ghostify.cli.opening import open_for
+from ghostify.cli.opening import Channels, normalised_for, open_for
 from ghostify.cli.options import cheap_option, ghost_options, json_option, take_recipe, training_options
 from ghostify.cli.output import interval, print_table, progress_bars, show
 from ghostify.data import load_data
@@ -30,6 +30,8 @@ def run(
     out: Path,
     resume: bool,
     image_size: int | None,
+    mean: Channels,
+    std: Channels,
     device: str,
     workers: int,
     as_json: bool,
@@ -41,7 +43,7 @@ def run(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("run measures, and is for one process: use train under torchrun")
     recipe = take_recipe(options)
-    data = load_data(data_name, image_size=image_size, hold_out=hold_out)
+    data = normalised_for(model, load_data(data_name, image_size=image_size, hold_out=hold_out), mean, std)
     with progress_bars() as progress:
         proof = job.run(
             lambda: open_for(data, model, dict(options)),

@@ -9,7 +9,7 @@ import click
 import torch
 
 from ghostify.atomic import replacing
-from ghostify.cli.opening import normalised_for, open_for
+from ghostify.cli.opening import Channels, normalised_for, open_for
 from ghostify.cli.options import ghost_options, json_option, take_recipe, training_options
 from ghostify.cli.output import first_process, print_history, progress_bars, score_row, score_text, show
 from ghostify.data import load_data
@@ -39,6 +39,8 @@ def train(
     teacher_weight: float,
     temperature: float,
     image_size: int | None,
+    mean: Channels,
+    std: Channels,
     device: str,
     workers: int,
     as_json: bool,
@@ -46,7 +48,7 @@ def train(
 ) -> None:
     """Train MODEL on DATA and score it on the test images. torchrun may start several processes."""
     recipe = take_recipe(options)
-    data = normalised_for(model, load_data(data_name, image_size=image_size, hold_out=hold_out))
+    data = normalised_for(model, load_data(data_name, image_size=image_size, hold_out=hold_out), mean, std)
     torch.manual_seed(recipe.seed)
     network = open_for(data, model, options)
     known = load(teacher, factory=options["factory"]) if teacher else None

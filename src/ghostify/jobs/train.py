@@ -44,6 +44,7 @@ class Recipe:
         augment: Random crops, and mirror images where the data set allows.
         precision: "fp32", "bf16" (autocast), or "auto": bf16 where the processor computes in it.
         channels_last: Memory order of the maps.
+        freeze_norm: Hold BatchNorm's statistics, as for a trained network that has them folded away.
         seed: Of weights, order and augmentation.
     """
 
@@ -58,6 +59,7 @@ class Recipe:
     augment: bool = True
     precision: str = "auto"
     channels_last: bool = True
+    freeze_norm: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -195,6 +197,10 @@ class TrainingRun:
     def epoch(self, number: int, progress: Progress | None) -> Epoch:
         """One pass over the training images, then one over those held out."""
         self.model.train()
+        if self.recipe.freeze_norm:
+            for module in self.model.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
         started, data_seconds = time.perf_counter(), 0.0
         loss_sum, right, seen = 0.0, 0, 0
         batches, steps = iter(self.loader), len(self.loader)

@@ -16,12 +16,13 @@ from ghostify.errors import InputError
 PICKLES = frozenset({".pt", ".pth", ".th"})
 
 
-def load_weights_(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
+def load_weights_(model: nn.Module, path: str | os.PathLike[str], *, new_head: bool = False) -> nn.Module:
     """Load a state dict into a network, strictly.
 
     Args:
         path: ``.safetensors``, or ``.pt``, ``.pth``, ``.th`` with plain tensors; a wrapping
             ``state_dict`` key and a ``module.`` prefix are understood.
+        new_head: Leave the last layer as it is, for other classes than the file's.
     Raises:
         InputError: If the file cannot be read, holds more than tensors, or is of another network.
     """
@@ -29,6 +30,9 @@ def load_weights_(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     own = model.state_dict()
     # A counter that old files lack and that PyTorch, too, does without.
     state = {key: own[key] for key in own if key.endswith("num_batches_tracked")} | state
+    head = head_of(model)
+    if new_head:
+        state |= {key: tensor for key, tensor in own.items() if key.startswith(f"{head}.")}
     missing, unexpected = [key for key in own if key not in state], [key for key in state if key not in own]
     if missing or unexpected:
         odd = [f"no {missing[0]!r}"] if missing else []
@@ -42,9 +46,15 @@ def load_weights_(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
             raise InputError(
                 f"{path} is of another network than {type(model).__name__}: {key} is {list(state[key].shape)}, "
                 f"expected {list(tensor.shape)}"
+                + (" (a new head leaves the last layer out, for other classes)" if key.startswith(f"{head}.") else "")
             )
     model.load_state_dict(state)
     return model
+
+
+def head_of(model: nn.Module) -> str:
+    """Name of the last linear layer or convolution, which gives the logits."""
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

@@ -78,10 +78,3 @@ class Structure:
 
     def _group(self, conv: nn.Conv2d, maps: list[int]) -> torch_pruning.Group:
         return self.graph.get_pruning_group(conv, torch_pruning.prune_conv_out_channels, maps)
-
-
-def consumer_gram(layer: nn.Module, maps: int) -> Tensor:
-    """What an error in each map does to a consumer's output: ``[maps, maps]``, summed over its filter's taps."""
-    weight: Tensor = layer.weight  # type: ignore[assignment]  # of a Conv2d or Linear
-    taps = weight.detach().flatten(1).unflatten(1, (maps, -1)).double()  # [out, maps, taps]
-    return torch.einsum("oit,ojt->ij", taps, taps)

@@ -16,8 +16,8 @@ from ghostify.layers.ghost_conv import Cheap
 from ghostify.modes import evaluating
 from ghostify.progress import Progress
 from ghostify.transform.blocks import Block, catching, ends_of, find_blocks, inputs_of, outputs_of, record_calls
+from ghostify.transform.drop import drop_maps_
 from ghostify.transform.fit import choose_maps, complement, fit_depthwise, fit_filters, fit_pointwise
-from ghostify.transform.inner import InnerMaps, Structure, consumer_gram
 from ghostify.transform.moments import Moments, MomentSums, TapSums, maps_at, patches, samples_per_image
 from ghostify.transform.order import fold_orders
 from ghostify.transform.plan import LayerPlan
@@ -244,57 +244,6 @@ def with_filters(conv: nn.Conv2d, filters: Tensor, bias: Tensor) -> nn.Conv2d:
     fitted.bias = nn.Parameter(torch.zeros_like(fitted.weight[:, 0, 0, 0]), conv.weight.requires_grad)
     set_(fitted, filters, bias)
     return fitted
-
-
-def drop_maps_(
-    ghost: nn.Module, original: nn.Module, plans: Mapping[str, LayerPlan], batches: Sequence[Tensor]
-) -> dict[str, Tensor]:
-    """Remove the maps that are planned to be dropped; of each convolution, which of its maps are left."""
-    dropping = [name for name, plan in plans.items() if plan.dropped]
-    if not dropping:
-        return {}
-    structure = Structure(ghost, batches[0][:1])
-    inner: dict[str, InnerMaps] = {}
-    for name in dropping:
-        found = structure.inner_maps(ghost.get_submodule(name))  # type: ignore[arg-type]  # plans are for Conv2d
-        if isinstance(found, str):
-            raise InputError(f"maps of {name} cannot be dropped: {found}; plan to keep or ghost them")
-        inner[name] = found
-    left = {}
-    for name, covariance in consumed_covariances(original, inner, batches).items():
-        maps = len(covariance)
-        effect = sum(consumer_gram(original.get_submodule(consumer), maps) for consumer in inner[name].consumers)
-        assert isinstance(effect, Tensor)
-        left[name] = choose_maps(covariance, effect, maps - plans[name].dropped)
-        structure.drop_(ghost.get_submodule(name), complement(left[name], maps))  # type: ignore[arg-type]  # likewise
-    return left
-
-
-def consumed_covariances(
-    original: nn.Module, inner: Mapping[str, InnerMaps], batches: Sequence[Tensor]
-) -> dict[str, Tensor]:
-    """Covariances of maps as their first consumer gets them: ``[maps, maps]`` for each producer."""
-    images = sum(len(batch) for batch in batches)
-    sums = {name: MomentSums() for name in inner}
-    hooks = []
-    for name, maps in inner.items():
-        producer = original.get_submodule(name)
-
-        def take(module: nn.Module, args: tuple[Tensor, ...], name: str = name, n: int = producer.out_channels) -> None:  # type: ignore[assignment]  # a Conv2d's int
-            seen = args[0].reshape(len(args[0]), n, -1)  # a linear layer's inputs are maps, too, laid flat
-            step = max(1, seen.shape[2] // samples_per_image(seen.shape[2], n, images))
-            x = seen[:, :, ::step].transpose(1, 2).flatten(0, 1)
-            sums[name].add(x, x[:, :0])
-
-        hooks.append(original.get_submodule(maps.consumers[0]).register_forward_pre_hook(take))
-    try:
-        with torch.no_grad():
-            for batch in batches:
-                original(batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {name: found.moments().xx for name, found in sums.items()}
 
 
 def norm_gains(model: nn.Module, example: Tensor) -> dict[str, Tensor]:

@@ -1,0 +1,70 @@
+"""Drop the inner maps that are missed least."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ghostify.errors import InputError
+from ghostify.transform.fit import choose_maps, complement
+from ghostify.transform.inner import InnerMaps, Structure
+from ghostify.transform.moments import MomentSums, samples_per_image
+from ghostify.transform.plan import LayerPlan
+
+
+def drop_maps_(
+    ghost: nn.Module, original: nn.Module, plans: Mapping[str, LayerPlan], batches: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """Remove the maps that are planned to be dropped; of each convolution, which of its maps are left."""
+    dropping = [name for name, plan in plans.items() if plan.dropped]
+    if not dropping:
+        return {}
+    structure = Structure(ghost, batches[0][:1])
+    inner: dict[str, InnerMaps] = {}
+    for name in dropping:
+        found = structure.inner_maps(ghost.get_submodule(name))  # type: ignore[arg-type]  # plans are for Conv2d
+        if isinstance(found, str):
+            raise InputError(f"maps of {name} cannot be dropped: {found}; plan to keep or ghost them")
+        inner[name] = found
+    left = {}
+    for name, covariance in consumed_covariances(original, inner, batches).items():
+        maps = len(covariance)
+        effect = sum(consumer_gram(original.get_submodule(consumer), maps) for consumer in inner[name].consumers)
+        assert isinstance(effect, Tensor)
+        left[name] = choose_maps(covariance, effect, maps - plans[name].dropped)
+        structure.drop_(ghost.get_submodule(name), complement(left[name], maps))  # type: ignore[arg-type]  # likewise
+    return left
+
+
+def consumed_covariances(
+    original: nn.Module, inner: Mapping[str, InnerMaps], batches: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """Covariances of maps as their first consumer gets them: ``[maps, maps]`` for each producer."""
+    images = sum(len(batch) for batch in batches)
+    sums = {name: MomentSums() for name in inner}
+    hooks = []
+    for name, maps in inner.items():
+        producer = original.get_submodule(name)
+
+        def take(module: nn.Module, args: tuple[Tensor, ...], name: str = name, n: int = producer.out_channels) -> None:  # type: ignore[assignment]  # a Conv2d's int
+            seen = args[0].reshape(len(args[0]), n, -1)  # a linear layer's inputs are maps, too, laid flat
+            step = max(1, seen.shape[2] // samples_per_image(seen.shape[2], n, images))
+            x = seen[:, :, ::step].transpose(1, 2).flatten(0, 1)
+            sums[name].add(x, x[:, :0])
+
+        hooks.append(original.get_submodule(maps.consumers[0]).register_forward_pre_hook(take))
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                original(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: found.moments().xx for name, found in sums.items()}
+
+
+def consumer_gram(layer: nn.Module, maps: int) -> Tensor:
+    """What an error in each map does to a consumer's output: ``[maps, maps]``, summed over its filter's taps."""
+    weight: Tensor = layer.weight  # type: ignore[assignment]  # of a Conv2d or Linear
+    taps = weight.detach().flatten(1).unflatten(1, (maps, -1)).double()  # [out, maps, taps]
+    return torch.einsum("oit,ojt->ij", taps, taps)
