@@ -9,7 +9,6 @@ made again.
 """
 
 import argparse
-import csv
 import shlex
 import sys
 import time
@@ -18,12 +17,12 @@ from pathlib import Path
 
 import torch
 from rivals import estimate_norms_, unfold_norms_
+from rows import read_rows, write_rows
 from torch import Tensor, nn
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from ghostify import convert, count, create_model
-from ghostify.atomic import replacing
 from ghostify.measure.environment import describe_environment
 from ghostify.models.weights import load_weights_
 from ghostify.transform.keep import Effort
@@ -58,7 +57,7 @@ def main() -> None:
         ]
     )
     photographs = ImageFolder(arguments.images, to_input)
-    rows = list(csv.DictReader(arguments.out.open())) if arguments.out.exists() else []
+    rows = read_rows(arguments.out)
     done = {(row["method"], row["asked"], row["seed"]) for row in rows}
     for seed in arguments.seeds:
         drawn = torch.randperm(len(photographs), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -93,10 +92,7 @@ def main() -> None:
                 }
                 rows.append(row)
                 print(f"{method} at {share:g}: {row['agreement']} agree", file=sys.stderr)
-                with replacing(arguments.out) as temporary, temporary.open("w", newline="") as file:
-                    writer = csv.DictWriter(file, list(row))
-                    writer.writeheader()
-                    writer.writerows(rows)
+                write_rows(arguments.out, rows)
 
 
 def batches(photographs: ImageFolder, indices: list[int], size: int = 32) -> list[Tensor]:

@@ -9,7 +9,6 @@ labels. Rows that are there already are not made again. A tenth of train is held
 """
 
 import argparse
-import csv
 import shlex
 import sys
 import time
@@ -19,10 +18,10 @@ from pathlib import Path
 
 import torch
 from rivals import estimate_norms_
+from rows import read_rows, write_rows
 from torch import Tensor, nn
 
 from ghostify import convert, count, create_model
-from ghostify.atomic import replacing
 from ghostify.data import ImageData, load_data
 from ghostify.data.sample import draw_inputs
 from ghostify.jobs.evaluate import evaluate
@@ -53,7 +52,7 @@ def main() -> None:
     original = load_weights_(create_model(arguments.network), arguments.weights).to(arguments.device).eval()
     macs = count(original, SHAPE).macs
     data = load_data(arguments.data, hold_out=0.1)
-    rows = list(csv.DictReader(arguments.out.open())) if arguments.out.exists() else []
+    rows = read_rows(arguments.out)
     done = {(row["network"], row["method"], row["draw"], row["epochs"]) for row in rows}
     for method in arguments.methods:
         for draw in arguments.draws:
@@ -92,10 +91,7 @@ def main() -> None:
                 }
                 rows.append(row)
                 print(f"{method} {draw}, {epochs} epochs: {row['val_top1']} held out", file=sys.stderr)
-                with replacing(arguments.out) as temporary, temporary.open("w", newline="") as file:
-                    writer = csv.DictWriter(file, list(row))
-                    writer.writeheader()
-                    writer.writerows(rows)
+                write_rows(arguments.out, rows)
 
 
 def top1(model: nn.Module, data: ImageData, device: str, *, held_out: bool) -> float:

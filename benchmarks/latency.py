@@ -7,16 +7,15 @@ ratio of the MACs. Run it with nothing else running.
 """
 
 import argparse
-import csv
 import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from rows import write_rows
 
 from ghostify import compare, count, create_model
-from ghostify.atomic import replacing
 from ghostify.measure.environment import describe_environment
 
 PAIRS = (
@@ -61,10 +60,7 @@ def main() -> None:
                 }
             )
             print(found.verdict(a, b), file=sys.stderr)
-            with replacing(arguments.out) as temporary, temporary.open("w", newline="") as file:
-                writer = csv.DictWriter(file, list(rows[0]))
-                writer.writeheader()
-                writer.writerows(rows)
+            write_rows(arguments.out, rows)
 
 
 if __name__ == "__main__":
