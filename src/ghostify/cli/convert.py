@@ -11,6 +11,7 @@ import torch
 from ghostify.atomic import replacing
 from ghostify.cli.opening import Channels, extra_of, normalised_for, open_given, own_shape
 from ghostify.cli.options import (
+    calibration_options,
     cheap_option,
     classes_option,
     data_options,
@@ -29,14 +30,12 @@ from ghostify.measure.count import count
 from ghostify.network_file import save
 from ghostify.transform import convert as convert_network
 from ghostify.transform.convert import ConvertedLayer
-from ghostify.transform.keep import EFFORTS
 
 
 @click.command()
 @click.argument("model")
 @data_options(required=False)
-@click.option("--images", type=int, default=1024, show_default=True, help="Training images of --data to calibrate on.")
-@click.option("--effort", type=click.Choice(EFFORTS), default="refined", show_default=True, help="Of the calibration.")
+@calibration_options("refined")
 @click.option(
     "--drop-inner", is_flag=True, help="Drop maps that only following layers take, too; for pointwise ghosts."
 )
@@ -45,7 +44,7 @@ from ghostify.transform.keep import EFFORTS
 @source_options
 @classes_option
 @ghost_options(2, 3, float)
-@cheap_option
+@cheap_option("depthwise")
 @click.option("--skip", multiple=True, help="Module name or pattern to leave; may be given again.")
 @shape_option
 @click.option("--out", type=Path, required=True, help="Folder for ghost.safetensors and layers.json.")

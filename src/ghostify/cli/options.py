@@ -10,6 +10,7 @@ import torch
 
 from ghostify.jobs.train import OPTIMIZERS, PRECISIONS, SCHEDULES, Recipe
 from ghostify.layers.ghost_conv import CHEAP_KINDS
+from ghostify.transform.keep import EFFORTS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -58,7 +59,6 @@ def together(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 shape_option = click.option("--input-shape", callback=shape, help="Such as 3,224,224; default: the network's own.")
 classes_option = click.option("--num-classes", type=click.IntRange(1), help="Outputs of the network.")
-cheap_option = click.option("--cheap", type=click.Choice(CHEAP_KINDS), default="depthwise", show_default=True)
 device_option = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", callback=ready_device, show_default=True
 )
@@ -66,6 +66,22 @@ source_options = together(
     click.option("--weights", type=Path, help="State dict: .safetensors, .pt, .pth or .th."),
     click.option("--factory", help="For a file built by code of yours: its package.module:factory."),
 )
+
+
+def cheap_option(default: str) -> Callable[[Command], Command]:
+    return click.option("--cheap", type=click.Choice(CHEAP_KINDS), default=default, show_default=True)
+
+
+def calibration_options(effort: str) -> Callable[[Command], Command]:
+    """On how many images a trained network's ghost is calibrated, and how well."""
+    return together(
+        click.option(
+            "--images", type=int, default=1024, show_default=True, help="Training images of --data to calibrate on."
+        ),
+        click.option(
+            "--effort", type=click.Choice(EFFORTS), default=effort, show_default=True, help="Of the calibration."
+        ),
+    )
 
 
 def ghost_options(

@@ -7,7 +7,14 @@ from typing import Any
 import click
 
 from ghostify.cli.opening import Channels, normalised_for, open_for
-from ghostify.cli.options import cheap_option, ghost_options, json_option, take_recipe, training_options
+from ghostify.cli.options import (
+    calibration_options,
+    cheap_option,
+    ghost_options,
+    json_option,
+    take_recipe,
+    training_options,
+)
 from ghostify.cli.output import interval, print_table, progress_bars, show
 from ghostify.data import load_data
 from ghostify.errors import InputError
@@ -17,7 +24,9 @@ from ghostify.errors import InputError
 @click.option("--model", default="vgg16_cifar", show_default=True, help="MODEL, see `ghostify --help`.")
 @training_options("digits", epochs=6, batch_size=64, lr=0.05)
 @ghost_options(2, 3)
-@cheap_option
+@cheap_option("pointwise")
+@calibration_options("fast")
+@click.option("--ghost-epochs", type=click.IntRange(1), help="Of the ghost; default: half of the others'.")
 @click.option("--out", type=Path, default=Path("ghostify-run"), show_default=True, help="Folder for all results.")
 @json_option
 def run(
@@ -26,6 +35,9 @@ def run(
     ratio: int,
     cheap_kernel_size: int,
     cheap: Any,
+    images: int,
+    effort: Any,
+    ghost_epochs: int | None,
     hold_out: float,
     out: Path,
     resume: bool,
@@ -37,7 +49,7 @@ def run(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Train a network, its ghost and its narrower rival; measure all three; write a report."""
+    """Train a network, make its ghost, train its narrower rival; measure all three; write a report."""
     from ghostify.jobs import run as job  # here: drawing, templates and pruning are an extra that other verbs spare
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -54,6 +66,9 @@ def run(
             ratio=ratio,
             cheap_kernel_size=cheap_kernel_size,
             cheap=cheap,
+            images=images,
+            effort=effort,
+            ghost_epochs=ghost_epochs,
             device=device,
             workers=workers,
             resume=resume,

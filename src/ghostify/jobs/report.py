@@ -57,14 +57,18 @@ def map_pictures(original: nn.Module, ghost: nn.Module, data: ImageData) -> dict
     device = next(ghost.parameters()).device
     x = normalise(pixels.to(device), data.mean, data.std)
     originals, ghosts = (maps_of(network, name, x) for network in (original, ghost))
-    intrinsic = layer.primary.out_channels
     # Half intrinsic maps, half ghosts, so that both are seen.
-    shown = [*range(min(intrinsic, MAPS_SHOWN // 2)), *range(intrinsic, layer.out_channels)][:MAPS_SHOWN]
+    place = torch.arange(layer.out_channels) if layer.order is None else layer.order.cpu()
+    by_convolution = place < layer.primary.out_channels
+    first = by_convolution.nonzero().flatten()[: MAPS_SHOWN // 2]
+    shown = torch.cat([first, (~by_convolution).nonzero().flatten()])[:MAPS_SHOWN]
+    # Where the order is folded away, nothing says which of the original's maps these stand for.
+    beside = torch.arange(len(shown)) if layer.order is None else shown
     return {
         "layer": name,
         "label": data.classes[int(labels[0])],
-        "original": png_uri(feature_maps(originals[: len(shown)])),
-        "ghost": png_uri(feature_maps(ghosts[shown], min(intrinsic, MAPS_SHOWN // 2))),
+        "original": png_uri(feature_maps(originals[beside])),
+        "ghost": png_uri(feature_maps(ghosts[shown], len(first))),
     }
 
 

@@ -1,8 +1,9 @@
-"""The whole story: train a network, its ghost and its narrower rival, and measure all three."""
+"""The whole story: train a network, make its ghost, train its narrower rival, and measure all three."""
 
 import json
+import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from torch import nn
 
 from ghostify.atomic import replacing
 from ghostify.data import ImageData
+from ghostify.data.sample import draw_inputs
 from ghostify.errors import InputError
 from ghostify.jobs.evaluate import Score, check_fit, evaluate
 from ghostify.jobs.report import write_report
-from ghostify.jobs.train import Epoch, Recipe, train
+from ghostify.jobs.train import Epoch, Recipe, Teacher, train
 from ghostify.layers.ghost_conv import Cheap
 from ghostify.measure.count import Count, count
 from ghostify.measure.environment import describe_environment, disturbance
@@ -23,9 +25,12 @@ from ghostify.measure.memory import peak_memory_mb
 from ghostify.network_file import save
 from ghostify.progress import Progress
 from ghostify.transform.convert import convert
+from ghostify.transform.keep import Effort
 from ghostify.transform.narrow import narrow
 
 METRICS, REPORT = "metrics.json", "report.html"
+# Of the original's peak learning rate: a high one spoils a good start.
+GHOST_LR = 0.1
 TITLES = {"original": "original", "ghost": "ghost", "narrow": "narrower network"}
 
 
@@ -95,9 +100,20 @@ class Proof:
     def findings(self) -> list[str]:
         """What the figures say, in sentences."""
         original, ghost, *rest = self.contestants
-        sentences = [gain(ghost, original, ghost.latency)]
+        sentences = [start(self.setting, original), gain(ghost, original, ghost.latency)]
         sentences += [gain(ghost, rival, self.ghost_over_narrow) for rival in rest]
         return sentences + self.notes
+
+
+def start(setting: dict[str, Any], original: Contestant) -> str:
+    """What the ghost began with and learned since, in a sentence."""
+    kept, images = setting["calibration"]["val_top1"], setting["calibration"]["images"]
+    known = original.history[-1].val_top1
+    epochs = f"{setting['ghost_recipe']['epochs']} epochs with labels for the original's {setting['recipe']['epochs']}"
+    if kept is None or known is None:
+        return f"The ghost was made of the trained original with {images} images, and had {epochs}."
+    shares = f"{100 * kept:.1f} % of the held-out images right, the original {100 * known:.1f} %"
+    return f"Made of the trained original with {images} images and no labels, the ghost had {shares}; then {epochs}."
 
 
 def gain(ghost: Contestant, other: Contestant, latency: Comparison | None) -> str:
@@ -120,23 +136,30 @@ def run(
     setting: dict[str, Any],
     ratio: int = 2,
     cheap_kernel_size: int = 3,
-    cheap: Cheap = "depthwise",
+    cheap: Cheap = "pointwise",
+    images: int = 1024,
+    effort: Effort = "fast",
+    ghost_epochs: int | None = None,
     device: str = "cpu",
     workers: int = 0,
     blocks: int = 30,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Proof:
-    """Train a network, its ghost and the same network made narrower to the ghost's MACs; measure all three.
+    """Train a network, turn it into its ghost, train the same network made narrower instead; measure all three.
 
-    All three start from the same random weights, as far as they have them in common, and follow the same
-    recipe; the test images are used once, for the last weights.
+    The ghost starts from what the trained original knows, and the original teaches it. The narrower
+    network has the ghost's MACs, starts from the random weights that the original started from, as far as
+    it has them, and follows the original's recipe. The test images are used once, for the last weights.
 
     Args:
         build: Makes the original; called after seeding, so that it gives the same weights each time.
+        recipe: Of original and narrower network; the ghost's peak learning rate is a tenth of it.
         out: Folder for ``metrics.json``, ``report.html``, the networks and the checkpoints.
         setting: What else to record, such as the names of network and data.
-        ratio, cheap_kernel_size, cheap: See ``convert``.
+        ratio, cheap_kernel_size, cheap, effort: Of the ghost, see ``convert``.
+        images: Training images to calibrate the ghost on.
+        ghost_epochs: Of the ghost; None for half of the original's.
         blocks: Blocks timed of each network, see ``compare``.
         resume: Go on with trainings that began in ``out``.
     Raises:
@@ -145,16 +168,23 @@ def run(
     if (out / METRICS).exists() and not resume:
         raise InputError(f"{out} holds a finished run: choose another --out, or remove it")
     shape = (3, data.image_size, data.image_size)
-    networks, notes = make_networks(build, recipe.seed, shape, ratio, cheap_kernel_size, cheap)
-    for network in networks.values():
-        check_fit(network, data)
+    ghost_recipe = replace(
+        recipe,
+        epochs=math.ceil(recipe.epochs / 2) if ghost_epochs is None else ghost_epochs,
+        lr=recipe.lr * GHOST_LR,
+        warmup_epochs=min(recipe.warmup_epochs, 0.5),
+    )
 
-    histories = {}
-    for name, network in networks.items():
+    def fresh() -> nn.Module:
+        torch.manual_seed(recipe.seed)
+        return build()
+
+    def trained(name: str, network: nn.Module, its_recipe: Recipe, teacher: Teacher | None = None) -> nn.Module:
         histories[name] = train(
             network,
             data,
-            recipe,
+            its_recipe,
+            teacher=teacher,
             checkpoint=out / "checkpoints" / f"{name}.pt",
             resume=resume,
             device=device,
@@ -162,6 +192,29 @@ def run(
             progress=renamed(progress, f"train {name}"),
         )
         save(network, out / f"{name}.safetensors", extra=data.preprocessing)
+        return network
+
+    histories: dict[str, list[Epoch]] = {}
+    check_fit(fresh(), data)
+    # What cannot become a ghost is refused now, not after an hour of training.
+    convert(fresh(), ratio=ratio, cheap_kernel_size=cheap_kernel_size, cheap=cheap, input_shape=shape)
+    networks = {"original": trained("original", fresh(), recipe)}
+    ghost = convert(
+        networks["original"],
+        ratio=ratio,
+        cheap_kernel_size=cheap_kernel_size,
+        cheap=cheap,
+        input_shape=shape,
+        calibration=[batch.to(device) for batch in draw_inputs(data, images, recipe.seed, workers=workers)],
+        effort=effort,
+        seed=recipe.seed,
+        progress=renamed(progress, "make the ghost"),
+    ).model
+    untaught = evaluate(ghost, data.val, data, device=device, workers=workers).top1 if data.val is not None else None
+    networks["ghost"] = trained("ghost", ghost, ghost_recipe, Teacher(networks["original"]))
+    narrower, notes = make_narrower(fresh(), shape, count(ghost, shape).macs)
+    if narrower is not None:
+        networks["narrow"] = trained("narrow", narrower, recipe)
 
     # Measured one after the other, with nothing else running.
     example = torch.zeros(1, *shape, device=device)
@@ -199,9 +252,11 @@ def run(
     setting = {
         **setting,
         "recipe": asdict(recipe),
+        "ghost_recipe": asdict(ghost_recipe),
         "ratio": ratio,
         "cheap_kernel_size": cheap_kernel_size,
         "cheap": cheap,
+        "calibration": {"images": images, "effort": effort, "val_top1": untaught},
         "environment": describe_environment(device),
     }
     disturbed = disturbance(setting["environment"])
@@ -212,27 +267,12 @@ def run(
     return proof
 
 
-def make_networks(
-    build: Callable[[], nn.Module],
-    seed: int,
-    shape: tuple[int, int, int],
-    ratio: int,
-    cheap_kernel_size: int,
-    cheap: Cheap,
-) -> tuple[dict[str, nn.Module], list[str]]:
-    """The original, its ghost and its narrower rival, untrained; and what could not be made."""
-
-    def fresh() -> nn.Module:
-        torch.manual_seed(seed)
-        return build()
-
-    conversion = convert(fresh(), ratio=ratio, cheap_kernel_size=cheap_kernel_size, cheap=cheap, input_shape=shape)
-    networks, notes = {"original": fresh(), "ghost": conversion.model}, []
+def make_narrower(model: nn.Module, shape: tuple[int, int, int], macs: int) -> tuple[nn.Module | None, list[str]]:
+    """The same network with fewer maps, or what stands against that, in a sentence."""
     try:
-        networks["narrow"] = narrow(fresh(), shape, count(conversion.model, shape).macs)
+        return narrow(model, shape, macs), []
     except InputError as error:
-        notes.append(f"No narrower rival: {error}.")
-    return networks, notes
+        return None, [f"No narrower rival: {error}."]
 
 
 def renamed(progress: Progress | None, task: str) -> Progress | None:
