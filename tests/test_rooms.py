@@ -12,7 +12,7 @@ FLOORS = [
     ["cli"],
     ["jobs"],
     ["__init__"],
-    ["network_file"],
+    ["network_file", "inference"],
     ["transform"],
     ["models"],
     ["measure", "data", "layers"],

@@ -4,6 +4,7 @@ The front door: everything here is public; the rooms behind it may move.
 """
 
 from ghostify.errors import InputError
+from ghostify.inference import deploy
 from ghostify.layers import GhostConv2d, GhostModule
 from ghostify.measure import compare, count
 from ghostify.models import create_model, list_models
@@ -21,6 +22,7 @@ __all__ = [
     "convert",
     "count",
     "create_model",
+    "deploy",
     "list_models",
     "load",
     "save",

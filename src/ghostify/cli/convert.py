@@ -17,6 +17,7 @@ from ghostify.cli.options import (
     data_options,
     ghost_options,
     json_option,
+    recipe_options,
     shape_option,
     source_options,
 )
@@ -40,7 +41,7 @@ from ghostify.transform.convert import ConvertedLayer
     "--drop-inner", is_flag=True, help="Drop maps that only following layers take, too; for pointwise ghosts."
 )
 @click.option("--finetune", type=click.IntRange(0), default=0, help="Epochs with labels, the original as teacher.")
-@click.option("--lr", type=float, default=0.01, show_default=True, help="Peak learning rate of these epochs.")
+@recipe_options("lr", "batch_size", "freeze_norm", lr=0.01)  # of these epochs
 @source_options
 @classes_option
 @ghost_options(2, 3, float)
@@ -58,6 +59,8 @@ def convert(
     drop_inner: bool,
     finetune: int,
     lr: float,
+    batch_size: int,
+    freeze_norm: bool,
     image_size: int | None,
     mean: Channels,
     std: Channels,
@@ -79,7 +82,9 @@ def convert(
     labels; --finetune then learns with them, a tenth of the images held out to watch it. Without --data
     the result must be trained.
     """
-    recipe = Recipe(epochs=finetune, lr=lr, warmup_epochs=0.5, seed=seed) if finetune else None
+    recipe = None
+    if finetune:
+        recipe = Recipe(finetune, batch_size, lr=lr, warmup_epochs=0.5, freeze_norm=freeze_norm, seed=seed)
     if recipe and data_name is None:
         raise InputError("--finetune needs images to learn from: name them with --data")
     torch.manual_seed(seed)

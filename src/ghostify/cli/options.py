@@ -128,8 +128,8 @@ def data_options(default: str | None = None, required: bool = True) -> Callable[
     )
 
 
-def recipe_options(**defaults: Any) -> Callable[[Command], Command]:
-    """One option per field of ``Recipe``, with a verb's own defaults."""
+def recipe_options(*names: str, **defaults: Any) -> Callable[[Command], Command]:
+    """One option per field of ``Recipe``, or those named only, with a verb's own defaults."""
     choices = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS}
 
     def option(field: dataclasses.Field[Any]) -> Callable[[Command], Command]:
@@ -138,7 +138,7 @@ def recipe_options(**defaults: Any) -> Callable[[Command], Command]:
         name = f"--{flag}/--no-{flag}" if isinstance(default, bool) else f"--{flag}"
         return click.option(name, type=kind, default=default, show_default=True)
 
-    return together(*(option(field) for field in dataclasses.fields(Recipe)))
+    return together(*(option(field) for field in dataclasses.fields(Recipe) if field.name in names or not names))
 
 
 def training_options(data: str | None = None, **defaults: Any) -> Callable[[Command], Command]:

@@ -1,0 +1,166 @@
+"""The same function in fewer and faster operators."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim
+
+from ghostify.errors import InputError
+from ghostify.inference.rewrite import Rewriter, UnclearError
+from ghostify.layers import GhostConv2d, GhostModule
+from ghostify.transform.surgery import replace_modules_
+
+Form = Literal["dense", "split", "joined"]
+FORMS: tuple[str, ...] = get_args(Form)
+
+
+@dataclass(frozen=True)
+class DeployedGhost:
+    """In which form a ghost layer computes now.
+
+    Args:
+        name: Module name in the network before.
+        form: "dense": a convolution and a 1×1 convolution that makes all maps of the intrinsic ones;
+            "split": intrinsic maps and ghosts stay two tensors; "joined": they are put into one.
+        reason: Why joined; "" otherwise.
+    """
+
+    name: str
+    form: Form
+    reason: str = ""
+
+
+class Deployed(nn.Module):
+    """A network for inference, in eval mode.
+
+    Args:
+        network: Plain PyTorch operators.
+        ghosts: What became of each ghost layer.
+    """
+
+    def __init__(self, network: fx.GraphModule, ghosts: tuple[DeployedGhost, ...]) -> None:
+        super().__init__()
+        self.network, self.ghosts = network, ghosts
+        super().train(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the network returns for inputs ``[batch, channels, height, width]``."""
+        output: Tensor = self.network(x)
+        return output
+
+    def train(self, mode: bool = True) -> "Deployed":
+        """Stay in eval mode: there is no BatchNorm left to learn with.
+
+        Raises:
+            InputError: If training is asked for.
+        """
+        if mode:
+            raise InputError("a deployed network cannot learn: train the one it was made of")
+        return self
+
+
+def deploy(model: nn.Module, example: Tensor, *, forms: Mapping[str, Form] | None = None) -> Deployed:
+    """Rewrite a network for inference: the same function, faster.
+
+    BatchNorm is folded into convolutions, dropout goes, and the maps of ghost layers need not be
+    concatenated: intrinsic maps and ghosts travel as two tensors, a convolution that takes them becomes
+    the sum of two, what acts on single maps (activations, pooling, gates, sums) acts on both. A layer of
+    pointwise ghosts can become the convolution and a 1×1 convolution with the matrix [identity;
+    combinations], in which the order of its maps vanishes.
+
+    Args:
+        model: Any network that ``torch.export`` can follow; left untouched.
+        example: An input ``[batch, channels, height, width]`` on the network's device. Others may differ in
+            batch, and in height and width where the network allows.
+        forms: Module names or fnmatch patterns of ghost layers, and their form; the first match counts.
+            The others: dense for pointwise ghosts, split for depthwise ones.
+    Returns:
+        The network in eval mode; ``.ghosts`` tells the form of each ghost layer, and why it is joined.
+    Raises:
+        InputError: If the network cannot be followed, cannot take the example, or a form is not possible.
+    """
+    if not isinstance(example, Tensor) or example.ndim != 4 or len(example) < 1:
+        raise InputError("example: expected an input [batch, channels, height, width]")
+    for pattern, form in (forms or {}).items():
+        if form not in FORMS:
+            raise InputError(f"forms: {pattern!r} is to be {form!r}: expected one of {', '.join(FORMS)}")
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        if (isinstance(module, GhostConv2d) and module.cheap is not None)
+        or (isinstance(module, GhostModule) and module.cheap_operation is not None)
+    }
+    wanted = {name: wanted_form(name, layer, forms or {}) for name, layer in layers.items()}
+    for pattern in forms or {}:
+        if not any(fnmatchcase(name, pattern) for name in layers):
+            raise InputError(f"forms: {pattern!r} matches no ghost layer of the network")
+    dense: dict[nn.Module, nn.Module] = {
+        layer: dense_form(layer) for name, layer in layers.items() if wanted[name] == "dense"
+    }
+    model = replace_modules_(model, dense)
+    try:
+        rewriter = Rewriter(exported(model, example), lambda name: wanted.get(name) == "split")
+        network = rewriter.run()
+    except UnclearError as error:
+        raise InputError(f"{type(model).__name__} cannot be deployed: {error}") from error
+
+    def became(name: str) -> DeployedGhost:
+        if wanted[name] == "dense":
+            return DeployedGhost(name, "dense")
+        if wanted[name] == "joined":
+            return DeployedGhost(name, "joined", "asked for")
+        reason = rewriter.joins.get(name, "" if name in rewriter.split else "it is not run for the example")
+        return DeployedGhost(name, "joined" if reason else "split", reason)
+
+    return Deployed(network, tuple(became(name) for name in layers))
+
+
+def wanted_form(name: str, layer: nn.Module, forms: Mapping[str, Form]) -> Form:
+    """The form that is asked for, else the one that is usually fastest."""
+    can_be_dense = isinstance(layer, GhostConv2d) and layer.cheap_kind == "pointwise"
+    form = next((form for pattern, form in forms.items() if fnmatchcase(name, pattern)), None)
+    if form == "dense" and not can_be_dense:
+        raise InputError(f"forms: {name} cannot be dense: only pointwise GhostConv2d can")
+    return form or ("dense" if can_be_dense else "split")
+
+
+def dense_form(layer: nn.Module) -> nn.Sequential:
+    """The convolution, then a 1×1 convolution with the matrix [identity; combinations], rows in the layer's order."""
+    assert isinstance(layer, GhostConv2d)
+    assert layer.cheap is not None
+    intrinsic, groups = layer.primary.out_channels, layer.groups
+    per_group = intrinsic // groups
+    identity = torch.eye(per_group, device=layer.primary.weight.device, dtype=layer.primary.weight.dtype)
+    combinations = layer.cheap.weight.flatten(1).unflatten(0, (groups, -1))
+    maps = layer.out_channels // groups
+    matrix = torch.cat([identity.expand(groups, -1, -1), combinations], dim=1)[:, :maps].flatten(0, 1)
+    offsets = torch.zeros_like(matrix[:, 0])
+    if layer.cheap.bias is not None:
+        own = layer.cheap.bias.unflatten(0, (groups, -1))
+        offsets = torch.cat([own.new_zeros(groups, per_group), own], dim=1)[:, :maps].flatten()
+    if layer.order is not None:
+        matrix, offsets = matrix[layer.order], offsets[layer.order]
+    mix = nn.Conv2d(intrinsic, layer.out_channels, 1, groups=groups, device="meta")
+    mix.weight = nn.Parameter(matrix[:, :, None, None].contiguous(), requires_grad=False)
+    mix.bias = nn.Parameter(offsets, requires_grad=False)
+    return nn.Sequential(layer.primary, mix).eval()
+
+
+def exported(model: nn.Module, example: Tensor) -> fx.GraphModule:
+    """The network as a graph of ATen operators, for any batch, and any height and width where it allows."""
+    x = example.detach()
+    if len(x) == 1:  # a size of 1 would be taken for a constant
+        x = x.expand(2, *x.shape[1:]).contiguous()
+    try:
+        with torch.no_grad():
+            program = torch.export.export(model, (x,), dynamic_shapes=({0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO},))
+    except Exception as error:  # whatever stands in its code comes up here
+        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InputError(f"{type(model).__name__} cannot be followed by torch.export: {line}") from error
+    return program.module(check_guards=False)

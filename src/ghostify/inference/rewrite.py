@@ -1,0 +1,527 @@
+"""Write an exported graph anew: BatchNorm folded, dropout gone, ghosts beside their maps instead of behind them."""
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+aten = torch.ops.aten
+
+# What acts on each map by itself, so that it can act on some of them.
+ELEMENTWISE = {
+    *(aten.relu, aten.relu6, aten.hardtanh, aten.hardswish, aten.hardsigmoid, aten.sigmoid, aten.silu, aten.gelu),
+    *(aten.elu, aten.selu, aten.celu, aten.leaky_relu, aten.mish, aten.softplus, aten.tanh, aten.clamp, aten.clamp_min),
+}
+SPATIAL = {
+    *(aten.max_pool2d, aten.avg_pool2d, aten.adaptive_avg_pool2d, aten.adaptive_max_pool2d),
+    *(aten.upsample_nearest2d, aten.upsample_bilinear2d),
+}
+ARITHMETIC = {aten.add, aten.sub, aten.mul, aten.div}
+NOTHING = {aten.dropout, aten.feature_dropout, aten.alpha_dropout, aten.contiguous, aten.clone, aten.detach, aten.alias}
+VIEWS = {aten.view, aten.reshape, aten.flatten, aten.slice, aten.narrow, aten.select, aten.chunk, aten.split, aten.t}
+
+
+@dataclass
+class Conv:
+    """A convolution of the new graph, in float64 until it is built."""
+
+    name: str
+    weight: Tensor
+    bias: Tensor | None
+    geometry: tuple[Any, Any, Any]  # stride, padding, dilation
+    groups: int
+    dtype: torch.dtype
+    source: fx.Node
+    node: fx.Node
+
+    def build(self) -> nn.Conv2d:
+        maps, inputs, height, width = self.weight.shape
+        stride, padding, dilation = self.geometry
+        conv = nn.Conv2d(
+            inputs * self.groups,
+            maps,
+            (height, width),
+            stride,
+            padding,
+            dilation,
+            self.groups,
+            self.bias is not None,
+            device="meta",
+        )
+        conv.weight = nn.Parameter(self.weight.to(self.dtype).contiguous(), requires_grad=False)
+        if self.bias is not None:
+            conv.bias = nn.Parameter(self.bias.to(self.dtype), requires_grad=False)
+        return conv
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of a tensor's maps.
+
+    Args:
+        node: Of the new graph.
+        maps: How many.
+        convs: Those whose sum they are, while nothing else sees it.
+    """
+
+    node: fx.Node
+    maps: int
+    convs: tuple[Conv, ...] = ()
+
+
+@dataclass(frozen=True)
+class Maps:
+    """A tensor ``[batch, maps, ...]``, its maps in one or several tensors.
+
+    Args:
+        parts: These, in order.
+        ghost: The last ghost layer on the way to it, for the report.
+        split: Whether they stay apart after a BatchNorm.
+    """
+
+    parts: tuple[Part, ...]
+    ghost: str | None = None
+    split: bool = True
+
+    @property
+    def bounds(self) -> list[int]:
+        """Where parts begin and end."""
+        return [sum(part.maps for part in self.parts[:i]) for i in range(len(self.parts) + 1)]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A parameter or buffer of the old graph."""
+
+    name: str
+    tensor: Tensor
+
+
+class UnclearError(Exception):
+    """What the graph does cannot be followed."""
+
+
+class Rewriter:
+    """One pass over a graph of ATen operators.
+
+    Args:
+        old: As ``torch.export`` gives it in eval mode.
+        splits: For a ghost layer's name, whether its maps stay in two tensors.
+    """
+
+    def __init__(self, old: fx.GraphModule, splits: Callable[[str], bool]) -> None:
+        self.old, self.splits = old, splits
+        self.graph = fx.Graph()
+        self.root = nn.Module()
+        self.convs: list[Conv] = []
+        self.values: dict[fx.Node, Any] = {}
+        self.joins: dict[str, str] = {}  # ghost layer: what takes its maps whole
+        self.split: set[str] = set()
+
+    def run(self) -> fx.GraphModule:
+        for node in self.old.graph.nodes:
+            self.values[node] = self.rewritten(node)
+            changed = self.changes(node)
+            if changed is not None:  # from here on, whoever reads what was changed in place reads the result
+                self.values[changed] = self.values[node]
+        for conv in self.convs:
+            add_module(self.root, conv.name, conv.build())
+        network = fx.GraphModule(self.root, self.graph)
+        network.graph.eliminate_dead_code()
+        act_in_place(network)
+        network.delete_all_unused_submodules()
+        network.recompile()
+        return network
+
+    def changes(self, node: fx.Node) -> fx.Node | None:
+        """The node that an operator changes in place."""
+        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+            return None
+        if not node.target._schema.is_mutable:
+            return None
+        changed = node.args[0]
+        assert isinstance(changed, fx.Node)
+        if changed.op != "call_function" or packet(changed) in VIEWS:
+            raise UnclearError(f"{node.target} changes {changed.name} in place, which is a view or an input")
+        return changed
+
+    # One method per kind of node.
+
+    def rewritten(self, node: fx.Node) -> Any:
+        if node.op == "placeholder":
+            return self.whole(self.graph.placeholder(node.name), node)
+        if node.op == "get_attr":
+            assert isinstance(node.target, str)
+            return Constant(node.target, operator.attrgetter(node.target)(self.old).detach())
+        if node.op == "output":
+            found = fx.map_arg(node.args[0], lambda n: self.joined(n, "output"))
+            flat = found[0] if isinstance(found, list | tuple) and len(found) == 1 else None
+            if flat is None:
+                self.graph.set_codegen(self.old.graph._codegen)
+            return self.graph.output(found if flat is None else flat)
+        if node.op != "call_function":
+            raise UnclearError(f"{node.op} {node.target}")
+        return self.called(node)
+
+    def called(self, node: fx.Node) -> Any:
+        x = self.values.get(node.args[0]) if node.args and isinstance(node.args[0], fx.Node) else None
+        op = packet(node)
+        if op is aten.sym_size and isinstance(x, Maps):
+            if node.args[1] == 1 and len(x.parts) > 1:
+                return x.bounds[-1]
+            return self.call(node, x.parts[0].node)
+        if op in NOTHING and not isinstance(x, Constant):
+            return without_convs(x) if isinstance(x, Maps) and len(first(node).users) > 1 else x
+        if op is aten.cat:
+            return self.cat(node)
+        if not isinstance(x, Maps) or node.kwargs.get("out") is not None:
+            return self.generic(node)
+        if op is aten.conv2d:
+            return self.conv2d(node, x)
+        if op is aten.batch_norm:
+            return self.batch_norm(node, x)
+        if op in ARITHMETIC:
+            return self.arithmetic(node, x)
+        if op in (aten.slice, aten.narrow):
+            return self.first_maps(node, x)
+        if op in ELEMENTWISE or op in SPATIAL or (op is aten.mean and is_spatial(node)):
+            return replace(x, parts=tuple(Part(self.call(node, part.node), part.maps) for part in x.parts))
+        return self.generic(node)
+
+    def cat(self, node: fx.Node) -> Any:
+        tensors, dim = node.args[0], node.args[1] if len(node.args) > 1 else 0
+        assert isinstance(tensors, list | tuple)
+        name = ghost_layer(node)
+        values = [self.values[t] for t in tensors if isinstance(t, fx.Node)]
+        if name is not None and rank(node) == 5:
+            self.joins.setdefault(name, "it has groups")
+        if name is None or dim not in (1, -3) or not all(isinstance(v, Maps) for v in values):
+            return self.generic(node)
+        # Even where the maps are joined, BatchNorm is better folded into their makers first.
+        split = self.splits(name)
+        if not split and [packet(user) for user in node.users] != [aten.batch_norm]:
+            return self.generic(node)
+        if split:
+            self.split.add(name)
+        parts: list[Part] = []
+        for tensor, value in zip(tensors, values, strict=True):
+            alone = len(tensor.users) == 1
+            parts += value.parts if alone else without_convs(value).parts
+        return Maps(tuple(parts), name, split)
+
+    def conv2d(self, node: fx.Node, x: Maps) -> Any:
+        names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+        given: dict[str, Any] = dict(zip(names, node.args, strict=False)) | node.kwargs
+        weight, bias = self.values[given["weight"]], given.get("bias")
+        bias = None if bias is None else self.values[bias]
+        if not isinstance(weight, Constant) or not (bias is None or isinstance(bias, Constant)):
+            return self.generic(node)
+        filters, offsets = weight.tensor.double(), None if bias is None else bias.tensor.double()
+        geometry = (given.get("stride", 1), given.get("padding", 0), given.get("dilation", 1))
+        dtype, groups, name = weight.tensor.dtype, int(given.get("groups", 1)), weight.name.rpartition(".")[0] or "conv"
+        if groups == 1 and len(x.parts) > 1 and not is_pixel(first(node)):
+            pieces = filters.split([part.maps for part in x.parts], 1)
+            convs = tuple(
+                self.emit(name, piece, offsets if i == 0 else None, geometry, 1, dtype, part.node)
+                for i, (part, piece) in enumerate(zip(x.parts, pieces, strict=True))
+            )
+            return Maps((self.sum_of(convs),), x.ghost)
+        if groups == x.bounds[-1] > 1 and len(x.parts) > 1:
+            per_map = len(filters) // groups
+            sizes = [part.maps * per_map for part in x.parts]
+            offset_pieces = [None] * len(sizes) if offsets is None else offsets.split(sizes)
+            convs = tuple(
+                self.emit(name, piece, offset, geometry, part.maps, dtype, part.node)
+                for part, piece, offset in zip(x.parts, filters.split(sizes), offset_pieces, strict=True)
+            )
+            return Maps(tuple(Part(c.node, len(c.weight), (c,)) for c in convs), x.ghost)
+        source = self.join(x, first(node), reader(node))
+        return Maps((self.sum_of((self.emit(name, filters, offsets, geometry, groups, dtype, source),)),))
+
+    def batch_norm(self, node: fx.Node, x: Maps) -> Any:
+        _, *affine, training, _, eps, _ = arguments(node)
+        constants = [self.values.get(n) for n in affine]
+        if training or not all(c is None or isinstance(c, Constant) for c in constants) or None in constants[2:]:
+            return self.generic(node)
+        weight, bias, mean, variance = (None if c is None else c.tensor.double() for c in constants)
+        assert mean is not None
+        assert variance is not None
+        scale = (variance + eps).rsqrt() * (1 if weight is None else weight)
+        shift = (0 if bias is None else bias) - mean * scale
+        alone = len(first(node).users) == 1
+        parts = []
+        for part, s, b in zip(x.parts, self.cut(scale, x), self.cut(shift, x), strict=True):
+            if part.convs and alone:
+                for index, conv in enumerate(part.convs):
+                    conv.weight = conv.weight * s[:, None, None, None]
+                    conv.bias = None if conv.bias is None else conv.bias * s
+                    if index == 0:
+                        conv.bias = b if conv.bias is None else conv.bias + b
+                parts.append(part)
+            else:
+                parts.append(Part(self.affine(part.node, s, b, constants[2], node), part.maps))
+        if not x.split:
+            return Maps((Part(self.join(Maps(tuple(parts)), node, ""), x.bounds[-1]),))
+        return replace(x, parts=tuple(parts))
+
+    def arithmetic(self, node: fx.Node, x: Maps) -> Any:
+        if len(node.args) < 2 or node.kwargs:
+            return self.generic(node)
+        other = self.values.get(node.args[1]) if isinstance(node.args[1], fx.Node) else node.args[1]
+        if isinstance(other, int | float):
+            return replace(x, parts=tuple(Part(self.call(node, part.node), part.maps) for part in x.parts))
+        if not isinstance(other, Maps) or rank(node) != 4 or x.bounds[-1] != other.bounds[-1]:
+            return self.generic(node)
+        if {rank(n) for n in arguments(node)[:2]} != {4}:
+            return self.generic(node)
+        a, b = self.aligned(node, x, other)
+        parts = [
+            Part(overwriting(self.call(node, p.node, q.node), same_shape(node)), p.maps)
+            for p, q in zip(a.parts, b.parts, strict=True)
+        ]
+        return Maps(tuple(parts), a.ghost or b.ghost)
+
+    def first_maps(self, node: fx.Node, x: Maps) -> Any:
+        """``x[:, :end]``, as a slice or narrowed."""
+        _, dim, start, end, *step = (*arguments(node), *(None,) * (4 - len(node.args)))
+        if dim not in (1, -3) or rank(node) != 4 or start not in (0, None) or not isinstance(end, int) or step:
+            return self.generic(node)
+        parts: list[Part] = []
+        left = min(end, x.bounds[-1]) if end >= 0 else x.bounds[-1] + end
+        for part in x.parts:
+            if left >= part.maps:
+                parts.append(part)
+            elif left > 0:
+                parts.append(self.narrowed(part, 0, left))
+            left -= part.maps
+        return replace(x, parts=tuple(parts))
+
+    def generic(self, node: fx.Node) -> Any:
+        """The same operator on whole tensors."""
+        target: Any = functional(node.target)
+        args: Any = fx.map_arg(node.args, lambda n: self.joined(n, reader(node)))
+        kwargs: Any = fx.map_arg(node.kwargs, lambda n: self.joined(n, reader(node)))
+        return self.whole(self.graph.call_function(target, args, kwargs), node)
+
+    # Pieces.
+
+    def whole(self, new: fx.Node, node: fx.Node) -> Any:
+        """A node's value: maps where it is a tensor that has a channel axis."""
+        value = node.meta.get("val")
+        if isinstance(value, Tensor) and value.ndim == 4 and isinstance(value.shape[1], int):
+            return Maps((Part(new, value.shape[1]),))
+        return new
+
+    def call(self, node: fx.Node, *firsts: fx.Node) -> fx.Node:
+        """The node's operator on other inputs."""
+        target: Any = functional(node.target)
+        return self.graph.call_function(target, (*firsts, *node.args[len(firsts) :]), dict(node.kwargs))
+
+    def joined(self, node: fx.Node, reader: str) -> Any:
+        value = self.values[node]
+        if isinstance(value, Constant):
+            return self.constant(value.name, value.tensor)
+        if isinstance(value, Maps):
+            return self.join(value, node, reader)
+        return value
+
+    def join(self, value: Maps, node: fx.Node, reader: str) -> fx.Node:
+        """The maps in one tensor."""
+        if len(value.parts) == 1:
+            return value.parts[0].node
+        if value.ghost is not None and not is_pixel(node):
+            self.joins.setdefault(value.ghost, f"{reader} takes its maps whole")
+        return self.graph.call_function(aten.cat.default, ([part.node for part in value.parts], 1))
+
+    def emit(
+        self,
+        name: str,
+        weight: Tensor,
+        bias: Tensor | None,
+        geometry: tuple[Any, Any, Any],
+        groups: int,
+        dtype: torch.dtype,
+        source: fx.Node,
+    ) -> Conv:
+        # A layer may come in parts, or run twice.
+        taken, number, unique = {conv.name for conv in self.convs}, 0, name
+        while unique in taken:
+            number += 1
+            unique = f"{name}_{number}"
+        node = self.graph.call_module(unique, (source,))
+        conv = Conv(unique, weight, bias, geometry, groups, dtype, source, node)
+        self.convs.append(conv)
+        return conv
+
+    def sum_of(self, convs: Sequence[Conv]) -> Part:
+        node = convs[0].node
+        for conv in convs[1:]:
+            node = overwriting(self.graph.call_function(aten.add.Tensor, (node, conv.node)))
+        return Part(node, len(convs[0].weight), tuple(convs))
+
+    def cut(self, per_map: Tensor, x: Maps) -> Sequence[Tensor]:
+        return per_map.split([part.maps for part in x.parts])
+
+    def affine(self, x: fx.Node, scale: Tensor, shift: Tensor, like: Any, node: fx.Node) -> fx.Node:
+        """A BatchNorm that nothing could take in."""
+        shape = (-1, *(1,) * (node.meta["val"].ndim - 2))
+        name, dtype = f"affine_{len(self.graph.nodes)}", like.tensor.dtype
+        scale_node = self.constant(f"{name}_scale", scale.to(dtype).reshape(shape))
+        shift_node = self.constant(f"{name}_shift", shift.to(dtype).reshape(shape))
+        return self.graph.call_function(aten.addcmul.default, (shift_node, x, scale_node))
+
+    def constant(self, name: str, tensor: Tensor) -> fx.Node:
+        name = "constant_" + name.replace(".", "_")
+        if not hasattr(self.root, name):
+            self.root.register_buffer(name, tensor)
+        return self.graph.get_attr(name)
+
+    def narrowed(self, part: Part, start: int, end: int) -> Part:
+        return Part(self.graph.call_function(aten.slice.Tensor, (part.node, 1, start, end)), end - start)
+
+    def aligned(self, node: fx.Node, a: Maps, b: Maps) -> tuple[Maps, Maps]:
+        """Both with the same bounds between their parts."""
+        if a.bounds == b.bounds:
+            return a, b
+        n, m = arguments(node)[:2]
+        if set(a.bounds) < set(b.bounds):
+            return self.cut_at(a, b.bounds, n), b
+        if set(b.bounds) < set(a.bounds):
+            return a, self.cut_at(b, a.bounds, m)
+        whole = [Maps((Part(self.join(v, o, reader(node)), v.bounds[-1]),), v.ghost) for v, o in ((a, n), (b, m))]
+        return whole[0], whole[1]
+
+    def cut_at(self, value: Maps, bounds: Sequence[int], node: fx.Node) -> Maps:
+        """Cut parts at more bounds: a convolution that nobody else reads into smaller ones, else the tensor."""
+        parts = []
+        for begin, part in zip(value.bounds, value.parts, strict=False):
+            inner = [bound - begin for bound in bounds if begin <= bound <= begin + part.maps]
+            whole = len(inner) == 2
+            for start, end in pairwise(inner):
+                if whole:
+                    parts.append(part)
+                elif part.convs and len(node.users) == 1 and all(conv.groups == 1 for conv in part.convs):
+                    rows = [
+                        self.emit(
+                            conv.name,
+                            conv.weight[start:end],
+                            None if conv.bias is None else conv.bias[start:end],
+                            conv.geometry,
+                            1,
+                            conv.dtype,
+                            conv.source,
+                        )
+                        for conv in part.convs
+                    ]
+                    parts.append(self.sum_of(rows))
+                else:
+                    parts.append(self.narrowed(part, start, end))
+        return replace(value, parts=tuple(parts))
+
+
+def without_convs(value: Maps) -> Maps:
+    """The same, seen by somebody else, too."""
+    return replace(value, parts=tuple(replace(part, convs=()) for part in value.parts))
+
+
+def first(node: fx.Node) -> fx.Node:
+    """The node that is its first argument."""
+    given = node.args[0]
+    assert isinstance(given, fx.Node)
+    return given
+
+
+def arguments(node: fx.Node) -> tuple[Any, ...]:
+    return node.args
+
+
+def packet(node: fx.Node) -> Any:
+    """The operator without its overload, and its form that changes nothing in place."""
+    target = functional(node.target)
+    return target.overloadpacket if isinstance(target, torch._ops.OpOverload) else target
+
+
+def functional(target: Any) -> Any:
+    """The same operator, leaving its inputs as they are."""
+    if not isinstance(target, torch._ops.OpOverload) or not target._schema.is_mutable:
+        return target
+    name = target.overloadpacket.__name__
+    if not name.endswith("_") or not hasattr(aten, name[:-1]):
+        raise UnclearError(f"{target} changes what it gets")
+    return getattr(getattr(aten, name[:-1]), target._overloadname)
+
+
+def ghost_layer(node: fx.Node) -> str | None:
+    """The name of the ghost layer whose join a node is."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    if not stack:
+        return None
+    name, kind = stack[-1]
+    kind = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
+    ours = kind.startswith("ghostify.layers.") and kind.rpartition(".")[2] in {"GhostConv2d", "GhostModule"}
+    return str(name) if ours else None
+
+
+def reader(node: fx.Node) -> str:
+    """What to call a node in a report: its module, else its operator."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    name = str(stack[-1][0]) if stack else ""
+    return name or node.name
+
+
+def rank(node: fx.Node) -> int | None:
+    value = node.meta.get("val")
+    return value.ndim if isinstance(value, Tensor) else None
+
+
+def is_pixel(node: fx.Node) -> bool:
+    """Whether a node's maps have one pixel each, so that copying them costs nothing."""
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and all(isinstance(size, int) and size == 1 for size in value.shape[2:])
+
+
+def is_spatial(node: fx.Node) -> bool:
+    """Whether a mean is over the pixels of each map."""
+    dims = node.args[1] if len(node.args) > 1 else None
+    return rank(first(node)) == 4 and isinstance(dims, list | tuple) and all(d in (2, 3, -1, -2) for d in dims)
+
+
+def add_module(root: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module at a path, with empty ones around it."""
+    *around, last = name.split(".")
+    for step in around:
+        if step not in root._modules:
+            root.add_module(step, nn.Module())
+        root = root.get_submodule(step)
+    root.add_module(last, module)
+
+
+def overwriting(node: fx.Node, possible: bool = True) -> fx.Node:
+    """Say that a result may lie where the first input did."""
+    node.meta["overwriting"] = possible
+    return node
+
+
+def same_shape(node: fx.Node) -> bool:
+    """Whether a result has the shape of the first input."""
+    return [str(n) for n in first(node).meta["val"].shape] == [str(n) for n in node.meta["val"].shape]
+
+
+def act_in_place(network: fx.GraphModule) -> None:
+    """Let activations and sums overwrite what a convolution or a sum made for them alone."""
+    modules: Mapping[str, nn.Module] = dict(network.named_modules())
+    for node in network.graph.nodes:
+        if node.op != "call_function" or not (packet(node) in ELEMENTWISE or node.meta.get("overwriting")):
+            continue
+        target, maker = node.target, first(node)
+        changing = getattr(aten, packet(node).__name__ + "_", None)
+        made = (maker.op == "call_module" and isinstance(modules[str(maker.target)], nn.Conv2d)) or (
+            maker.op == "call_function" and packet(maker) in {aten.add, aten.addcmul}
+        )
+        assert isinstance(target, torch._ops.OpOverload)
+        if made and len(maker.users) == 1 and changing is not None and target._overloadname in changing.overloads():
+            node.target = getattr(changing, target._overloadname)

@@ -1,0 +1,152 @@
+"""A deployed network computes what the network computed, in other operators."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ghostify import GhostConv2d, InputError, convert, create_model, deploy
+
+
+class Crossroads(nn.Module):
+    """Whatever ghosts may meet: BatchNorm, sums with whole tensors, a gate, sums in place, dropout."""
+
+    def __init__(self, cheap: str = "depthwise") -> None:
+        super().__init__()
+        self.stem, self.norm0 = nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
+        self.conv1, self.norm1 = GhostConv2d(16, 16, 3, padding=1, bias=False, cheap=cheap), nn.BatchNorm2d(16)
+        self.conv2, self.norm2 = GhostConv2d(16, 16, 3, padding=1, ratio=4, cheap=cheap), nn.BatchNorm2d(16)
+        self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.grouped = GhostConv2d(16, 16, 3, padding=1, groups=2, cheap=cheap)
+        self.conv3, self.norm3 = GhostConv2d(16, 25, 3, stride=2, padding=1, cheap=cheap), nn.BatchNorm2d(25)
+        self.shortcut = nn.Sequential(nn.Conv2d(16, 25, 1, stride=2), nn.BatchNorm2d(25))
+        self.gate = nn.Conv2d(25, 25, 1)
+        self.norm4 = nn.BatchNorm2d(25)
+        self.act, self.drop, self.head = nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Linear(25, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.norm0(self.stem(x)))
+        y = self.act(self.norm1(self.conv1(x)))
+        y = self.depthwise(self.norm2(self.conv2(y)))
+        y += x
+        x = self.grouped(self.act(y))
+        y = self.norm3(self.conv3(x))
+        y = y * torch.sigmoid(self.gate(y.mean((2, 3), keepdim=True)))
+        y = self.act(self.norm4(y + self.shortcut(x)))
+        return self.head(self.drop(torch.flatten(nn.functional.adaptive_avg_pool2d(y, 1), 1)))
+
+
+def shaken(model: nn.Module) -> nn.Module:
+    """The network with BatchNorms as a training might leave them."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.05, 3)
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
+    return model.eval()
+
+
+def difference(model: nn.Module, deployed: nn.Module, x: Tensor) -> float:
+    """Largest, relative to the largest output."""
+    with torch.no_grad():
+        before, after = model(x), deployed(x)
+    return float((before - after).abs().max() / before.abs().max())
+
+
+@pytest.mark.parametrize("cheap", ["depthwise", "pointwise"])
+@pytest.mark.parametrize("form", ["as it comes", "split", "joined"])
+def test_the_output_stays_for_any_batch_and_size(cheap: str, form: str) -> None:
+    model = shaken(Crossroads(cheap)).double()
+    forms = {} if form == "as it comes" else {"*": form}
+    deployed = deploy(model, torch.randn(1, 3, 13, 15, dtype=torch.float64), forms=forms)
+    for shape in [(1, 3, 13, 15), (3, 3, 16, 9)]:
+        assert difference(model, deployed, torch.randn(shape, dtype=torch.float64)) < 1e-12
+    single = deploy(model.float(), torch.randn(2, 3, 13, 15), forms=forms)
+    assert difference(model, single, torch.randn(3, 3, 11, 12)) < 1e-5
+
+
+def test_batch_norm_and_dropout_are_gone_and_ghosts_are_not_joined() -> None:
+    deployed = deploy(shaken(Crossroads()), torch.randn(1, 3, 12, 12))
+    forms = {ghost.name: (ghost.form, ghost.reason) for ghost in deployed.ghosts}
+    assert forms == {
+        "conv1": ("split", ""),
+        "conv2": ("joined", "grouped.primary takes its maps whole"),
+        "grouped": ("joined", "it has groups"),
+        "conv3": ("split", ""),
+    }
+    assert not any(isinstance(module, nn.BatchNorm2d | nn.Dropout) for module in deployed.modules())
+    called = [str(node.target) for node in deployed.network.graph.nodes if node.op == "call_function"]
+    assert not any("batch_norm" in name or "dropout" in name for name in called)
+    # Before and behind what has groups, and of single pixels: before the gate and before the head.
+    assert sum("cat" in name for name in called) == 4
+
+
+def test_pointwise_ghosts_become_one_matrix_with_their_order_in_it() -> None:
+    model = nn.Sequential(GhostConv2d(8, 32, 3, cheap="pointwise", ordered=True), nn.BatchNorm2d(32), nn.ReLU())
+    assert isinstance(model[0], GhostConv2d)
+    assert model[0].order is not None
+    model[0].order.copy_(torch.randperm(32))
+    deployed = deploy(shaken(model), torch.randn(1, 8, 9, 9))
+    assert [ghost.form for ghost in deployed.ghosts] == ["dense"]
+    assert [node.op for node in deployed.network.graph.nodes] == [
+        "placeholder",
+        "call_module",
+        "call_module",
+        "call_function",
+        "output",
+    ]
+    assert difference(model, deployed, torch.randn(3, 8, 7, 11)) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["ghostnet_050", "ghost_resnet20", "ghost_mobilenet_v3_large"])
+def test_published_ghosts_are_deployed(name: str) -> None:
+    model = shaken(create_model(name))
+    deployed = deploy(model, torch.randn(1, 3, 64, 64))
+    assert {ghost.form for ghost in deployed.ghosts} == {"split"}
+    assert difference(model, deployed, torch.randn(3, 3, 61, 50)) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["googlenet", "densenet121", "shufflenet_v2_x0_5"])
+def test_converted_networks_are_deployed(name: str) -> None:
+    model = shaken(convert(create_model(f"torchvision:{name}"), input_shape=(3, 64, 64)).model)
+    assert difference(model, deploy(model, torch.randn(1, 3, 64, 64)), torch.randn(3, 3, 64, 64)) < 1e-5
+
+
+def test_a_network_that_returns_several_tensors_is_deployed() -> None:
+    class Pyramid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.low, self.high = GhostConv2d(3, 16, 3), GhostConv2d(16, 16, 3)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            low = self.low(x)
+            return {"low": low, "high": self.high(low.relu())}
+
+    model = Pyramid().eval()
+    deployed = deploy(model, torch.randn(1, 3, 12, 12))
+    reasons = {ghost.name: ghost.reason for ghost in deployed.ghosts}
+    assert reasons == {"low": "output takes its maps whole", "high": "output takes its maps whole"}
+    x = torch.randn(2, 3, 12, 12)
+    for name, wanted in model(x).items():
+        torch.testing.assert_close(deployed(x)[name], wanted)
+
+
+def test_bad_input_is_refused_in_a_line() -> None:
+    class Branches(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.sum() > 0 else -x
+
+    model = nn.Sequential(GhostConv2d(3, 16, 3))
+    example = torch.randn(1, 3, 8, 8)
+    with pytest.raises(InputError, match="matches no ghost layer"):
+        deploy(model, example, forms={"conv*": "split"})
+    with pytest.raises(InputError, match="expected one of dense, split, joined"):
+        deploy(model, example, forms={"0": "apart"})  # type: ignore[dict-item]  # on purpose
+    with pytest.raises(InputError, match="only pointwise"):
+        deploy(model, example, forms={"0": "dense"})
+    with pytest.raises(InputError, match="expected an input"):
+        deploy(model, example[0])
+    with pytest.raises(InputError, match=r"cannot be followed by torch\.export"):
+        deploy(Branches(), example)
+    with pytest.raises(InputError, match="cannot learn"):
+        deploy(model, example).train()
