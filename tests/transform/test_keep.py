@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.ops import Conv2dNormActivation
 
 from ghostify import GhostConv2d, InputError, convert, count, create_model
 from ghostify.network_file import load, save
@@ -104,6 +105,17 @@ class Shifted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.conv(x))
+
+
+@pytest.mark.parametrize("effort", ["fast", "refined"])
+def test_a_block_may_end_in_maps_of_which_some_are_dropped(effort: Any) -> None:
+    model = nn.Sequential(Conv2dNormActivation(3, 16), Conv2dNormActivation(16, 16, groups=16), nn.Conv2d(16, 8, 1))
+    plans = {"0.0": LayerPlan(10, dropped=6), "2": LayerPlan(8)}
+    ghost, layers = keep_knowledge(model, plans, images(), effort=effort)
+    assert ghost[0][1].num_features == ghost[1][0].groups == 10
+    assert [layer.block for layer in layers.values()] == ["0", "2"]
+    assert layers["0.0"].block_error == pytest.approx(0, abs=0.05)  # those that are left are the original's
+    assert ghost(images()[0]).shape == model(images()[0]).shape
 
 
 def test_depthwise_ghosts_find_their_partners_and_filters() -> None:

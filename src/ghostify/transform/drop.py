@@ -1,6 +1,7 @@
 """Drop the inner maps that are missed least."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +13,23 @@ from ghostify.transform.moments import MomentSums, samples_per_image
 from ghostify.transform.plan import LayerPlan
 
 
+@dataclass(frozen=True)
+class LeftMaps:
+    """What is left of a convolution's maps.
+
+    Args:
+        rows: Which of the original's they are.
+        consumers: Module names of the layers that take them.
+    """
+
+    rows: Tensor
+    consumers: tuple[str, ...]
+
+
 def drop_maps_(
     ghost: nn.Module, original: nn.Module, plans: Mapping[str, LayerPlan], batches: Sequence[Tensor]
-) -> dict[str, Tensor]:
-    """Remove the maps that are planned to be dropped; of each convolution, which of its maps are left."""
+) -> dict[str, LeftMaps]:
+    """Remove the maps that are planned to be dropped; of each convolution that loses some, what is left."""
     dropping = [name for name, plan in plans.items() if plan.dropped]
     if not dropping:
         return {}
@@ -31,8 +45,9 @@ def drop_maps_(
         maps = len(covariance)
         effect = sum(consumer_gram(original.get_submodule(consumer), maps) for consumer in inner[name].consumers)
         assert isinstance(effect, Tensor)
-        left[name] = choose_maps(covariance, effect, maps - plans[name].dropped)
-        structure.drop_(ghost.get_submodule(name), complement(left[name], maps))  # type: ignore[arg-type]  # likewise
+        rows = choose_maps(covariance, effect, maps - plans[name].dropped)
+        left[name] = LeftMaps(rows, inner[name].consumers)
+        structure.drop_(ghost.get_submodule(name), complement(rows, maps))  # type: ignore[arg-type]  # likewise
     return left
 
 

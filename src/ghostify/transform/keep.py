@@ -16,7 +16,7 @@ from ghostify.layers.ghost_conv import Cheap
 from ghostify.modes import evaluating
 from ghostify.progress import Progress
 from ghostify.transform.blocks import Block, catching, ends_of, find_blocks, inputs_of, outputs_of, record_calls
-from ghostify.transform.drop import drop_maps_
+from ghostify.transform.drop import LeftMaps, drop_maps_
 from ghostify.transform.fit import choose_maps, complement, fit_depthwise, fit_filters, fit_pointwise
 from ghostify.transform.moments import Moments, MomentSums, TapSums, maps_at, patches, samples_per_image
 from ghostify.transform.order import fold_orders
@@ -77,10 +77,12 @@ def keep_knowledge(
     original = copy.deepcopy(original).eval()
     ghost = copy.deepcopy(original)
     example = batches[0][:2]
-    rows = drop_maps_(ghost, original, plans, batches)
+    left = drop_maps_(ghost, original, plans, batches)
+    rows = {name: maps.rows for name, maps in left.items()}
     gains = norm_gains(original, example)
     report: dict[str, KeptLayer] = {}
     blocks = find_blocks(original, list(plans), example)
+    ends = {block.name: rows_at_end(block, left) for block in blocks}
     wanted: list[Tensor] = []  # what the block before gave in the original and gives in the ghost
     given: list[Tensor] = []
     for index, block in enumerate(blocks):
@@ -99,7 +101,8 @@ def keep_knowledge(
             )
             ghost = replace_modules_(ghost, {conv: fitted})
         wanted = outputs_of(original.get_submodule(block.name), wanted_inputs)
-        targets = [t[:, rows[block.name]] for t in wanted] if block.name in rows else wanted
+        end = ends[block.name]
+        targets = wanted if end is None else [t[:, end] for t in wanted]
         part = ghost.get_submodule(block.name)
         given = outputs_of(part, given_inputs)
         error = relative_error(given, targets)
@@ -116,7 +119,6 @@ def keep_knowledge(
     if progress:
         progress(f"keep ({effort})", "done", len(blocks), len(blocks))
     if effort == "refined" and blocks:
-        ends = {block.name: rows.get(block.name) for block in blocks}
         before, fitted_blocks = end_errors(ghost, original, ends, batches), copy.deepcopy(ghost.state_dict())
         refine_whole_(ghost, original, ends, batches, generator, progress=progress)
         after = end_errors(ghost, original, ends, batches)
@@ -225,6 +227,15 @@ def fit_layer(
     layer.order[others] = plan.kept + slots
     layer.requires_grad_(conv.weight.requires_grad)
     return layer.eval(), explained
+
+
+def rows_at_end(block: Block, left: Mapping[str, LeftMaps]) -> Tensor | None:
+    """Which of the original's maps a block still gives; None for all."""
+    for conv in block.convs:
+        # A block that is one convolution has its consumers elsewhere, too.
+        if conv in left and any(not f"{taker}.".startswith(f"{block.name}.") for taker in left[conv].consumers):
+            return left[conv].rows
+    return None
 
 
 def chosen_outputs(found: Moments, chosen: Tensor) -> Moments:
