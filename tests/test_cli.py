@@ -74,7 +74,19 @@ def test_convert_with_data_keeps_what_a_network_knows(
     assert [layer["block"] for layer in kept["layers"]] == ["conv1", "conv2"]
     arguments = ["evaluate", kept["out"], "--factory", "tiny:Tiny", "--data", data, "--device", "cpu", "--json"]
     assert printed(capsys, *arguments)["top1"] > 0.9  # no epoch of training since; chance is a third
-    tuned = printed(capsys, *convert, "--effort", "fast", "--finetune", "2", "--out", str(tmp_path / "f"), "--json")
+    tuned = printed(
+        capsys,
+        *convert,
+        "--effort",
+        "fast",
+        "--finetune",
+        "2",
+        "--batch-size",
+        "16",
+        "--out",
+        str(tmp_path / "f"),
+        "--json",
+    )
     assert [epoch["epoch"] for epoch in tuned["finetune"]] == [1, 2]
     assert printed(capsys, arguments[0], tuned["out"], *arguments[2:])["top1"] > 0.9
     assert main(["convert", "resnet20", "--finetune", "1", "--out", str(tmp_path / "h")]) == 2
@@ -135,6 +147,7 @@ def test_the_given_resnet20_scores_its_known_accuracy_on_cifar10(
         (["count", "vgg16_cifar", "--input-shape", "3,8,8"], "cannot take an input of 3×8×8"),
         (["count", "resnet20", "--weights", "absent.pt"], "absent.pt is not there"),
         (["count", "absent.safetensors"], "absent.safetensors is not there"),
+        (["evaluate", "absent.safetensors", "--data", "digits"], "absent.safetensors is not there"),
         (["count", "ghost_resnet20", "--ratio", "0"], "ratio is 0"),
         (["count"], "Missing argument"),
         (["cuont", "resnet20"], "No such command"),

@@ -293,7 +293,7 @@ def open_network(
     """
     if Path(reference).is_file() or reference.endswith(".safetensors"):
         given = [name for name, value in (*options.items(), ("num_classes", num_classes)) if value is not None]
-        if given:
+        if given and Path(reference).is_file():  # of one that is absent, load says so
             raise InputError(f"{reference} is a file, which says all about its network: leave out {', '.join(given)}")
         model = load(reference, factory=factory)
     else:

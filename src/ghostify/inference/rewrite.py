@@ -159,10 +159,11 @@ class Rewriter:
             return Constant(node.target, operator.attrgetter(node.target)(self.old).detach())
         if node.op == "output":
             found = fx.map_arg(node.args[0], lambda n: self.joined(n, "output"))
-            flat = found[0] if isinstance(found, list | tuple) and len(found) == 1 else None
-            if flat is None:
-                self.graph.set_codegen(self.old.graph._codegen)
-            return self.graph.output(found if flat is None else flat)
+            codegen: Any = self.old.graph._codegen
+            if codegen.pytree_info.out_spec.is_leaf():
+                return self.graph.output(found[0])
+            self.graph.set_codegen(codegen)
+            return self.graph.output(found)
         if node.op != "call_function":
             raise UnclearError(f"{node.op} {node.target}")
         return self.called(node)
@@ -186,10 +187,10 @@ class Rewriter:
             return self.batch_norm(node, x)
         if op in ARITHMETIC:
             return self.arithmetic(node, x)
+        if op in ELEMENTWISE or op in SPATIAL or (op in (aten.mean, aten.slice) and is_spatial(node)):
+            return replace(x, parts=tuple(Part(self.call(node, part.node), part.maps) for part in x.parts))
         if op in (aten.slice, aten.narrow):
             return self.first_maps(node, x)
-        if op in ELEMENTWISE or op in SPATIAL or (op is aten.mean and is_spatial(node)):
-            return replace(x, parts=tuple(Part(self.call(node, part.node), part.maps) for part in x.parts))
         return self.generic(node)
 
     def cat(self, node: fx.Node) -> Any:
@@ -485,9 +486,10 @@ def is_pixel(node: fx.Node) -> bool:
 
 
 def is_spatial(node: fx.Node) -> bool:
-    """Whether a mean is over the pixels of each map."""
+    """Whether a mean or a slice is over the pixels of each map."""
     dims = node.args[1] if len(node.args) > 1 else None
-    return rank(first(node)) == 4 and isinstance(dims, list | tuple) and all(d in (2, 3, -1, -2) for d in dims)
+    dims = dims if isinstance(dims, list | tuple) else [dims]
+    return rank(first(node)) == 4 and all(d in (2, 3, -1, -2) for d in dims)
 
 
 def add_module(root: nn.Module, name: str, module: nn.Module) -> None:
