@@ -158,7 +158,7 @@ class Rewriter:
             assert isinstance(node.target, str)
             return Constant(node.target, operator.attrgetter(node.target)(self.old).detach())
         if node.op == "output":
-            found = fx.map_arg(node.args[0], lambda n: self.joined(n, "output"))
+            found: Any = fx.map_arg(node.args[0], lambda n: self.joined(n, "output"))
             codegen: Any = self.old.graph._codegen
             if codegen.pytree_info.out_spec.is_leaf():
                 return self.graph.output(found[0])
@@ -288,7 +288,8 @@ class Rewriter:
 
     def first_maps(self, node: fx.Node, x: Maps) -> Any:
         """``x[:, :end]``, as a slice or narrowed."""
-        _, dim, start, end, *step = (*arguments(node), *(None,) * (4 - len(node.args)))
+        missing: list[Any] = [None] * (4 - len(node.args))
+        _, dim, start, end, *step = [*arguments(node), *missing]
         if dim not in (1, -3) or rank(node) != 4 or start not in (0, None) or not isinstance(end, int) or step:
             return self.generic(node)
         parts: list[Part] = []
