@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ghostify import GhostConv2d, InputError, convert, create_model, deploy
+from ghostify import GhostConv2d, InputError, create_model, deploy
 
 
 class Crossroads(nn.Module):
@@ -116,12 +116,6 @@ def test_published_ghosts_are_deployed(name: str, joined: dict[str, str]) -> Non
     deployed = deploy(model, torch.randn(1, 3, 64, 64))
     assert {ghost.name: ghost.reason for ghost in deployed.ghosts if ghost.form != "split"} == joined
     assert difference(model, deployed, torch.randn(3, 3, 61, 50)) < 1e-5
-
-
-@pytest.mark.parametrize("name", ["googlenet", "densenet121", "shufflenet_v2_x0_5"])
-def test_converted_networks_are_deployed(name: str) -> None:
-    model = shaken(convert(create_model(f"torchvision:{name}"), input_shape=(3, 64, 64)).model)
-    assert difference(model, deploy(model, torch.randn(1, 3, 64, 64)), torch.randn(3, 3, 64, 64)) < 1e-5
 
 
 def test_a_network_that_returns_several_tensors_is_deployed() -> None:
