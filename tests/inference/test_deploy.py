@@ -118,6 +118,24 @@ def test_published_ghosts_are_deployed(name: str, joined: dict[str, str]) -> Non
     assert difference(model, deployed, torch.randn(3, 3, 61, 50)) < 1e-5
 
 
+def test_shuffled_maps_stay_in_their_places() -> None:
+    class Shuffle(nn.Module):
+        """Maps of two groups in turn, as in ShuffleNet."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.ghost = nn.Conv2d(3, 16, 3), GhostConv2d(16, 16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            batch, maps, height, width = x.shape
+            x = x.view(batch, 2, maps // 2, height, width).transpose(1, 2).contiguous().view(batch, -1, height, width)
+            return self.ghost(x)
+
+    model = Shuffle().eval()
+    assert difference(model, deploy(model, torch.randn(1, 3, 12, 12)), torch.randn(3, 3, 12, 12)) < 1e-5
+
+
 def test_a_network_that_returns_several_tensors_is_deployed() -> None:
     class Pyramid(nn.Module):
         def __init__(self) -> None:
@@ -147,7 +165,7 @@ def test_bad_input_is_refused_in_a_line() -> None:
     with pytest.raises(InputError, match="matches no ghost layer"):
         deploy(model, example, forms={"conv*": "split"})
     with pytest.raises(InputError, match="expected one of dense, split, joined"):
-        deploy(model, example, forms={"0": "apart"})  # type: ignore[dict-item]  # on purpose
+        deploy(model, example, forms={"0": "apart"})  # type: ignore[dict-item]  # no such form: what is tested
     with pytest.raises(InputError, match="only pointwise"):
         deploy(model, example, forms={"0": "dense"})
     with pytest.raises(InputError, match="expected an input"):

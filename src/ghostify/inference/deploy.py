@@ -1,4 +1,4 @@
-"""The same function in fewer and faster operators."""
+"""The same function in other operators, for inference."""
 
 import copy
 from collections.abc import Mapping
@@ -65,7 +65,7 @@ class Deployed(nn.Module):
 
 
 def deploy(model: nn.Module, example: Tensor, *, forms: Mapping[str, Form] | None = None) -> Deployed:
-    """Rewrite a network for inference: the same function, faster.
+    """Rewrite a network for inference: the same function in other operators.
 
     BatchNorm is folded into convolutions, dropout goes, and the maps of ghost layers need not be
     concatenated: intrinsic maps and ghosts travel as two tensors, a convolution that takes them becomes
@@ -78,7 +78,7 @@ def deploy(model: nn.Module, example: Tensor, *, forms: Mapping[str, Form] | Non
         example: An input ``[batch, channels, height, width]`` on the network's device. Others may differ in
             batch, and in height and width where the network allows.
         forms: Module names or fnmatch patterns of ghost layers, and their form; the first match counts.
-            The others: dense for pointwise ghosts, split for depthwise ones.
+            The others: dense for pointwise ghosts, split for depthwise ones, which no measurement chose yet.
     Returns:
         The network in eval mode; ``.ghosts`` tells the form of each ghost layer, and why it is joined.
     Raises:
@@ -122,7 +122,7 @@ def deploy(model: nn.Module, example: Tensor, *, forms: Mapping[str, Form] | Non
 
 
 def wanted_form(name: str, layer: nn.Module, forms: Mapping[str, Form]) -> Form:
-    """The form that is asked for, else the one that is usually fastest."""
+    """The form that is asked for, else dense where it can be, and split."""
     can_be_dense = isinstance(layer, GhostConv2d) and layer.cheap_kind == "pointwise"
     form = next((form for pattern, form in forms.items() if fnmatchcase(name, pattern)), None)
     if form == "dense" and not can_be_dense:
@@ -160,7 +160,7 @@ def exported(model: nn.Module, example: Tensor) -> fx.GraphModule:
     try:
         with torch.no_grad():
             program = torch.export.export(model, (x,), dynamic_shapes=({0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO},))
-    except Exception as error:  # whatever stands in its code comes up here
+    except Exception as error:  # torch.export runs the network's own code, which may raise anything
         line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(f"{type(model).__name__} cannot be followed by torch.export: {line}") from error
     return program.module(check_guards=False)

@@ -15,13 +15,15 @@ aten = torch.ops.aten
 ELEMENTWISE = {
     *(aten.relu, aten.relu6, aten.hardtanh, aten.hardswish, aten.hardsigmoid, aten.sigmoid, aten.silu, aten.gelu),
     *(aten.elu, aten.selu, aten.celu, aten.leaky_relu, aten.mish, aten.softplus, aten.tanh, aten.clamp, aten.clamp_min),
+    *(aten.contiguous, aten.clone),  # which a view behind them may need
 }
 SPATIAL = {
     *(aten.max_pool2d, aten.avg_pool2d, aten.adaptive_avg_pool2d, aten.adaptive_max_pool2d),
     *(aten.upsample_nearest2d, aten.upsample_bilinear2d),
 }
 ARITHMETIC = {aten.add, aten.sub, aten.mul, aten.div}
-NOTHING = {aten.dropout, aten.feature_dropout, aten.alpha_dropout, aten.contiguous, aten.clone, aten.detach, aten.alias}
+DROPOUT = {aten.dropout, aten.feature_dropout, aten.alpha_dropout}
+NOTHING = {*DROPOUT, aten.detach, aten.alias}
 VIEWS = {aten.view, aten.reshape, aten.flatten, aten.slice, aten.narrow, aten.select, aten.chunk, aten.split, aten.t}
 
 
@@ -175,7 +177,8 @@ class Rewriter:
             if node.args[1] == 1 and len(x.parts) > 1:
                 return x.bounds[-1]
             return self.call(node, x.parts[0].node)
-        if op in NOTHING and not isinstance(x, Constant):
+        drops = op in DROPOUT and bool(node.args[2])  # asked for in eval mode, too
+        if op in NOTHING and not drops and not isinstance(x, Constant):
             return without_convs(x) if isinstance(x, Maps) and len(first(node).users) > 1 else x
         if op is aten.cat:
             return self.cat(node)
@@ -438,6 +441,7 @@ def first(node: fx.Node) -> fx.Node:
 
 
 def arguments(node: fx.Node) -> tuple[Any, ...]:
+    """What a node's operator gets, by position."""
     return node.args
 
 

@@ -47,7 +47,7 @@ def drop_maps_(
         assert isinstance(effect, Tensor)
         rows = choose_maps(covariance, effect, maps - plans[name].dropped)
         left[name] = LeftMaps(rows, inner[name].consumers)
-        structure.drop_(ghost.get_submodule(name), complement(rows, maps))  # type: ignore[arg-type]  # likewise
+        structure.drop_(ghost.get_submodule(name), complement(rows, maps))  # type: ignore[arg-type]  # plans are for Conv2d
     return left
 
 
