@@ -174,3 +174,30 @@ def test_bad_input_is_refused_in_a_line() -> None:
         deploy(Branches(), example)
     with pytest.raises(InputError, match="cannot learn"):
         deploy(model, example).train()
+
+
+def test_a_residual_sum_begins_with_what_is_added_to_split_convolutions() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.ghost, self.last = (
+                nn.Conv2d(3, 16, 1),
+                GhostConv2d(16, 16, 3, padding=1),
+                nn.Conv2d(16, 16, 1),
+            )
+            self.norm = nn.BatchNorm2d(16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            return (self.norm(self.last(self.ghost(x).relu().relu())) + x).relu()
+
+    model = shaken(Block())
+    deployed = deploy(model, torch.randn(1, 3, 12, 12))
+    assert difference(model, deployed, torch.randn(3, 3, 11, 12)) < 1e-5
+    nodes = {node.name: node for node in deployed.network.graph.nodes}
+    *_, early, late, act, _ = nodes.values()
+    # Each sum takes one convolution's maps, and so can be done while these are written.
+    assert [str(n.target) for n in early.args] == ["last", "stem"]
+    assert late.args == (early, nodes["last_1"])
+    assert "relu" in str(act.target)
+    assert sum("relu" in str(node.target) for node in nodes.values()) == 3  # one for each part, one for the sum

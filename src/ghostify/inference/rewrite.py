@@ -191,6 +191,8 @@ class Rewriter:
         if op in ARITHMETIC:
             return self.arithmetic(node, x)
         if op in ELEMENTWISE or op in SPATIAL or (op in (aten.mean, aten.slice) and is_spatial(node)):
+            if op is aten.relu and all(packet(part.node) is aten.relu for part in x.parts):
+                return x
             return replace(x, parts=tuple(Part(self.call(node, part.node), part.maps) for part in x.parts))
         if op in (aten.slice, aten.narrow):
             return self.first_maps(node, x)
@@ -283,10 +285,17 @@ class Rewriter:
         if {rank(n) for n in arguments(node)[:2]} != {4}:
             return self.generic(node)
         a, b = self.aligned(node, x, other)
-        parts = [
-            Part(overwriting(self.call(node, p.node, q.node), same_shape(node)), p.maps)
-            for p, q in zip(a.parts, b.parts, strict=True)
-        ]
+        n, m = arguments(node)[:2]
+        parts = []
+        for p, q in zip(a.parts, b.parts, strict=True):
+            # A sum of convolutions plus something begins with that: each addition then follows a
+            # convolution, and an engine does it while it writes the convolution's maps.
+            if packet(node) is aten.add and len(p.convs) > 1 and len(n.users) == 1 and same_shape(n, node):
+                parts.append(Part(self.sum_of(p.convs, q).node, p.maps))
+            elif packet(node) is aten.add and len(q.convs) > 1 and len(m.users) == 1 and same_shape(m, node):
+                parts.append(Part(self.sum_of(q.convs, p).node, q.maps))
+            else:
+                parts.append(Part(overwriting(self.call(node, p.node, q.node), same_shape(n, node)), p.maps))
         return Maps(tuple(parts), a.ghost or b.ghost)
 
     def first_maps(self, node: fx.Node, x: Maps) -> Any:
@@ -362,10 +371,11 @@ class Rewriter:
         self.convs.append(conv)
         return conv
 
-    def sum_of(self, convs: Sequence[Conv]) -> Part:
+    def sum_of(self, convs: Sequence[Conv], start: Part | None = None) -> Part:
+        """What convolutions of the parts of a tensor give together, plus ``start``."""
         node = convs[0].node
-        for conv in convs[1:]:
-            node = overwriting(self.graph.call_function(aten.add.Tensor, (node, conv.node)))
+        for addend in [*([start.node] if start else []), *(conv.node for conv in convs[1:])]:
+            node = overwriting(self.graph.call_function(aten.add.Tensor, (node, addend)))
         return Part(node, len(convs[0].weight), tuple(convs))
 
     def cut(self, per_map: Tensor, x: Maps) -> Sequence[Tensor]:
@@ -513,9 +523,9 @@ def overwriting(node: fx.Node, possible: bool = True) -> fx.Node:
     return node
 
 
-def same_shape(node: fx.Node) -> bool:
-    """Whether a result has the shape of the first input."""
-    return [str(n) for n in first(node).meta["val"].shape] == [str(n) for n in node.meta["val"].shape]
+def same_shape(given: fx.Node, node: fx.Node) -> bool:
+    """Whether a result has the shape of an input."""
+    return [str(n) for n in given.meta["val"].shape] == [str(n) for n in node.meta["val"].shape]
 
 
 def act_in_place(network: fx.GraphModule) -> None:
