@@ -86,7 +86,7 @@ def sizes(name: str) -> tuple[tuple[int, int], tuple[int, int]]:
     if family == "inception_v3":  # five halvings without padding, and a window of 5 at the end
         return (107, 113), (111, 125)
     if Origin(name).input_shape[-1] == 32:
-        return (33, 35), (29, 37)
+        return (33, 35), (37, 45)
     return (67, 75), (71, 93)
 
 

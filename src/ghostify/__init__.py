@@ -4,9 +4,9 @@ The front door: everything here is public; the rooms behind it may move.
 """
 
 from ghostify.errors import InputError
-from ghostify.inference import deploy
+from ghostify.inference import compare, deploy, explain, export
 from ghostify.layers import GhostConv2d, GhostModule
-from ghostify.measure import compare, count
+from ghostify.measure import count
 from ghostify.models import create_model, list_models
 from ghostify.network_file import load, save
 from ghostify.transform import LayerPlan, convert
@@ -23,6 +23,8 @@ __all__ = [
     "count",
     "create_model",
     "deploy",
+    "explain",
+    "export",
     "list_models",
     "load",
     "save",

@@ -1,11 +1,7 @@
 """The statistics of a comparison; never the clock."""
 
 import numpy as np
-import pytest
-import torch
-from torch import nn
 
-from ghostify import InputError, compare, create_model
 from ghostify.measure.latency import summarise
 
 
@@ -33,23 +29,3 @@ def test_an_interval_over_1_is_not_called_a_difference() -> None:
     slower = summarise([10.0] * 8, [20.0] * 8)
     assert slower.different
     assert slower.verdict().endswith("2.00 times as slow")
-
-
-def test_compare_gives_networks_threads_and_gradients_back_as_they_were() -> None:
-    a, b = create_model("tiny:Tiny"), create_model("tiny:Tiny").eval()
-    threads = torch.get_num_threads()
-    found = compare(a, b, torch.zeros(2, 3, 8, 8), blocks=6, block_ms=1)
-    assert (found.blocks, found.threads, found.engine) == (6, 1, "eager")
-    assert found.ratio_low <= found.ratio <= found.ratio_high
-    assert a.training
-    assert not b.training
-    assert torch.get_num_threads() == threads
-    assert torch.is_grad_enabled()
-
-
-def test_an_unknown_engine_and_too_few_blocks_are_refused() -> None:
-    layer = nn.Identity()
-    with pytest.raises(InputError, match="expected one of eager"):
-        compare(layer, layer, torch.zeros(1), engine="tensorrt")
-    with pytest.raises(InputError, match="at least 1 and 6"):
-        compare(layer, layer, torch.zeros(1), blocks=2)

@@ -7,11 +7,16 @@ from collections.abc import Sequence
 import click
 
 import ghostify
-from ghostify.cli import compare, convert, count, evaluate, models, run, train
+from ghostify.cli import compare, convert, count, evaluate, explain, export, models, run, train
 from ghostify.errors import InputError
 
 INTERRUPTED = 130
 BAD_INPUT = 2
+# What brings a package that only some verbs need.
+EXTRAS = {
+    **dict.fromkeys(("matplotlib", "jinja2"), "run"),
+    **dict.fromkeys(("onnx", "onnx_ir", "onnxscript", "onnxruntime", "openvino"), "export"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,9 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except ModuleNotFoundError as error:
-        if error.name not in {"matplotlib", "jinja2"}:
+        if error.name not in EXTRAS:
             raise
-        return refuse(f"this verb needs {error.name}: pip install 'ghostify[run]'")
+        return refuse(f"this verb needs {error.name}: pip install 'ghostify[{EXTRAS[error.name]}]'")
     except (KeyboardInterrupt, click.Abort):
         print("ghostify: interrupted; what was finished is kept", file=sys.stderr)
         return INTERRUPTED
@@ -52,5 +57,15 @@ def cli() -> None:
     """
 
 
-for verb in (run.run, count.count, convert.convert, train.train, evaluate.evaluate, compare.compare, models.models):
+for verb in (
+    run.run,
+    count.count,
+    convert.convert,
+    train.train,
+    evaluate.evaluate,
+    compare.compare,
+    explain.explain,
+    export.export,
+    models.models,
+):
     cli.add_command(verb)

@@ -8,10 +8,11 @@ import torch
 from ghostify.cli.opening import open_given, own_shape
 from ghostify.cli.options import device_option, json_option, shape_option
 from ghostify.cli.output import print_table, show
+from ghostify.inference.compare import compare as compare_networks
+from ghostify.inference.deploy import deploy
+from ghostify.inference.engines import ENGINES
 from ghostify.measure.count import count
 from ghostify.measure.environment import describe_environment, disturbance
-from ghostify.measure.latency import ENGINES
-from ghostify.measure.latency import compare as compare_networks
 
 
 @click.command()
@@ -20,6 +21,13 @@ from ghostify.measure.latency import compare as compare_networks
 @shape_option
 @click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--engine", type=click.Choice(ENGINES), default="eager", show_default=True)
+@click.option(
+    "--deploy/--as-is",
+    "deployed",
+    default=None,
+    help="Whether to deploy both first; default: yes, but for eager.",
+)
+@click.option("--bf16", is_flag=True, help="Compute in bf16, where the engine can.")
 @click.option("--blocks", type=click.IntRange(6), default=30, show_default=True, help="Blocks timed of each network.")
 @device_option
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads.")
@@ -30,17 +38,28 @@ def compare(
     input_shape: tuple[int, ...] | None,
     batch_size: int,
     engine: str,
+    deployed: bool | None,
+    bf16: bool,
     blocks: int,
     device: str,
     threads: int,
     as_json: bool,
 ) -> None:
-    """Measure the latency of network B over that of network A."""
+    """Measure the latency of network B over that of network A.
+
+    ENGINE is eager PyTorch, torch.compile, ONNX Runtime or OpenVINO.
+    """
     first, second = (open_given(name, {}).to(device) for name in (a, b))
     input_shape = input_shape or own_shape(first)
     for network in (first, second):
         count(network, input_shape)  # refuses an input that one of them cannot take
     example = torch.zeros(batch_size, *input_shape, device=device)
+    if deployed is None:
+        deployed = engine != "eager"
+    if deployed:
+        first, second = deploy(first, example), deploy(second, example)
+    if bf16:
+        example = example.bfloat16()
     found = compare_networks(first, second, example, engine=engine, threads=threads, blocks=blocks)
     environment = describe_environment(device) | {"threads": threads}
     result = {
@@ -48,6 +67,7 @@ def compare(
         "b": b,
         "input_shape": input_shape,
         "batch_size": batch_size,
+        "deployed": deployed,
         **dataclasses.asdict(found),
         "different": found.different,
         "environment": environment,

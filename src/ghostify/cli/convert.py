@@ -40,6 +40,7 @@ from ghostify.transform.convert import ConvertedLayer
 @click.option(
     "--drop-inner", is_flag=True, help="Drop maps that only following layers take, too; for pointwise ghosts."
 )
+@click.option("--round-to", type=click.IntRange(1), default=1, show_default=True, help="With --drop-inner: 16 is fast.")
 @click.option("--finetune", type=click.IntRange(0), default=0, help="Epochs with labels, the original as teacher.")
 @recipe_options("lr", "batch_size", "freeze_norm", lr=0.01)  # of these epochs
 @source_options
@@ -57,6 +58,7 @@ def convert(
     images: int,
     effort: Any,
     drop_inner: bool,
+    round_to: int,
     finetune: int,
     lr: float,
     batch_size: int,
@@ -110,6 +112,7 @@ def convert(
             calibration=calibration,
             effort=effort,
             drop_inner=drop_inner,
+            round_to=round_to,
             seed=seed,
             progress=progress,
         )

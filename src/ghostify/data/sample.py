@@ -1,11 +1,13 @@
-"""Some training images, as a network gets them."""
+"""Some images of a data set, as a network gets them."""
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from ghostify.data.augment import normalise
-from ghostify.data.images import ImageData, MemoryImages, join_batches
+from ghostify.data.images import Batch, ImageData, MemoryImages, join_batches
 from ghostify.errors import InputError
 
 
@@ -20,14 +22,28 @@ def draw_inputs(data: ImageData, images: int, seed: int = 0, *, batch_size: int 
     Raises:
         InputError: If no image is asked for.
     """
+    return [x for x, _ in draw(data.train, data, images, seed, batch_size=batch_size, workers=workers)]
+
+
+def draw(
+    dataset: Dataset[Batch], data: ImageData, images: int, seed: int = 0, *, batch_size: int = 64, workers: int = 0
+) -> Iterator[Batch]:
+    """Draw images of one part of a data set, normalised, with their labels.
+
+    Yields:
+        Batches ``[batch, 3, height, width]`` and labels ``[batch]``.
+    Raises:
+        InputError: If no image is asked for.
+    """
     if images < 1:
         raise InputError(f"images is {images}: expected at least 1")
-    length = len(data.train)  # type: ignore[arg-type]  # ours have a length; the base class does not say so
+    length = len(dataset)  # type: ignore[arg-type]  # ours have a length; the base class does not say so
     chosen = torch.randperm(length, generator=torch.Generator().manual_seed(seed))[:images].tolist()
     loader = DataLoader(
-        Subset(data.train, chosen),
+        Subset(dataset, chosen),
         batch_size,
         collate_fn=join_batches,
-        num_workers=0 if isinstance(data.train, MemoryImages) else workers,
+        num_workers=0 if isinstance(dataset, MemoryImages) else workers,
     )
-    return [normalise(pixels, data.mean, data.std) for pixels, _ in loader]
+    for pixels, labels in loader:
+        yield normalise(pixels, data.mean, data.std), labels

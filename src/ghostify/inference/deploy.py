@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 from torch.export import Dim
 
 from ghostify.errors import InputError
-from ghostify.inference.rewrite import Rewriter, UnclearError
+from ghostify.inference.nodes import UnclearError
+from ghostify.inference.rewrite import Rewriter
 from ghostify.layers import GhostConv2d, GhostModule
 from ghostify.transform.surgery import replace_modules_
 

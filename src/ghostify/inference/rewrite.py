@@ -9,22 +9,25 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-aten = torch.ops.aten
-
-# What acts on each map by itself, so that it can act on some of them.
-ELEMENTWISE = {
-    *(aten.relu, aten.relu6, aten.hardtanh, aten.hardswish, aten.hardsigmoid, aten.sigmoid, aten.silu, aten.gelu),
-    *(aten.elu, aten.selu, aten.celu, aten.leaky_relu, aten.mish, aten.softplus, aten.tanh, aten.clamp, aten.clamp_min),
-    *(aten.contiguous, aten.clone),  # which a view behind them may need
-}
-SPATIAL = {
-    *(aten.max_pool2d, aten.avg_pool2d, aten.adaptive_avg_pool2d, aten.adaptive_max_pool2d),
-    *(aten.upsample_nearest2d, aten.upsample_bilinear2d),
-}
-ARITHMETIC = {aten.add, aten.sub, aten.mul, aten.div}
-DROPOUT = {aten.dropout, aten.feature_dropout, aten.alpha_dropout}
-NOTHING = {*DROPOUT, aten.detach, aten.alias}
-VIEWS = {aten.view, aten.reshape, aten.flatten, aten.slice, aten.narrow, aten.select, aten.chunk, aten.split, aten.t}
+from ghostify.inference.nodes import (
+    ARITHMETIC,
+    ELEMENTWISE,
+    SPATIAL,
+    VIEWS,
+    UnclearError,
+    arguments,
+    aten,
+    does_nothing,
+    first,
+    functional,
+    ghost_layer,
+    is_pixel,
+    is_spatial,
+    packet,
+    rank,
+    reader,
+    same_shape,
+)
 
 
 @dataclass
@@ -68,11 +71,18 @@ class Part:
         node: Of the new graph.
         maps: How many.
         convs: Those whose sum they are, while nothing else sees it.
+        behind: Nodes of the old graph that acted on that sum, map by map; nothing else sees these either.
     """
 
     node: fx.Node
     maps: int
     convs: tuple[Conv, ...] = ()
+    behind: tuple[fx.Node, ...] = ()
+
+    @property
+    def bare(self) -> tuple[Conv, ...]:
+        """The convolutions whose sum the maps still are, nothing behind them."""
+        return () if self.behind else self.convs
 
 
 @dataclass(frozen=True)
@@ -103,10 +113,6 @@ class Constant:
     tensor: Tensor
 
 
-class UnclearError(Exception):
-    """What the graph does cannot be followed."""
-
-
 class Rewriter:
     """One pass over a graph of ATen operators.
 
@@ -120,6 +126,7 @@ class Rewriter:
         self.graph = fx.Graph()
         self.root = nn.Module()
         self.convs: list[Conv] = []
+        self.linears: dict[str, nn.Linear] = {}
         self.values: dict[fx.Node, Any] = {}
         self.joins: dict[str, str] = {}  # ghost layer: what takes its maps whole
         self.split: set[str] = set()
@@ -130,8 +137,9 @@ class Rewriter:
             changed = self.changes(node)
             if changed is not None:  # from here on, whoever reads what was changed in place reads the result
                 self.values[changed] = self.values[node]
-        for conv in self.convs:
-            add_module(self.root, conv.name, conv.build())
+        built: dict[str, nn.Module] = {conv.name: conv.build() for conv in self.convs}
+        for name, module in (built | self.linears).items():
+            add_module(self.root, name, module)
         network = fx.GraphModule(self.root, self.graph)
         network.graph.eliminate_dead_code()
         act_in_place(network)
@@ -143,7 +151,7 @@ class Rewriter:
         """The node that an operator changes in place."""
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
             return None
-        if not node.target._schema.is_mutable:
+        if not node.target._schema.is_mutable or does_nothing(node):
             return None
         changed = node.args[0]
         assert isinstance(changed, fx.Node)
@@ -177,11 +185,12 @@ class Rewriter:
             if node.args[1] == 1 and len(x.parts) > 1:
                 return x.bounds[-1]
             return self.call(node, x.parts[0].node)
-        drops = op in DROPOUT and bool(node.args[2])  # asked for in eval mode, too
-        if op in NOTHING and not drops and not isinstance(x, Constant):
+        if does_nothing(node) and not isinstance(x, Constant):
             return without_convs(x) if isinstance(x, Maps) and len(first(node).users) > 1 else x
         if op is aten.cat:
             return self.cat(node)
+        if op is aten.linear:
+            return self.linear(node)
         if not isinstance(x, Maps) or node.kwargs.get("out") is not None:
             return self.generic(node)
         if op is aten.conv2d:
@@ -193,7 +202,7 @@ class Rewriter:
         if op in ELEMENTWISE or op in SPATIAL or (op in (aten.mean, aten.slice) and is_spatial(node)):
             if op is aten.relu and all(packet(part.node) is aten.relu for part in x.parts):
                 return x
-            return replace(x, parts=tuple(Part(self.call(node, part.node), part.maps) for part in x.parts))
+            return self.each(node, x, op in ELEMENTWISE)
         if op in (aten.slice, aten.narrow):
             return self.first_maps(node, x)
         return self.generic(node)
@@ -248,6 +257,19 @@ class Rewriter:
         source = self.join(x, first(node), reader(node))
         return Maps((self.sum_of((self.emit(name, filters, offsets, geometry, groups, dtype, source),)),))
 
+    def linear(self, node: fx.Node) -> Any:
+        weight, bias = (self.values[n] if isinstance(n, fx.Node) else n for n in (*arguments(node), None)[1:3])
+        if not isinstance(weight, Constant) or not (bias is None or isinstance(bias, Constant)):
+            return self.generic(node)
+        outputs, inputs = weight.tensor.shape
+        linear = nn.Linear(inputs, outputs, bias is not None, device="meta")
+        linear.weight = nn.Parameter(weight.tensor, requires_grad=False)
+        if bias is not None:
+            linear.bias = nn.Parameter(bias.tensor, requires_grad=False)
+        name = self.free(weight.name.rpartition(".")[0] or "linear")
+        self.linears[name] = linear
+        return self.whole(self.graph.call_module(name, (self.joined(first(node), reader(node)),)), node)
+
     def batch_norm(self, node: fx.Node, x: Maps) -> Any:
         _, *affine, training, _, eps, _ = arguments(node)
         constants = [self.values.get(n) for n in affine]
@@ -256,20 +278,21 @@ class Rewriter:
         weight, bias, mean, variance = (None if c is None else c.tensor.double() for c in constants)
         assert mean is not None
         assert variance is not None
+        dtype = constants[2].tensor.dtype  # type: ignore[union-attr]  # the mean, which is there
         scale = (variance + eps).rsqrt() * (1 if weight is None else weight)
         shift = (0 if bias is None else bias) - mean * scale
         alone = len(first(node).users) == 1
         parts = []
         for part, s, b in zip(x.parts, self.cut(scale, x), self.cut(shift, x), strict=True):
-            if part.convs and alone:
-                for index, conv in enumerate(part.convs):
+            if part.bare and alone:
+                for index, conv in enumerate(part.bare):
                     conv.weight = conv.weight * s[:, None, None, None]
                     conv.bias = None if conv.bias is None else conv.bias * s
                     if index == 0:
                         conv.bias = b if conv.bias is None else conv.bias + b
                 parts.append(part)
             else:
-                parts.append(Part(self.affine(part.node, s, b, constants[2], node), part.maps))
+                parts.append(self.affine(part, s, b, dtype, node))
         if not x.split:
             return Maps((Part(self.join(Maps(tuple(parts)), node, ""), x.bounds[-1]),))
         return replace(x, parts=tuple(parts))
@@ -279,7 +302,7 @@ class Rewriter:
             return self.generic(node)
         other = self.values.get(node.args[1]) if isinstance(node.args[1], fx.Node) else node.args[1]
         if isinstance(other, int | float):
-            return replace(x, parts=tuple(Part(self.call(node, part.node), part.maps) for part in x.parts))
+            return self.each(node, x, True)
         if not isinstance(other, Maps) or rank(node) != 4 or x.bounds[-1] != other.bounds[-1]:
             return self.generic(node)
         if {rank(n) for n in arguments(node)[:2]} != {4}:
@@ -290,10 +313,10 @@ class Rewriter:
         for p, q in zip(a.parts, b.parts, strict=True):
             # A sum of convolutions plus something begins with that: each addition then follows a
             # convolution, and an engine does it while it writes the convolution's maps.
-            if packet(node) is aten.add and len(p.convs) > 1 and len(n.users) == 1 and same_shape(n, node):
-                parts.append(Part(self.sum_of(p.convs, q).node, p.maps))
-            elif packet(node) is aten.add and len(q.convs) > 1 and len(m.users) == 1 and same_shape(m, node):
-                parts.append(Part(self.sum_of(q.convs, p).node, q.maps))
+            if packet(node) is aten.add and len(p.bare) > 1 and len(n.users) == 1 and same_shape(n, node):
+                parts.append(Part(self.sum_of(p.bare, q).node, p.maps))
+            elif packet(node) is aten.add and len(q.bare) > 1 and len(m.users) == 1 and same_shape(m, node):
+                parts.append(Part(self.sum_of(q.bare, p).node, q.maps))
             else:
                 parts.append(Part(overwriting(self.call(node, p.node, q.node), same_shape(n, node)), p.maps))
         return Maps(tuple(parts), a.ghost or b.ghost)
@@ -330,6 +353,16 @@ class Rewriter:
             return Maps((Part(new, value.shape[1]),))
         return new
 
+    def each(self, node: fx.Node, x: Maps, by_map: bool) -> Maps:
+        """The node's operator on every part; ``by_map`` where it gives each pixel of a map from that alone."""
+        alone = by_map and len(first(node).users) == 1
+        return replace(
+            x,
+            parts=tuple(
+                Part(self.call(node, p.node), p.maps, *((p.convs, (*p.behind, node)) if alone else ())) for p in x.parts
+            ),
+        )
+
     def call(self, node: fx.Node, *firsts: fx.Node) -> fx.Node:
         """The node's operator on other inputs."""
         target: Any = functional(node.target)
@@ -361,15 +394,19 @@ class Rewriter:
         dtype: torch.dtype,
         source: fx.Node,
     ) -> Conv:
-        # A layer may come in parts, or run twice.
-        taken, number, unique = {conv.name for conv in self.convs}, 0, name
-        while unique in taken:
-            number += 1
-            unique = f"{name}_{number}"
+        unique = self.free(name)
         node = self.graph.call_module(unique, (source,))
         conv = Conv(unique, weight, bias, geometry, groups, dtype, source, node)
         self.convs.append(conv)
         return conv
+
+    def free(self, name: str) -> str:
+        """A name for a module: a layer may come in parts, or run twice."""
+        taken, number, free = {*self.linears, *(conv.name for conv in self.convs)}, 0, name
+        while free in taken:
+            number += 1
+            free = f"{name}_{number}"
+        return free
 
     def sum_of(self, convs: Sequence[Conv], start: Part | None = None) -> Part:
         """What convolutions of the parts of a tensor give together, plus ``start``."""
@@ -381,13 +418,20 @@ class Rewriter:
     def cut(self, per_map: Tensor, x: Maps) -> Sequence[Tensor]:
         return per_map.split([part.maps for part in x.parts])
 
-    def affine(self, x: fx.Node, scale: Tensor, shift: Tensor, like: Any, node: fx.Node) -> fx.Node:
-        """A BatchNorm that nothing could take in."""
-        shape = (-1, *(1,) * (node.meta["val"].ndim - 2))
-        name, dtype = f"affine_{len(self.graph.nodes)}", like.tensor.dtype
+    def affine(self, part: Part, scale: Tensor, shift: Tensor, dtype: torch.dtype, node: fx.Node) -> Part:
+        """A BatchNorm that nothing could take in.
+
+        Of maps, a depthwise convolution of one pixel: engines add and activate while they write its maps.
+        """
+        name, dims = f"{reader(node)}.affine", node.meta["val"].ndim
+        if dims == 4:
+            conv = self.emit(name, scale[:, None, None, None], shift, (1, 0, 1), part.maps, dtype, part.node)
+            return Part(conv.node, part.maps, (conv,))
+        shape = (-1, *(1,) * (dims - 2))
+        name += f"_{len(self.graph.nodes)}"
         scale_node = self.constant(f"{name}_scale", scale.to(dtype).reshape(shape))
         shift_node = self.constant(f"{name}_shift", shift.to(dtype).reshape(shape))
-        return self.graph.call_function(aten.addcmul.default, (shift_node, x, scale_node))
+        return Part(self.graph.call_function(aten.addcmul.default, (shift_node, part.node, scale_node)), part.maps)
 
     def constant(self, name: str, tensor: Tensor) -> fx.Node:
         name = "constant_" + name.replace(".", "_")
@@ -420,7 +464,7 @@ class Rewriter:
                 if whole:
                     parts.append(part)
                 elif part.convs and len(node.users) == 1 and all(conv.groups == 1 for conv in part.convs):
-                    rows = [
+                    fewer = [
                         self.emit(
                             conv.name,
                             conv.weight[start:end],
@@ -432,7 +476,10 @@ class Rewriter:
                         )
                         for conv in part.convs
                     ]
-                    parts.append(self.sum_of(rows))
+                    rows = self.sum_of(fewer)
+                    for act in part.behind:
+                        rows = Part(self.call(act, rows.node), rows.maps, rows.convs, (*rows.behind, act))
+                    parts.append(rows)
                 else:
                     parts.append(self.narrowed(part, start, end))
         return replace(value, parts=tuple(parts))
@@ -441,70 +488,6 @@ class Rewriter:
 def without_convs(value: Maps) -> Maps:
     """The same, seen by somebody else, too."""
     return replace(value, parts=tuple(replace(part, convs=()) for part in value.parts))
-
-
-def first(node: fx.Node) -> fx.Node:
-    """The node that is its first argument."""
-    given = node.args[0]
-    assert isinstance(given, fx.Node)
-    return given
-
-
-def arguments(node: fx.Node) -> tuple[Any, ...]:
-    """What a node's operator gets, by position."""
-    return node.args
-
-
-def packet(node: fx.Node) -> Any:
-    """The operator without its overload, and its form that changes nothing in place."""
-    target = functional(node.target)
-    return target.overloadpacket if isinstance(target, torch._ops.OpOverload) else target
-
-
-def functional(target: Any) -> Any:
-    """The same operator, leaving its inputs as they are."""
-    if not isinstance(target, torch._ops.OpOverload) or not target._schema.is_mutable:
-        return target
-    name = target.overloadpacket.__name__
-    if not name.endswith("_") or not hasattr(aten, name[:-1]):
-        raise UnclearError(f"{target} changes what it gets")
-    return getattr(getattr(aten, name[:-1]), target._overloadname)
-
-
-def ghost_layer(node: fx.Node) -> str | None:
-    """The name of the ghost layer whose join a node is."""
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    if not stack:
-        return None
-    name, kind = stack[-1]
-    kind = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
-    ours = kind.startswith("ghostify.layers.") and kind.rpartition(".")[2] in {"GhostConv2d", "GhostModule"}
-    return str(name) if ours else None
-
-
-def reader(node: fx.Node) -> str:
-    """What to call a node in a report: its module, else its operator."""
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    name = str(stack[-1][0]) if stack else ""
-    return name or node.name
-
-
-def rank(node: fx.Node) -> int | None:
-    value = node.meta.get("val")
-    return value.ndim if isinstance(value, Tensor) else None
-
-
-def is_pixel(node: fx.Node) -> bool:
-    """Whether a node's maps have one pixel each, so that copying them costs nothing."""
-    value = node.meta.get("val")
-    return isinstance(value, Tensor) and all(isinstance(size, int) and size == 1 for size in value.shape[2:])
-
-
-def is_spatial(node: fx.Node) -> bool:
-    """Whether a mean or a slice is over the pixels of each map."""
-    dims = node.args[1] if len(node.args) > 1 else None
-    dims = dims if isinstance(dims, list | tuple) else [dims]
-    return rank(first(node)) == 4 and all(d in (2, 3, -1, -2) for d in dims)
 
 
 def add_module(root: nn.Module, name: str, module: nn.Module) -> None:
@@ -521,11 +504,6 @@ def overwriting(node: fx.Node, possible: bool = True) -> fx.Node:
     """Say that a result may lie where the first input did."""
     node.meta["overwriting"] = possible
     return node
-
-
-def same_shape(given: fx.Node, node: fx.Node) -> bool:
-    """Whether a result has the shape of an input."""
-    return [str(n) for n in given.meta["val"].shape] == [str(n) for n in node.meta["val"].shape]
 
 
 def act_in_place(network: fx.GraphModule) -> None:

@@ -14,13 +14,14 @@ from ghostify.atomic import replacing
 from ghostify.data import ImageData
 from ghostify.data.sample import draw_inputs
 from ghostify.errors import InputError
+from ghostify.inference.compare import compare
 from ghostify.jobs.evaluate import Score, check_fit, evaluate
 from ghostify.jobs.report import write_report
 from ghostify.jobs.train import Epoch, Recipe, Teacher, train
 from ghostify.layers.ghost_conv import Cheap
 from ghostify.measure.count import Count, count
 from ghostify.measure.environment import describe_environment, disturbance
-from ghostify.measure.latency import Comparison, compare
+from ghostify.measure.latency import Comparison
 from ghostify.measure.memory import peak_memory_mb
 from ghostify.network_file import save
 from ghostify.progress import Progress

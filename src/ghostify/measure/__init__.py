@@ -1,6 +1,5 @@
 """Numbers about a network: what it costs on paper and by the clock. Nothing here changes one."""
 
 from ghostify.measure.count import count
-from ghostify.measure.latency import compare
 
-__all__ = ["compare", "count"]
+__all__ = ["count"]

@@ -1,6 +1,5 @@
 """Latency of one network over another, side by side."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -8,16 +7,6 @@ from typing import Any
 
 import torch
 from scipy.stats import quantile_test
-from torch import Tensor, nn
-
-from ghostify.errors import InputError
-from ghostify.modes import evaluating
-
-# The timer's module warns of a CUDA toolkit without a GPU, as if it were to compile something.
-logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-from torch.utils.benchmark import Timer  # noqa: E402  # after its warning is silenced
-
-ENGINES = ("eager",)
 
 
 @dataclass(frozen=True)
@@ -32,6 +21,9 @@ class Comparison:
         b_ms: The same of b.
         a_ms_quartiles: First and third quartile over blocks.
         b_ms_quartiles: The same of b.
+        least_ms: Of the fastest single call, of a and of b: what is left of it where others share the machine;
+            None where single calls are not known.
+        first_ms: Cold: of the first call, of a and of b, what is compiled then included; None where it is not known.
         blocks: Blocks timed of each network.
         calls_per_block: Calls averaged within a block, of a and of b.
     """
@@ -43,6 +35,8 @@ class Comparison:
     b_ms: float
     a_ms_quartiles: tuple[float, float]
     b_ms_quartiles: tuple[float, float]
+    least_ms: tuple[float, float] | None
+    first_ms: tuple[float, float] | None
     blocks: int
     calls_per_block: tuple[int, int]
     engine: str
@@ -69,63 +63,12 @@ class Comparison:
         return f"{figures}: {speed}"
 
 
-@torch.no_grad()
-def compare(
-    a: nn.Module,
-    b: nn.Module,
-    example: Tensor,
-    *,
-    engine: str = "eager",
-    threads: int = 1,
-    blocks: int = 30,
-    block_ms: float = 60.0,
-) -> Comparison:
-    """Measure the latency of ``b`` over that of ``a`` on the same input, in eval mode.
-
-    Both warm up; then blocks of calls alternate, each pair in the other order than the last, so that a
-    machine that slows down slows both. Timing, thread count and device synchronisation are
-    ``torch.utils.benchmark``'s.
-
-    Args:
-        example: One batch ``[batch, channels, height, width]`` on the networks' device.
-        engine: "eager", PyTorch as it is.
-        threads: CPU threads of both.
-        blocks: Blocks of each network, at least 6: fewer give no 95 % interval.
-        block_ms: Length aimed at for a block, milliseconds.
-    Raises:
-        InputError: If the engine is unknown, or blocks or threads are too few.
-    Example:
-        >>> same = nn.Linear(8, 8)
-        >>> compare(same, same, torch.ones(1, 8), blocks=6, block_ms=1).a_ms > 0
-        True
-    """
-    if engine not in ENGINES:
-        raise InputError(f"engine is {engine!r}: expected one of {', '.join(ENGINES)}")
-    if threads < 1 or blocks < 6:
-        raise InputError(f"threads is {threads} and blocks {blocks}: expected at least 1 and 6")
-    with evaluating(a, b), torch.inference_mode():
-        timers = [Timer("model(x)", globals={"model": model, "x": example}, num_threads=threads) for model in (a, b)]
-        for timer in timers:  # allocation, kernel choice and caches settle in the first calls
-            timer.timeit(3)
-        calls = [max(1, round(block_ms / (timer.timeit(3).mean * 1e3))) for timer in timers]
-        times_ms: tuple[list[float], list[float]] = ([], [])
-        for block in range(blocks):
-            for side in (0, 1) if block % 2 == 0 else (1, 0):
-                times_ms[side].append(timers[side].timeit(calls[side]).mean * 1e3)
-    return summarise(
-        *times_ms,
-        calls_per_block=(calls[0], calls[1]),
-        engine=engine,
-        threads=threads,
-        device=str(example.device),
-        dtype=str(example.dtype).removeprefix("torch."),
-    )
-
-
 def summarise(
     a_ms: Sequence[float],
     b_ms: Sequence[float],
     *,
+    least_ms: tuple[float, float] | None = None,
+    first_ms: tuple[float, float] | None = None,
     calls_per_block: tuple[int, int] = (1, 1),
     engine: str = "eager",
     threads: int = 1,
@@ -152,6 +95,8 @@ def summarise(
         b_ms=median(b_ms),
         a_ms_quartiles=quartiles(a_ms),
         b_ms_quartiles=quartiles(b_ms),
+        least_ms=least_ms,
+        first_ms=first_ms,
         blocks=len(ratios),
         calls_per_block=calls_per_block,
         engine=engine,

@@ -79,6 +79,7 @@ def convert(
     calibration: Iterable[Tensor] | None = None,
     effort: Effort = "refined",
     drop_inner: bool = False,
+    round_to: int = 1,
     plan: Mapping[str, LayerPlan] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -106,6 +107,8 @@ def convert(
         effort: Of the calibration: "fast" (closed form) or "refined" (blocks learn their outputs, too).
         drop_inner: Drop maps that only following layers take, and ghost fewer of the others, so that
             the convolutions cost 1 / ratio; for calibration with "pointwise" ghosts.
+        round_to: With ``drop_inner``, the kept ones of such maps are a multiple of this number: 16 fills a
+            processor's vectors, and ONNX Runtime's fast layout wants it.
         plan: Kept, ghosted and dropped maps of convolutions by name, instead of ``ratio``, ``skip`` and
             ``drop_inner``; of others all are kept. For calibration.
         seed: Of the calibration.
@@ -127,6 +130,8 @@ def convert(
         raise InputError(f"effort is {effort!r}: expected one of {', '.join(EFFORTS)}")
     if drop_inner and (batches is None or cheap != "pointwise"):
         raise InputError('drop_inner needs calibration images and cheap="pointwise"')
+    if round_to < 1 or (round_to > 1 and not drop_inner):
+        raise InputError(f"round_to is {round_to}: expected at least 1, and 1 without drop_inner")
     if plan is not None and (batches is None or drop_inner or skip):
         raise InputError("a plan needs calibration images, and says itself what is dropped and what is left")
     if batches is not None:
@@ -163,7 +168,8 @@ def convert(
             plans = dict(plan)
             reasons |= dict.fromkeys(free, "the plan keeps all its maps")
         elif drop_inner:
-            plans = mixed_plan(free, macs_of(before, convs), droppable(ghosted, free, batches[0][:1]), ratio)
+            inner = droppable(ghosted, free, batches[0][:1])
+            plans = mixed_plan(free, macs_of(before, convs), inner, ratio, round_to)
         plans = {name: LayerPlan(conv.out_channels) for name, conv in free.items()} | plans
         ghosted, kept = keep_knowledge(
             model,

@@ -42,7 +42,11 @@ def uniform_plan(convs: Mapping[str, nn.Conv2d], ratio: float) -> dict[str, Laye
 
 
 def mixed_plan(
-    convs: Mapping[str, nn.Conv2d], macs: Mapping[str, int], inner: Mapping[str, InnerMaps], ratio: float
+    convs: Mapping[str, nn.Conv2d],
+    macs: Mapping[str, int],
+    inner: Mapping[str, InnerMaps],
+    ratio: float,
+    round_to: int = 1,
 ) -> dict[str, LayerPlan]:
     """Inner maps are dropped, others ghosted by combinations, so that the convolutions cost 1 / ``ratio``.
 
@@ -53,6 +57,7 @@ def mixed_plan(
     Args:
         macs: Multiply-adds before of each convolution, and of the depthwise ones between, which count, too.
         inner: Of the convolutions whose maps can be dropped.
+        round_to: Of these a multiple of this number is kept, where they have two or more of it.
     """
     consumed = {consumer: name for name, maps in inner.items() for consumer in maps.consumers}
     passed = {name: sum(macs.get(follower, 0) for follower in maps.followers) for name, maps in inner.items()}
@@ -62,7 +67,8 @@ def mixed_plan(
         for name, conv in convs.items():
             n, per_map = conv.out_channels, conv.weight[0].numel()
             if name in inner:
-                kept = max(1, math.floor(n * share))
+                step = round_to if n >= 2 * round_to else 1
+                kept = min(n, step * max(1, math.floor(n * share / step + (0.5 if step > 1 else 0))))
                 plans[name] = LayerPlan(kept, dropped=n - kept)
             else:
                 kept = math.ceil(n * (1 + 1 / ratio) / 2)

@@ -1,0 +1,89 @@
+"""`ghostify export`: a network as a file for other engines, checked."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from ghostify.cli.opening import Channels, extra_of, normalised_for, open_for, open_given, own_shape
+from ghostify.cli.options import classes_option, data_options, ghost_options, json_option, shape_option, source_options
+from ghostify.cli.output import percent, show
+from ghostify.data import load_data
+from ghostify.data.sample import draw
+from ghostify.inference.export import FORMATS, SUFFIX, ExportReport
+from ghostify.inference.export import export as export_network
+from ghostify.jobs.evaluate import check_fit
+
+
+@click.command()
+@click.argument("model")
+@click.option("--format", "kind", type=click.Choice(FORMATS), default="onnx", show_default=True)
+@data_options(required=False)
+@click.option(
+    "--images", type=click.IntRange(1), default=1000, show_default=True, help="Test images to check the file with."
+)
+@source_options
+@classes_option
+@ghost_options()
+@shape_option
+@click.option(
+    "--out", type=Path, required=True, help="Folder for network.onnx, or network.xml and .bin, and network.json."
+)
+@json_option
+def export(
+    model: str,
+    kind: Any,
+    data_name: str | None,
+    images: int,
+    image_size: int | None,
+    mean: Channels,
+    std: Channels,
+    device: str,
+    workers: int,
+    input_shape: tuple[int, ...] | None,
+    out: Path,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Write MODEL, deployed, for ONNX Runtime or OpenVINO, and see that the file gives what it gives.
+
+    With --data the file is checked on test images, and its accuracy stands beside the network's;
+    network.json says how images become inputs.
+    """
+    extra, check = extra_of(model), None
+    if data_name is None:
+        network = open_given(model, options)
+        shape = input_shape or own_shape(network)
+    else:
+        data = normalised_for(model, load_data(data_name, image_size=image_size), mean, std)
+        network = open_for(data, model, options)
+        check_fit(network, data)
+        shape = input_shape or (3, data.image_size, data.image_size)
+        extra = {**data.preprocessing, **extra, "mean": data.mean, "std": data.std}
+        check = draw(data.test, data, images, workers=workers)
+    report = export_network(
+        network.eval(),
+        out / f"network{SUFFIX[kind]}",
+        torch.zeros(1, *shape) if check else torch.randn(1, *shape),
+        format=kind,
+        check=check,
+        preprocessing=extra,
+        threads=torch.get_num_threads(),
+    )
+    show(dataclasses.asdict(report) | {"path": str(report.path)}, as_json, lambda: print(sentences(report)))
+
+
+def sentences(report: ExportReport) -> str:
+    """What was written and what the check found."""
+    found = f"wrote {report.path}: in {report.engine} outputs differ by {report.difference:.1e} of the largest"
+    if report.agreement is not None:
+        found += f", the first answer is the same for {percent(report.agreement)} % of {report.images} images"
+    if report.top1_before is not None:
+        found += f"; top-1 {percent(report.top1_before)} % before, {percent(report.top1_after)} % after"
+    joined = [ghost for ghost in report.ghosts if ghost.form == "joined"]
+    if joined:
+        found += f"\n{len(joined)} of {len(report.ghosts)} ghost layers stay joined:"
+        found += "".join(f"\n  {ghost.name}: {ghost.reason}" for ghost in joined)
+    return found

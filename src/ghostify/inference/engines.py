@@ -1,0 +1,155 @@
+"""Engines that run a network, each behind the same questions."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import IO, Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ghostify.errors import InputError
+from ghostify.inference import worker
+
+FILE_ENGINES = tuple(worker.ENGINES)
+ENGINES = ("eager", "compile", *FILE_ENGINES)
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What an engine executed as one.
+
+    Args:
+        name: That of the node in the file, or what the engine made of it.
+        kind: What it computes, and by which kernel where the engine tells.
+        times_ms: Of each profiled call, or the means of some calls each, where the engine tells no more.
+    """
+
+    name: str
+    kind: str
+    times_ms: tuple[float, ...]
+
+
+class FileRunner:
+    """An ONNX or OpenVINO file in its engine, in a process of its own; use it in a ``with``.
+
+    Args:
+        path: The file.
+        engine: "onnxruntime" or "openvino".
+        example: One batch, for whose shape the engine plans; None: for any batch.
+        device: "cpu", or "cuda" where the engine's build has it.
+        threads: CPU threads.
+        profile: Whether ``operators`` will be asked, which makes calls a little slower.
+    Attributes:
+        load_s: Seconds to read the file and plan.
+        first_ms: Milliseconds of the first call, with an example.
+    Raises:
+        InputError: If the engine is not installed, or refuses the file.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        engine: str,
+        example: Tensor | None = None,
+        *,
+        device: str = "cpu",
+        threads: int = 1,
+        bf16: bool = False,
+        profile: bool = False,
+    ) -> None:
+        self.engine = engine
+        self.folder = TemporaryDirectory()
+        # -P: this file's neighbours must not be found where the engine imports something of their name.
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", worker.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            found = self.ask(
+                "open",
+                engine=engine,
+                path=str(Path(path).resolve()),
+                example=None if example is None else self.stored("example", example),
+                device=device,
+                threads=threads,
+                bf16=bf16,
+                profile=profile,
+            )
+        except BaseException:
+            self.close()
+            raise
+        self.load_s, self.first_ms = float(found["load_s"]), float(found["first_ms"])
+
+    def times_ms(self, calls: int) -> list[float]:
+        """Milliseconds of each call."""
+        found: list[float] = self.ask("time", calls=calls)
+        return found
+
+    def operators(self, calls: int) -> list[Operator]:
+        """What the engine executed, in its own clock."""
+        return [Operator(row["name"], row["kind"], tuple(row["ms"])) for row in self.ask("profile", calls=calls)]
+
+    def peak_memory_mb(self) -> float | None:
+        """Megabytes (10⁶ bytes) that loading and calling took at their peak; None where the system does not tell."""
+        found: float | None = self.ask("memory")
+        return found
+
+    def outputs(self, x: Tensor) -> list[Tensor]:
+        """What the network returns, in its order."""
+        answer = Path(self.folder.name) / "outputs.npz"
+        self.ask("run", inputs=self.stored("inputs", x), outputs=str(answer))
+        with np.load(answer) as arrays:
+            return [torch.from_numpy(arrays[name]) for name in arrays]
+
+    def stored(self, name: str, x: Tensor) -> str:
+        path = Path(self.folder.name) / f"{name}.npy"
+        np.save(path, x.detach().float().cpu().numpy())
+        return str(path)
+
+    def ask(self, question: str, **details: Any) -> Any:
+        stdin, stdout = pipes(self.process)
+        stdin.write(json.dumps({"ask": question, **details}) + "\n")
+        stdin.flush()
+        line = stdout.readline()
+        if not line:
+            raise InputError(f"{self.engine} ended its process without an answer: status {self.process.wait()}")
+        answer = json.loads(line)
+        if "error" in answer:
+            missing = ": pip install 'ghostify[export]'" if "ModuleNotFoundError" in answer["error"] else ""
+            raise InputError(f"{self.engine} cannot run the network: {answer['error']}{missing}")
+        return answer["answer"]
+
+    def close(self) -> None:
+        for pipe in pipes(self.process):
+            pipe.close()
+        self.process.wait()
+        self.folder.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def pipes(process: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    return process.stdin, process.stdout
+
+
+def undisturbed_ms(operators: Sequence[Operator]) -> float:
+    """Milliseconds of a call, each operator taking the least time that it ever took.
+
+    On a machine that is shared a whole call is never undisturbed, an operator sometimes is; what an engine does
+    between operators is not in it.
+    """
+    return sum(min(operator.times_ms) for operator in operators)

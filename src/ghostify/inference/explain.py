@@ -1,0 +1,235 @@
+"""Where a ghost's saved multiply-adds became saved time, layer by layer, and where not."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor, nn
+
+from ghostify.errors import InputError
+from ghostify.inference.deploy import Deployed, deploy
+from ghostify.inference.engines import FILE_ENGINES, FileRunner, Operator, undisturbed_ms
+from ghostify.inference.export import write_onnx
+from ghostify.measure.count import LayerCount, count
+
+# What operators do, and words in an engine's name for them; the first that fits.
+DENSE, DEPTHWISE = "dense convolutions", "depthwise filters"
+ROLES = {
+    "layouts": ("reorder", "transpose", "convert"),
+    DENSE: ("conv", "gemm", "matmul", "fullyconnected", "innerproduct"),
+    DEPTHWISE: (),  # by their layer
+    "joins": ("concat", "split", "slice", "gather"),
+    "sums, gates and activations": ("add", "sub", "mul", "relu", "elt", "sigmoid", "swish", "clip", "math", "gelu"),
+    "pooling and the rest": ("",),
+}
+# A layer is told of where it lost more than this share of what it took before.
+WORTH_TELLING = 0.1
+# Waking an engine's threads and starting an operator takes some microseconds, whatever there is to do.
+START_MS = 0.02
+LANES = {"AVX512": 16, "AVX2": 8}  # float32 numbers in a vector
+
+
+@dataclass(frozen=True)
+class ExplainedLayer:
+    """A layer of the original and what stands there in the ghost.
+
+    Args:
+        name: Module name in the original; "" is what belongs to none.
+        macs: Multiply-adds for one input, before and after.
+        ms: Milliseconds for the batch, before and after, activations and sums behind the layer included.
+        lost_ms: By how much the ghost is slower than its multiply-adds promise.
+        reasons: Why, where it is worth telling.
+    """
+
+    name: str
+    macs: tuple[int, int]
+    ms: tuple[float, float]
+    lost_ms: float
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What became of the time, by an engine's own profile.
+
+    Args:
+        layers: In the original's order.
+        roles_ms: Milliseconds by what operators do, before and after.
+        macs: Of the whole, for one input, before and after.
+        ms: Of the whole batch, before and after; each operator with the least time that it took.
+    """
+
+    layers: tuple[ExplainedLayer, ...]
+    roles_ms: dict[str, tuple[float, float]]
+    macs: tuple[int, int]
+    ms: tuple[float, float]
+    engine: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """An operator, its layer's module and what that counts."""
+
+    operator: Operator
+    role: str
+    module: nn.Module | None
+    counted: LayerCount | None
+
+    @property
+    def ms(self) -> float:
+        return undisturbed_ms([self.operator])
+
+
+def explain(
+    original: nn.Module,
+    ghost: nn.Module,
+    example: Tensor,
+    *,
+    engine: str = "openvino",
+    threads: int = 1,
+    calls: int = 30,
+) -> Explanation:
+    """Profile a network and its ghost, both deployed, and hold time against multiply-adds, layer by layer.
+
+    Args:
+        original: A network.
+        ghost: Made of it, so that its modules lie where the original's do.
+        example: One batch ``[batch, channels, height, width]`` on the CPU.
+        engine: "onnxruntime" or "openvino".
+        threads: CPU threads.
+        calls: Profiled of each.
+    Raises:
+        InputError: If the engine is another, or one of the networks cannot run in it.
+    """
+    if engine not in FILE_ENGINES:
+        raise InputError(f"engine is {engine!r}: expected one of {', '.join(FILE_ENGINES)}, which tell of operators")
+    if calls < 1:
+        raise InputError(f"calls is {calls}: expected at least 1")
+    before, after = (profiled(model, example, engine, threads, calls) for model in (original, ghost))
+    names = [name for name in before if name]
+    groups: dict[str, list[Step]] = {}
+    for name, steps in after.items():
+        home = next((n for n in around(name) if n in before), name)
+        groups.setdefault(home, []).extend(steps)
+    rows = [*names, *(name for name in groups if name and name not in before)]
+    if "" in before or "" in groups:
+        rows.append("")
+    layers = tuple(explained(name, before.get(name, []), groups.get(name, [])) for name in rows)
+    return Explanation(
+        layers,
+        {role: (sum_ms(flat(before), role), sum_ms(flat(after), role)) for role in ROLES},
+        (sum(layer.macs[0] for layer in layers), sum(layer.macs[1] for layer in layers)),
+        (sum_ms(flat(before)), sum_ms(flat(after))),
+        engine,
+        threads,
+    )
+
+
+def profiled(model: nn.Module, example: Tensor, engine: str, threads: int, calls: int) -> dict[str, list[Step]]:
+    """What an engine executed, by layer."""
+    deployed = model if isinstance(model, Deployed) else deploy(model, example)
+    counted = {row.name: row for row in count(deployed, tuple(example.shape[1:])).layers}
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "network.onnx"
+        write_onnx(deployed, file, example)
+        with FileRunner(file, engine, example, threads=threads, profile=True) as runner:
+            runner.times_ms(3)  # what is planned or allocated in the first calls
+            operators = runner.operators(calls)
+    modules = dict(deployed.named_modules())
+    layers: dict[str, list[Step]] = {
+        name.removeprefix("network."): [] for name, module in modules.items() if isinstance(module, nn.Conv2d)
+    }
+    for operator in operators:
+        # `write_onnx` names what computes a layer, and what follows it, "layer/operator".
+        found = re.search(r"([\w.]+)/", operator.name)
+        name = found.group(1) if found and found.group(1) in modules else ""
+        module = modules[name] if name else None
+        step = Step(operator, role_of(operator, module), module, counted.get(name))
+        layers.setdefault(name.removeprefix("network."), []).append(step)
+    return layers
+
+
+def role_of(operator: Operator, module: nn.Module | None) -> str:
+    """What an operator does."""
+    kind = operator.kind.lower()
+    role = next(role for role, words in ROLES.items() if any(word in kind for word in words))
+    if role == DENSE and isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
+        return DEPTHWISE
+    return role
+
+
+def explained(name: str, before: list[Step], after: list[Step]) -> ExplainedLayer:
+    macs = macs_of(before), macs_of(after)
+    ms = sum_ms(before), sum_ms(after)
+    lost = ms[1] - (ms[0] * macs[1] / macs[0] if macs[0] else ms[0])
+    reasons = tuple(reasons_for(before, after, lost)) if macs[1] < macs[0] and lost > WORTH_TELLING * ms[0] else ()
+    return ExplainedLayer(name, macs, ms, lost, reasons)
+
+
+def reasons_for(before: list[Step], after: list[Step], lost: float) -> Iterable[str]:
+    """What took the time that the multiply-adds do not account for, in words."""
+    for role in ROLES:
+        steps = [step for step in after if step.role == role]
+        taken = sum_ms(steps)
+        if role == DENSE:
+            more = taken - sum_ms(before, DENSE) * macs_of(steps) / max(1, macs_of(before))
+            if more > lost / 5:
+                yield f"dense convolutions take {more:.3f} ms more than at the original's speed" + slow_because(steps)
+        elif taken - sum_ms(before, role) > lost / 5:
+            yield f"{role} take {taken:.3f} ms" + (traffic(steps) if role == DEPTHWISE else "")
+
+
+def slow_because(steps: list[Step]) -> str:
+    """What is known to slow a convolution down, where it is so here."""
+    causes = []
+    lanes = LANES.get(torch.backends.cpu.get_cpu_capability(), 4)
+    for step in steps:
+        if isinstance(step.module, nn.Conv2d):
+            maps = step.module.out_channels
+            if maps % lanes and maps < 8 * lanes:
+                causes.append(f"{maps} maps fill vectors of {lanes} to {maps / lanes / -(-maps // lanes):.0%}")
+            if step.module.in_channels < 2 * lanes:
+                causes.append(f"{step.module.in_channels} input maps are few to sum over")
+    short = [step for step in steps if step.ms < START_MS]
+    if short:
+        causes.append(f"{len(short)} of {len(steps)} end within {1000 * START_MS:.0f} µs, hardly more than their start")
+    if len(steps) > 1:
+        causes.append(f"there are {len(steps)}, each of which reads or writes the maps")
+    return ": " + "; ".join(dict.fromkeys(causes)) if causes else ""
+
+
+def traffic(steps: list[Step]) -> str:
+    """How fast depthwise filters compute and move their maps."""
+    shapes = [step.counted.output_shape for step in steps if step.counted is not None]
+    # Read once and written once, in float32, at least; exact where the stride is 1.
+    moved = sum(2 * 4 * torch.Size(shape).numel() for shape in shapes if shape)
+    ms = sum_ms(steps)
+    return f" for {macs_of(steps) / 1e6:.1f} M multiply-adds, {moved / ms / 1e6:.0f} GB/s" if ms else ""
+
+
+def around(name: str) -> Iterable[str]:
+    """A module's name and those of the modules around it, the nearest first.
+
+    ``deploy`` calls the parts of a layer ``layer``, ``layer_1``, ``layer_2``.
+    """
+    while name:
+        yield name
+        yield re.sub(r"_\d+$", "", name)
+        name = name.rpartition(".")[0]
+
+
+def flat(layers: dict[str, list[Step]]) -> list[Step]:
+    return [step for steps in layers.values() for step in steps]
+
+
+def macs_of(steps: list[Step]) -> int:
+    """Of the modules that are run, each once: an engine may cut one into several operators."""
+    return sum({id(step.counted): step.counted.macs for step in steps if step.counted is not None}.values())
+
+
+def sum_ms(steps: list[Step], role: str | None = None) -> float:
+    return sum(step.ms for step in steps if role in (None, step.role))

@@ -1,0 +1,261 @@
+"""A network as a file for other engines, checked."""
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.utils._pytree import tree_leaves
+
+from ghostify.atomic import replacing
+from ghostify.errors import InputError
+from ghostify.inference.deploy import Deployed, DeployedGhost, deploy
+from ghostify.inference.engines import FileRunner
+from ghostify.modes import evaluating
+
+Format = Literal["onnx", "openvino"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+SUFFIX = {"onnx": ".onnx", "openvino": ".xml"}
+ENGINE = {"onnx": "onnxruntime", "openvino": "openvino"}
+# Of the largest output. Float32 kernels that add in another order differ by 1e-6 to 1e-5 after fifty layers;
+# a wrong operator differs by far more.
+TOLERANCE = 1e-3
+# What ONNX Runtime computes while it writes a convolution's maps.
+ACTIVATIONS = {"Relu", "Clip", "HardSigmoid", "LeakyRelu", "Sigmoid", "Tanh"}
+Checked = Tensor | tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an exported file was found to give.
+
+    Args:
+        path: The file; OpenVINO's weights lie beside it, and for both a ``.json`` with what users must know.
+        engine: That ran it for the check.
+        images: How many were checked.
+        difference: The largest of an output, over the largest output of its kind.
+        agreement: Share of images with the same first answer, 0..1; None where outputs are not ``[batch, classes]``.
+        top1_before: Share of right first answers of the network, where all images had labels.
+        top1_after: The same of the file.
+        ghosts: Form of each ghost layer in the file.
+    """
+
+    path: Path
+    format: Format
+    engine: str
+    images: int
+    difference: float
+    agreement: float | None
+    top1_before: float | None
+    top1_after: float | None
+    ghosts: tuple[DeployedGhost, ...]
+
+
+def export(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    example: Tensor,
+    *,
+    format: Format = "onnx",
+    check: Iterable[Checked] | None = None,
+    tolerance: float = TOLERANCE,
+    preprocessing: Mapping[str, Any] | None = None,
+    threads: int = 1,
+) -> ExportReport:
+    """Write a network as a file for ONNX Runtime or OpenVINO, and see that the file gives the same.
+
+    The network is deployed first (see ``deploy``) unless it is so already. The file takes any batch of the
+    example's height and width. Where the check fails nothing is left behind.
+
+    Args:
+        path: Ends in ``.onnx``, or in ``.xml`` for OpenVINO.
+        example: A batch ``[batch, channels, height, width]`` on the CPU.
+        check: Batches as the network gets them, or pairs of these and labels ``[batch]``; None: the example.
+        tolerance: Largest difference of an output that is still rounding, over the largest output.
+        preprocessing: JSON values to write beside it: how images become inputs, the names of the classes.
+        threads: CPU threads of the check.
+    Raises:
+        InputError: If the network cannot be exported, or its file does not give the same.
+    """
+    target = Path(path)
+    if format not in FORMATS:
+        raise InputError(f"format is {format!r}: expected one of {', '.join(FORMATS)}")
+    if target.suffix != SUFFIX[format]:
+        raise InputError(f"{target.name}: expected a name that ends in {SUFFIX[format]}")
+    deployed = model if isinstance(model, Deployed) else deploy(model, example)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+        made = Path(folder) / target.name
+        if format == "onnx":
+            write_onnx(deployed, made, example)
+        else:
+            write_openvino(deployed, made, example)
+        with FileRunner(made, ENGINE[format], threads=threads) as runner:
+            found = parity(model, runner, [example] if check is None else check)
+        report = ExportReport(target, format, ENGINE[format], **found, ghosts=deployed.ghosts)
+        refuse_difference(report, tolerance)
+        note = made.with_suffix(".json")
+        note.write_text(json.dumps(describe(report, example, dict(preprocessing or {})), indent=1))
+        for file in sorted(made.parent.glob(f"{made.stem}.*")):
+            with replacing(target.with_name(file.name)) as temporary:
+                shutil.copyfile(file, temporary)
+    return report
+
+
+def write_onnx(model: nn.Module, path: Path, example: Tensor) -> None:
+    """Write a network as it is to ``path``, for any batch.
+
+    Raises:
+        InputError: If PyTorch cannot export it.
+    """
+    x = example.detach()
+    if len(x) == 1:  # a size of 1 would be taken for a constant
+        x = x.expand(2, *x.shape[1:]).contiguous()
+    with evaluating(model), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's, of its own parts
+        try:
+            program = torch.onnx.export(
+                model,
+                (x,),
+                dynamo=True,
+                input_names=["images"],
+                dynamic_shapes=({0: Dim("batch")},),
+                verbose=False,
+            )
+        except ModuleNotFoundError:  # onnx and onnxscript are an extra
+            raise
+        except Exception as error:  # the exporter runs the network's own code, which may raise anything
+            line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise InputError(f"{type(model).__name__} cannot be exported: {line}") from error
+    assert program is not None
+    fuse_sums_(program.model.graph)
+    name_by_layer_(program.model.graph, {name for name, _ in model.named_modules()})
+    program.save(str(path))
+
+
+def fuse_sums_(graph: Any) -> None:
+    """Put a depthwise 1×1 convolution of ones into sums of maps that something else reads, too.
+
+    An engine adds, and activates, while it writes the maps of a convolution that only the sum reads. Where there
+    is none, as in front of the intrinsic maps of a ghost that are added to a shortcut, ONNX Runtime passes over
+    the maps for the sum and again for the activation; behind a convolution of ones it passes once.
+    """
+    ir = import_module("onnx_ir")
+    for node in list(graph):
+        readers = node.outputs[0].uses()
+        if node.op_type != "Add" or len(readers) != 1 or readers[0].node.op_type not in ACTIVATIONS:
+            continue
+        made = [value for value in node.inputs if value.producer() and value.producer().op_type in ("Conv", "Add")]
+        shape = node.outputs[0].shape
+        if not made or any(len(value.uses()) == 1 for value in made) or shape is None or len(shape) != 4:
+            continue
+        value = made[0]
+        if value.shape is None or value.shape[1] != shape[1] or value.dtype != ir.DataType.FLOAT:
+            continue
+        ones = ir.Value(name=f"{value.name}_ones", const_value=ir.tensor(np.ones((shape[1], 1, 1, 1), np.float32)))
+        graph.register_initializer(ones)
+        attributes = [ir.AttrInt64("group", shape[1]), ir.AttrInt64s("kernel_shape", [1, 1])]
+        copied = ir.Node("", "Conv", [value, ones], attributes)
+        graph.insert_before(node, copied)
+        node.replace_input_with(node.inputs.index(value), copied.outputs[0])
+
+
+def name_by_layer_(graph: Any, modules: Container[str]) -> None:
+    """Call nodes ``layer/operator_number``, after the module whose weights they take or whose maps they go on with.
+
+    Engines make what they tell of themselves from these names.
+    """
+    layers: dict[Any, str] = {}
+    for index, node in enumerate(graph):
+        values = [value for value in node.inputs if value is not None]
+        owners = [value.name.rpartition(".")[0] for value in values if value.is_initializer()]
+        layer = next((name for name in owners if name and name in modules), None)
+        if layer is None:
+            layer = next((layers[value] for value in values if value in layers), "input")
+        node.name = f"{layer}/{node.op_type}_{index}"
+        for number, value in enumerate(node.outputs):
+            layers[value] = layer
+            if not value.is_graph_output():
+                value.name = node.name if number == 0 else f"{node.name}:{number}"
+
+
+def write_openvino(model: nn.Module, path: Path, example: Tensor) -> None:
+    """Write a network as it is to ``path`` and its weights beside it, in float32."""
+    openvino = import_module("openvino")
+    with TemporaryDirectory() as folder:
+        onnx = Path(folder) / "network.onnx"
+        write_onnx(model, onnx, example)
+        openvino.save_model(openvino.convert_model(onnx), path, compress_to_fp16=False)
+
+
+@torch.no_grad()
+def parity(model: nn.Module, runner: FileRunner, check: Iterable[Checked]) -> dict[str, Any]:
+    """How far the file's outputs are from the network's, and how often both are right."""
+    largest, scale = 0.0, 0.0
+    images = same = labelled = right_before = right_after = 0
+    classifies = True
+    with evaluating(model):
+        for item in check:
+            x, labels = item if isinstance(item, tuple) else (item, None)
+            before, after = tree_leaves(model(x)), runner.outputs(x)
+            if [b.shape for b in before] != [a.shape for a in after]:
+                raise InputError(f"the file returns {[list(a.shape) for a in after]}, not the network's shapes")
+            for b, a in zip(before, after, strict=True):
+                # Of a NaN on either side, nothing can be said: it counts as a difference.
+                largest = max(largest, float((a - b).abs().nan_to_num(torch.inf).max()))
+                scale = max(scale, float(b.abs().max()))
+            images += len(x)
+            classifies &= len(before) == 1 and before[0].ndim == 2
+            if classifies:
+                first_before, first_after = before[0].argmax(1), after[0].argmax(1)
+                same += int((first_before == first_after).sum())
+                if labels is not None:
+                    labelled += len(labels)
+                    right_before += int((first_before == labels).sum())
+                    right_after += int((first_after == labels).sum())
+    if not images:
+        raise InputError("check: expected at least one batch")
+    scored = classifies and labelled == images
+    return {
+        "images": images,
+        "difference": largest / scale if scale else largest,
+        "agreement": same / images if classifies else None,
+        "top1_before": right_before / images if scored else None,
+        "top1_after": right_after / images if scored else None,
+    }
+
+
+def refuse_difference(report: ExportReport, tolerance: float) -> None:
+    if not report.difference <= tolerance:
+        raise InputError(
+            f"{report.path.name} does not give what the network gives: outputs differ by {report.difference:.1e} of "
+            f"the largest in {report.engine}, {tolerance:.0e} would be rounding; the file is not kept"
+        )
+
+
+def describe(report: ExportReport, example: Tensor, preprocessing: dict[str, Any]) -> dict[str, Any]:
+    """What whoever uses the file must know, as JSON values."""
+    return {
+        "input": {"name": "images", "shape": ["batch", *example.shape[1:]], "dtype": "float32"},
+        "preprocessing": preprocessing,
+        "check": {
+            "engine": report.engine,
+            "images": report.images,
+            "difference": report.difference,
+            "agreement": report.agreement,
+            "top1_before": report.top1_before,
+            "top1_after": report.top1_after,
+        },
+        "versions": {name: version(name) for name in ("ghostify", "torch", "onnx", "onnxscript", report.engine)},
+    }

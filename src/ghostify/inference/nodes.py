@@ -1,0 +1,102 @@
+"""What the operators of an exported graph do, and what its nodes tell."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+aten = torch.ops.aten
+
+# What acts on each map by itself, so that it can act on some of them.
+ELEMENTWISE = {
+    *(aten.relu, aten.relu6, aten.hardtanh, aten.hardswish, aten.hardsigmoid, aten.sigmoid, aten.silu, aten.gelu),
+    *(aten.elu, aten.selu, aten.celu, aten.leaky_relu, aten.mish, aten.softplus, aten.tanh, aten.clamp, aten.clamp_min),
+    *(aten.contiguous, aten.clone),  # which a view behind them may need
+}
+SPATIAL = {
+    *(aten.max_pool2d, aten.avg_pool2d, aten.adaptive_avg_pool2d, aten.adaptive_max_pool2d),
+    *(aten.upsample_nearest2d, aten.upsample_bilinear2d),
+}
+ARITHMETIC = {aten.add, aten.sub, aten.mul, aten.div}
+DROPOUT = {aten.dropout, aten.feature_dropout, aten.alpha_dropout}
+NOTHING = {*DROPOUT, aten.detach, aten.alias}
+VIEWS = {aten.view, aten.reshape, aten.flatten, aten.slice, aten.narrow, aten.select, aten.chunk, aten.split, aten.t}
+
+
+class UnclearError(Exception):
+    """What the graph does cannot be followed."""
+
+
+def first(node: fx.Node) -> fx.Node:
+    """The node that is its first argument."""
+    given = node.args[0]
+    assert isinstance(given, fx.Node)
+    return given
+
+
+def arguments(node: fx.Node) -> tuple[Any, ...]:
+    """What a node's operator gets, by position."""
+    return node.args
+
+
+def packet(node: fx.Node) -> Any:
+    """The operator without its overload, and its form that changes nothing in place."""
+    target = functional(node.target)
+    return target.overloadpacket if isinstance(target, torch._ops.OpOverload) else target
+
+
+def functional(target: Any) -> Any:
+    """The same operator, leaving its inputs as they are."""
+    if not isinstance(target, torch._ops.OpOverload) or not target._schema.is_mutable:
+        return target
+    name = target.overloadpacket.__name__
+    if not name.endswith("_") or not hasattr(aten, name[:-1]):
+        raise UnclearError(f"{target} changes what it gets")
+    return getattr(getattr(aten, name[:-1]), target._overloadname)
+
+
+def does_nothing(node: fx.Node) -> bool:
+    """Whether an operator gives what it gets; a dropout may have been asked to drop in eval mode, too."""
+    op = packet(node)
+    return op in NOTHING and not (op in DROPOUT and bool(node.args[2]))
+
+
+def ghost_layer(node: fx.Node) -> str | None:
+    """The name of the ghost layer whose join a node is."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    if not stack:
+        return None
+    name, kind = stack[-1]
+    kind = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
+    ours = kind.startswith("ghostify.layers.") and kind.rpartition(".")[2] in {"GhostConv2d", "GhostModule"}
+    return str(name) if ours else None
+
+
+def reader(node: fx.Node) -> str:
+    """What to call a node in a report: its module, else its operator."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    name = str(stack[-1][0]) if stack else ""
+    return name or node.name
+
+
+def rank(node: fx.Node) -> int | None:
+    value = node.meta.get("val")
+    return value.ndim if isinstance(value, Tensor) else None
+
+
+def is_pixel(node: fx.Node) -> bool:
+    """Whether a node's maps have one pixel each, so that copying them costs nothing."""
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and all(isinstance(size, int) and size == 1 for size in value.shape[2:])
+
+
+def is_spatial(node: fx.Node) -> bool:
+    """Whether a mean or a slice is over the pixels of each map."""
+    dims = node.args[1] if len(node.args) > 1 else None
+    dims = dims if isinstance(dims, list | tuple) else [dims]
+    return rank(first(node)) == 4 and all(d in (2, 3, -1, -2) for d in dims)
+
+
+def same_shape(given: fx.Node, node: fx.Node) -> bool:
+    """Whether a result has the shape of an input."""
+    return [str(n) for n in given.meta["val"].shape] == [str(n) for n in node.meta["val"].shape]

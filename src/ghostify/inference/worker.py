@@ -1,0 +1,182 @@
+"""A network's file in an engine, in a process of its own.
+
+Two engines' threads in one process wait for each other, and PyTorch's for both. So this file is run as a program that
+imports the one engine and nothing of ours; it answers lines of JSON on its standard input with lines on its output.
+``engines.FileRunner`` asks.
+"""
+
+import importlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Arrays = list[Any]
+
+
+class OnnxRuntime:
+    """ONNX Runtime on the CPU, or on a GPU where its build has one."""
+
+    def __init__(self, path: str, device: str, threads: int, bf16: bool, profile: bool) -> None:
+        self.library: Any = importlib.import_module("onnxruntime")
+        provider = "CUDAExecutionProvider" if device.startswith("cuda") else "CPUExecutionProvider"
+        if provider not in self.library.get_available_providers():
+            raise ValueError(f"this onnxruntime has no {provider}")
+        if bf16:
+            raise ValueError("onnxruntime has no bf16 on a CPU")
+        self.path, self.provider, self.threads, self.profile = path, provider, threads, profile
+
+    def load(self, example: Any) -> None:
+        options = self.library.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
+        options.enable_profiling = self.profile
+        options.profile_file_prefix = str(Path(self.path).with_name("profile"))
+        options.log_severity_level = 3
+        if example is not None:  # the engine plans for this batch, as OpenVINO does
+            options.add_free_dimension_override_by_name("batch", len(example))
+        self.session = self.library.InferenceSession(self.path, options, providers=[self.provider])
+        self.input = self.session.get_inputs()[0].name
+
+    def run(self, x: Any) -> Arrays:
+        return list(self.session.run(None, {self.input: x}))
+
+    def profiled(self, x: Any, calls: int) -> list[dict[str, Any]]:
+        for _ in range(calls):
+            self.run(x)
+        profile = Path(self.session.end_profiling())
+        events = json.loads(profile.read_text())
+        profile.unlink()
+        times: dict[str, dict[str, Any]] = {}
+        for event in events:
+            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+                name = event["name"].removesuffix("_kernel_time")
+                row = times.setdefault(name, {"name": name, "kind": event["args"]["op_name"], "ms": []})
+                row["ms"].append(event["dur"] / 1e3)
+        return list(times.values())
+
+
+class OpenVino:
+    """OpenVINO on the CPU."""
+
+    def __init__(self, path: str, device: str, threads: int, bf16: bool, profile: bool) -> None:
+        if device != "cpu":
+            raise ValueError(f"openvino runs on the CPU here, not on {device}")
+        self.library: Any = importlib.import_module("openvino")
+        self.path, self.calls = path, 0
+        self.settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+            # Left alone it takes bf16 where the processor has it.
+            "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+            "PERF_COUNT": profile,
+        }
+
+    def load(self, example: Any) -> None:
+        core = self.library.Core()
+        model = core.read_model(self.path)
+        if example is not None:
+            model.reshape(list(example.shape))
+        self.request = core.compile_model(model, "CPU", self.settings).create_infer_request()
+
+    def run(self, x: Any) -> Arrays:
+        self.request.infer([x], share_inputs=True)
+        self.calls += 1
+        return [tensor.data.copy() for tensor in self.request.output_tensors]
+
+    def profiled(self, x: Any, calls: int) -> list[dict[str, Any]]:
+        # It tells means over all calls so far, in whole microseconds: what lies between two of them is exact to
+        # three of these where as many calls lie between as before.
+        times: dict[str, dict[str, Any]] = {}
+        before, end = self.totals_ms(), self.calls + calls
+        while self.calls < end:
+            window = self.calls
+            for _ in range(window):
+                self.run(x)
+            after = self.totals_ms()
+            for (name, kind), total in after.items():
+                row = times.setdefault(name, {"name": name, "kind": kind, "ms": []})
+                row["ms"].append(max(0.0, total - before.get((name, kind), 0.0)) / window)
+            before = after
+        return list(times.values())
+
+    def totals_ms(self) -> dict[tuple[str, str], float]:
+        """Milliseconds of each operator in all calls so far, by its name and kind."""
+        return {
+            (info.node_name, f"{info.node_type} {info.exec_type}"): info.real_time.total_seconds() * 1e3 * self.calls
+            for info in self.request.profiling_info
+            if info.status.name == "EXECUTED"
+        }
+
+
+ENGINES: dict[str, Callable[..., Any]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def resident_mb(key: str) -> float:
+    """``VmRSS``, now, or ``VmHWM``, the peak; megabytes of 10⁶ bytes."""
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) * 1024 / 1e6
+
+
+class Worker:
+    """What is asked, by name."""
+
+    def open(
+        self, engine: str, path: str, example: str | None, device: str, threads: int, bf16: bool, profile: bool
+    ) -> dict[str, Any]:
+        """Load and call once: seconds to load, milliseconds of the first call."""
+        self.example = np.load(example) if example else None
+        self.engine = ENGINES[engine](path, device, threads, bf16, profile)
+        self.before_mb = resident_mb("VmRSS") if CLEAR.exists() else None
+        if self.before_mb is not None:
+            CLEAR.write_text("5")  # the peak is from now on
+        started = time.perf_counter()
+        self.engine.load(self.example)
+        loaded = time.perf_counter()
+        if self.example is not None:
+            self.engine.run(self.example)
+        return {"load_s": loaded - started, "first_ms": (time.perf_counter() - loaded) * 1e3}
+
+    def time(self, calls: int) -> list[float]:
+        """Milliseconds of each call."""
+        times = []
+        for _ in range(calls):
+            started = time.perf_counter()
+            self.engine.run(self.example)
+            times.append((time.perf_counter() - started) * 1e3)
+        return times
+
+    def profile(self, calls: int) -> list[dict[str, Any]]:
+        """Milliseconds of each operator in each call."""
+        rows: list[dict[str, Any]] = self.engine.profiled(self.example, calls)
+        return rows
+
+    def memory(self) -> float | None:
+        """Megabytes that loading and calling took at their peak."""
+        return None if self.before_mb is None else resident_mb("VmHWM") - self.before_mb
+
+    def run(self, inputs: str, outputs: str) -> None:
+        """The outputs for an array's file, into a file."""
+        np.savez(outputs, *self.engine.run(np.load(inputs)))
+
+
+def main() -> None:
+    worker = Worker()
+    # What an engine prints must not come between the answers.
+    answers, sys.stdout = sys.stdout, sys.stderr
+    for line in sys.stdin:
+        question = json.loads(line)
+        try:
+            answer = {"answer": getattr(worker, question.pop("ask"))(**question)}
+        except Exception as error:  # noqa: BLE001  # whatever an engine raises is told to who asked
+            answer = {"error": f"{type(error).__name__}: {error}".strip()}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""An exported file gives what the network gives, and one that does not is not left behind."""
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ghostify import GhostConv2d, InputError, export
+from ghostify.inference.engines import FileRunner, Operator, undisturbed_ms
+
+
+class Small(nn.Module):
+    """A ghost, a BatchNorm, a residual sum and a head: what files are made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.ghost = nn.Conv2d(3, 16, 3, padding=1), GhostConv2d(16, 16, 3, padding=1)
+        self.norm, self.head = nn.BatchNorm2d(16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.stem(x)).relu()
+        return self.head((self.ghost(x) + x).relu().mean((2, 3)))
+
+
+class Lying(nn.Module):
+    """Gives another answer while it is exported."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.network(x)
+        return out + 0.1 if torch.compiler.is_exporting() else out
+
+
+@pytest.fixture(scope="module")
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    return Small().eval()
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_the_file_takes_any_batch_and_is_checked_with_labels(format: str, small: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "new" / ("net.onnx" if format == "onnx" else "net.xml")
+    batches = [torch.randn(n, 3, 9, 7) for n in (1, 3)]
+    right = [small(x).argmax(1) for x in batches]
+    right[1][0] = (right[1][0] + 1) % 4  # one label of four that the network does not give
+    report = export(
+        small,
+        path,
+        torch.randn(1, 3, 9, 7),
+        format=format,  # type: ignore[arg-type]  # a parameter of the test is any string
+        check=zip(batches, right, strict=True),
+        preprocessing={"mean": [0.5, 0.5, 0.5]},
+    )
+    assert report.difference < 1e-5
+    assert (report.images, report.agreement, report.top1_before, report.top1_after) == (4, 1, 0.75, 0.75)
+    assert [ghost.form for ghost in report.ghosts] == ["split"]
+    if format == "onnx":
+        sums_are_written_by_convolutions(path)
+    note = json.loads(path.with_suffix(".json").read_text())
+    assert note["input"] == {"name": "images", "shape": ["batch", 3, 9, 7], "dtype": "float32"}
+    assert note["preprocessing"] == {"mean": [0.5, 0.5, 0.5]}
+    assert note["check"]["engine"] == report.engine
+    # Nothing but the file, its weights and its note.
+    weights = {"net.bin"} if format == "openvino" else set()
+    assert {file.name for file in path.parent.iterdir()} == {path.name, "net.json"} | weights
+
+
+def sums_are_written_by_convolutions(path: Path) -> None:
+    """Of a sum with an activation behind it, one addend is a convolution's that nothing else reads."""
+    nodes = onnx.load(path).graph.node
+    makers = {name: node for node in nodes for name in node.output}
+    readers = [name for node in nodes for name in node.input]
+    sums = [
+        makers[node.input[0]] for node in nodes if node.op_type == "Relu" and makers[node.input[0]].op_type == "Add"
+    ]
+    assert len(sums) == 2  # intrinsic maps and ghosts, each with its part of the shortcut
+    for node in sums:
+        assert any(makers[name].op_type == "Conv" and readers.count(name) == 1 for name in node.input)
+
+
+def test_a_file_that_gives_something_else_is_refused_and_not_kept(small: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"does not give what the network gives.*not kept"):
+        export(Lying(small), tmp_path / "net.onnx", torch.randn(1, 3, 9, 7))
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_input_is_refused_in_a_line(small: nn.Module, tmp_path: Path) -> None:
+    example = torch.randn(1, 3, 9, 7)
+    with pytest.raises(InputError, match="expected one of onnx, openvino"):
+        export(small, tmp_path / "a.onnx", example, format="tflite")  # type: ignore[arg-type]  # no such format
+    with pytest.raises(InputError, match=r"ends in \.xml"):
+        export(small, tmp_path / "a.onnx", example, format="openvino")
+    with pytest.raises(InputError, match="at least one batch"):
+        export(small, tmp_path / "a.onnx", example, check=[])
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no network")
+    with pytest.raises(InputError, match="onnxruntime cannot run the network"):
+        FileRunner(broken, "onnxruntime")
+    assert [file.name for file in tmp_path.iterdir()] == ["broken.onnx"]
+
+
+def test_undisturbed_is_the_sum_of_what_each_operator_took_at_least() -> None:
+    assert undisturbed_ms([Operator("a", "Conv", (3, 1, 2)), Operator("b", "Add", (5, 6, 9))]) == 6
