@@ -135,10 +135,11 @@ def opened(
             model = model.to(memory_format=torch.channels_last)
         yield TorchRunner(model, example, compiled=engine == "compile", threads=threads)
         return
-    file = files / f"{name.replace(':', '_').replace(' ', '_')}.onnx"
+    file = files / engine / f"{name.replace(':', '_').replace(' ', '_')}.onnx"
     if not file.exists():
-        files.mkdir(parents=True, exist_ok=True)
-        write_onnx(network(name), file, torch.randn(1, *SHAPE))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tuned = "" if name.endswith(AS_IT_IS) else engine
+        write_onnx(network(name), file, torch.randn(1, *SHAPE), engine=tuned)
     bf16 = example.dtype == torch.bfloat16
     with FileRunner(
         file, engine, example, device=example.device.type, threads=threads, bf16=bf16, profile=profile

@@ -107,3 +107,25 @@ def test_bad_input_is_refused_in_a_line(small: nn.Module, tmp_path: Path) -> Non
 
 def test_undisturbed_is_the_sum_of_what_each_operator_took_at_least() -> None:
     assert undisturbed_ms([Operator("a", "Conv", (3, 1, 2)), Operator("b", "Add", (5, 6, 9))]) == 6
+
+
+class Gated(nn.Module):
+    """A squeeze-and-excite gate between two convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.gate, self.head = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 1), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        return self.head(self.gate(x.mean((2, 3), keepdim=True)).sigmoid() * x).mean((2, 3))
+
+
+def test_onnxruntime_gets_gates_and_means_that_take_blocks_of_maps(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    report = export(Gated().eval(), tmp_path / "net.onnx", torch.randn(2, 3, 9, 7))
+    assert report.difference < 1e-5
+    kinds = [node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node]
+    assert kinds.count("GlobalAveragePool") == kinds.count("Resize") == 1
+    assert kinds.count("ReduceMean") == 1  # the last one leaves no maps
+    assert export(Gated().eval(), tmp_path / "net.xml", torch.randn(2, 3, 9, 7), format="openvino").difference < 1e-5

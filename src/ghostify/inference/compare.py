@@ -98,7 +98,7 @@ def compare(
                 continue
             file = folder / f"{name}.onnx"
             with torch.inference_mode(False):  # whose tensors cannot be exported
-                write_onnx(model, file, example.float())
+                write_onnx(model, file, example.float(), engine=engine)
             bf16 = example.dtype == torch.bfloat16
             own_process = FileRunner(file, engine, example, device=example.device.type, threads=threads, bf16=bf16)
             runners.append(stack.enter_context(own_process))

@@ -105,9 +105,17 @@ def deploy(model: nn.Module, example: Tensor, *, forms: Mapping[str, Form] | Non
         layer: dense_form(layer) for name, layer in layers.items() if wanted[name] == "dense"
     }
     model = replace_modules_(model, dense)
+
+    def splits(name: str) -> bool:
+        return wanted.get(name) == "split"
+
     try:
-        rewriter = Rewriter(exported(model, example), lambda name: wanted.get(name) == "split")
+        graph = exported(model, example)
+        rewriter = Rewriter(graph, splits)
         network = rewriter.run()
+        while rewriter.found:  # ends: each convolution is found once at most
+            rewriter = Rewriter(graph, splits, rewriter.cuts | rewriter.found)
+            network = rewriter.run()
     except UnclearError as error:
         raise InputError(f"{type(model).__name__} cannot be deployed: {error}") from error
 

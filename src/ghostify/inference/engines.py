@@ -1,6 +1,7 @@
 """Engines that run a network, each behind the same questions."""
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -114,9 +115,12 @@ class FileRunner:
 
     def ask(self, question: str, **details: Any) -> Any:
         stdin, stdout = pipes(self.process)
+        self.send("SIGCONT")
         stdin.write(json.dumps({"ask": question, **details}) + "\n")
         stdin.flush()
         line = stdout.readline()
+        # An engine's threads go on looking for work when there is none, on cores that another may be timed on.
+        self.send("SIGSTOP")
         if not line:
             raise InputError(f"{self.engine} ended its process without an answer: status {self.process.wait()}")
         answer = json.loads(line)
@@ -125,7 +129,13 @@ class FileRunner:
             raise InputError(f"{self.engine} cannot run the network: {answer['error']}{missing}")
         return answer["answer"]
 
+    def send(self, name: str) -> None:
+        """Send the process a signal, where the system has it."""
+        if hasattr(signal, name):
+            self.process.send_signal(getattr(signal, name))
+
     def close(self) -> None:
+        self.send("SIGCONT")
         for pipe in pipes(self.process):
             pipe.close()
         self.process.wait()

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,7 +23,19 @@ ROLES = {
     DENSE: ("conv", "gemm", "matmul", "fullyconnected", "innerproduct"),
     DEPTHWISE: (),  # by their layer
     "joins": ("concat", "split", "slice", "gather"),
-    "sums, gates and activations": ("add", "sub", "mul", "relu", "elt", "sigmoid", "swish", "clip", "math", "gelu"),
+    "sums, gates and activations": (
+        "add",
+        "sub",
+        "mul",
+        "relu",
+        "elt",
+        "sigmoid",
+        "swish",
+        "clip",
+        "math",
+        "gelu",
+        "upsample",
+    ),
     "pooling and the rest": ("",),
 }
 # A layer is told of where it lost more than this share of what it took before.
@@ -135,17 +148,20 @@ def profiled(model: nn.Module, example: Tensor, engine: str, threads: int, calls
     counted = {row.name: row for row in count(deployed, tuple(example.shape[1:])).layers}
     with TemporaryDirectory() as folder:
         file = Path(folder) / "network.onnx"
-        write_onnx(deployed, file, example)
+        write_onnx(deployed, file, example, engine=engine)
         with FileRunner(file, engine, example, threads=threads, profile=True) as runner:
             runner.times_ms(3)  # what is planned or allocated in the first calls
             operators = runner.operators(calls)
+        # OpenVINO calls what makes the file's output after that.
+        graph = import_module("onnx").load(str(file), load_external_data=False).graph
+        makers = {value: node.name for node in graph.node for value in node.output}
     modules = dict(deployed.named_modules())
     layers: dict[str, list[Step]] = {
         name.removeprefix("network."): [] for name, module in modules.items() if isinstance(module, nn.Conv2d)
     }
     for operator in operators:
         # `write_onnx` names what computes a layer, and what follows it, "layer/operator".
-        found = re.search(r"([\w.]+)/", operator.name)
+        found = re.search(r"([\w.]+)/", makers.get(operator.name, operator.name))
         name = found.group(1) if found and found.group(1) in modules else ""
         module = modules[name] if name else None
         step = Step(operator, role_of(operator, module), module, counted.get(name))

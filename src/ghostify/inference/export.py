@@ -12,7 +12,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
@@ -22,6 +21,7 @@ from ghostify.atomic import replacing
 from ghostify.errors import InputError
 from ghostify.inference.deploy import Deployed, DeployedGhost, deploy
 from ghostify.inference.engines import FileRunner
+from ghostify.inference.onnx_operators import suit_onnxruntime_
 from ghostify.modes import evaluating
 
 Format = Literal["onnx", "openvino"]
@@ -31,8 +31,6 @@ ENGINE = {"onnx": "onnxruntime", "openvino": "openvino"}
 # Of the largest output. Float32 kernels that add in another order differ by 1e-6 to 1e-5 after fifty layers;
 # a wrong operator differs by far more.
 TOLERANCE = 1e-3
-# What ONNX Runtime computes while it writes a convolution's maps.
-ACTIVATIONS = {"Relu", "Clip", "HardSigmoid", "LeakyRelu", "Sigmoid", "Tanh"}
 Checked = Tensor | tuple[Tensor, Tensor]
 
 
@@ -113,9 +111,11 @@ def export(
     return report
 
 
-def write_onnx(model: nn.Module, path: Path, example: Tensor) -> None:
+def write_onnx(model: nn.Module, path: Path, example: Tensor, *, engine: str = "onnxruntime") -> None:
     """Write a network as it is to ``path``, for any batch.
 
+    Args:
+        engine: That it is for: with "onnxruntime" some operators are others that this runs faster.
     Raises:
         InputError: If PyTorch cannot export it.
     """
@@ -139,36 +139,10 @@ def write_onnx(model: nn.Module, path: Path, example: Tensor) -> None:
             line = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise InputError(f"{type(model).__name__} cannot be exported: {line}") from error
     assert program is not None
-    fuse_sums_(program.model.graph)
+    if engine == "onnxruntime":
+        suit_onnxruntime_(program.model.graph)
     name_by_layer_(program.model.graph, {name for name, _ in model.named_modules()})
     program.save(str(path))
-
-
-def fuse_sums_(graph: Any) -> None:
-    """Put a depthwise 1×1 convolution of ones into sums of maps that something else reads, too.
-
-    An engine adds, and activates, while it writes the maps of a convolution that only the sum reads. Where there
-    is none, as in front of the intrinsic maps of a ghost that are added to a shortcut, ONNX Runtime passes over
-    the maps for the sum and again for the activation; behind a convolution of ones it passes once.
-    """
-    ir = import_module("onnx_ir")
-    for node in list(graph):
-        readers = node.outputs[0].uses()
-        if node.op_type != "Add" or len(readers) != 1 or readers[0].node.op_type not in ACTIVATIONS:
-            continue
-        made = [value for value in node.inputs if value.producer() and value.producer().op_type in ("Conv", "Add")]
-        shape = node.outputs[0].shape
-        if not made or any(len(value.uses()) == 1 for value in made) or shape is None or len(shape) != 4:
-            continue
-        value = made[0]
-        if value.shape is None or value.shape[1] != shape[1] or value.dtype != ir.DataType.FLOAT:
-            continue
-        ones = ir.Value(name=f"{value.name}_ones", const_value=ir.tensor(np.ones((shape[1], 1, 1, 1), np.float32)))
-        graph.register_initializer(ones)
-        attributes = [ir.AttrInt64("group", shape[1]), ir.AttrInt64s("kernel_shape", [1, 1])]
-        copied = ir.Node("", "Conv", [value, ones], attributes)
-        graph.insert_before(node, copied)
-        node.replace_input_with(node.inputs.index(value), copied.outputs[0])
 
 
 def name_by_layer_(graph: Any, modules: Container[str]) -> None:
@@ -195,7 +169,7 @@ def write_openvino(model: nn.Module, path: Path, example: Tensor) -> None:
     openvino = import_module("openvino")
     with TemporaryDirectory() as folder:
         onnx = Path(folder) / "network.onnx"
-        write_onnx(model, onnx, example)
+        write_onnx(model, onnx, example, engine="openvino")
         openvino.save_model(openvino.convert_model(onnx), path, compress_to_fp16=False)
 
 

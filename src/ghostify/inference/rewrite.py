@@ -42,6 +42,7 @@ class Conv:
     dtype: torch.dtype
     source: fx.Node
     node: fx.Node
+    old: str  # name of the node in the graph before
 
     def build(self) -> nn.Conv2d:
         maps, inputs, height, width = self.weight.shape
@@ -70,19 +71,14 @@ class Part:
     Args:
         node: Of the new graph.
         maps: How many.
-        convs: Those whose sum they are, while nothing else sees it.
-        behind: Nodes of the old graph that acted on that sum, map by map; nothing else sees these either.
+        convs: Those whose sum they are, while nothing acted on it and nothing else sees it.
+        makers: Nodes of the old graph that are convolutions of whose sum each map is one, whatever acted on it since.
     """
 
     node: fx.Node
     maps: int
     convs: tuple[Conv, ...] = ()
-    behind: tuple[fx.Node, ...] = ()
-
-    @property
-    def bare(self) -> tuple[Conv, ...]:
-        """The convolutions whose sum the maps still are, nothing behind them."""
-        return () if self.behind else self.convs
+    makers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,10 +115,16 @@ class Rewriter:
     Args:
         old: As ``torch.export`` gives it in eval mode.
         splits: For a ghost layer's name, whether its maps stay in two tensors.
+        cuts: By name of their node, convolutions that make their maps in several tensors, and the bounds of these.
+    Attributes:
+        found: More of these, where maps had to be sliced: a next pass had better begin with them.
     """
 
-    def __init__(self, old: fx.GraphModule, splits: Callable[[str], bool]) -> None:
-        self.old, self.splits = old, splits
+    def __init__(
+        self, old: fx.GraphModule, splits: Callable[[str], bool], cuts: Mapping[str, Sequence[int]] | None = None
+    ) -> None:
+        self.old, self.splits, self.cuts = old, splits, dict(cuts or {})
+        self.found: dict[str, list[int]] = {}
         self.graph = fx.Graph()
         self.root = nn.Module()
         self.convs: list[Conv] = []
@@ -202,7 +204,7 @@ class Rewriter:
         if op in ELEMENTWISE or op in SPATIAL or (op in (aten.mean, aten.slice) and is_spatial(node)):
             if op is aten.relu and all(packet(part.node) is aten.relu for part in x.parts):
                 return x
-            return self.each(node, x, op in ELEMENTWISE)
+            return self.each(node, x)
         if op in (aten.slice, aten.narrow):
             return self.first_maps(node, x)
         return self.generic(node)
@@ -238,24 +240,35 @@ class Rewriter:
         filters, offsets = weight.tensor.double(), None if bias is None else bias.tensor.double()
         geometry = (given.get("stride", 1), given.get("padding", 0), given.get("dilation", 1))
         dtype, groups, name = weight.tensor.dtype, int(given.get("groups", 1)), weight.name.rpartition(".")[0] or "conv"
-        if groups == 1 and len(x.parts) > 1 and not is_pixel(first(node)):
-            pieces = filters.split([part.maps for part in x.parts], 1)
-            convs = tuple(
-                self.emit(name, piece, offsets if i == 0 else None, geometry, 1, dtype, part.node)
-                for i, (part, piece) in enumerate(zip(x.parts, pieces, strict=True))
-            )
-            return Maps((self.sum_of(convs),), x.ghost)
+        if groups == 1:
+            apart = len(x.parts) > 1 and not is_pixel(first(node))
+            sources = x.parts if apart else (Part(self.join(x, first(node), reader(node)), x.bounds[-1]),)
+            pieces = filters.split([part.maps for part in sources], 1)
+            parts = []
+            for rows in row_slices(self.cuts.get(node.name, (0, len(filters)))):
+                own = None if offsets is None else offsets[rows]
+                parts.append(
+                    self.sum_of(
+                        tuple(
+                            self.emit(
+                                name, piece[rows], own if i == 0 else None, geometry, 1, dtype, part.node, node.name
+                            )
+                            for i, (part, piece) in enumerate(zip(sources, pieces, strict=True))
+                        )
+                    )
+                )
+            return Maps(tuple(parts), x.ghost if apart else None)
         if groups == x.bounds[-1] > 1 and len(x.parts) > 1:
             per_map = len(filters) // groups
             sizes = [part.maps * per_map for part in x.parts]
             offset_pieces = [None] * len(sizes) if offsets is None else offsets.split(sizes)
             convs = tuple(
-                self.emit(name, piece, offset, geometry, part.maps, dtype, part.node)
+                self.emit(name, piece, offset, geometry, part.maps, dtype, part.node, node.name)
                 for part, piece, offset in zip(x.parts, filters.split(sizes), offset_pieces, strict=True)
             )
             return Maps(tuple(Part(c.node, len(c.weight), (c,)) for c in convs), x.ghost)
         source = self.join(x, first(node), reader(node))
-        return Maps((self.sum_of((self.emit(name, filters, offsets, geometry, groups, dtype, source),)),))
+        return Maps((self.sum_of((self.emit(name, filters, offsets, geometry, groups, dtype, source, node.name),)),))
 
     def linear(self, node: fx.Node) -> Any:
         weight, bias = (self.values[n] if isinstance(n, fx.Node) else n for n in (*arguments(node), None)[1:3])
@@ -284,8 +297,8 @@ class Rewriter:
         alone = len(first(node).users) == 1
         parts = []
         for part, s, b in zip(x.parts, self.cut(scale, x), self.cut(shift, x), strict=True):
-            if part.bare and alone:
-                for index, conv in enumerate(part.bare):
+            if part.convs and alone:
+                for index, conv in enumerate(part.convs):
                     conv.weight = conv.weight * s[:, None, None, None]
                     conv.bias = None if conv.bias is None else conv.bias * s
                     if index == 0:
@@ -302,7 +315,7 @@ class Rewriter:
             return self.generic(node)
         other = self.values.get(node.args[1]) if isinstance(node.args[1], fx.Node) else node.args[1]
         if isinstance(other, int | float):
-            return self.each(node, x, True)
+            return self.each(node, x)
         if not isinstance(other, Maps) or rank(node) != 4 or x.bounds[-1] != other.bounds[-1]:
             return self.generic(node)
         if {rank(n) for n in arguments(node)[:2]} != {4}:
@@ -313,10 +326,10 @@ class Rewriter:
         for p, q in zip(a.parts, b.parts, strict=True):
             # A sum of convolutions plus something begins with that: each addition then follows a
             # convolution, and an engine does it while it writes the convolution's maps.
-            if packet(node) is aten.add and len(p.bare) > 1 and len(n.users) == 1 and same_shape(n, node):
-                parts.append(Part(self.sum_of(p.bare, q).node, p.maps))
-            elif packet(node) is aten.add and len(q.bare) > 1 and len(m.users) == 1 and same_shape(m, node):
-                parts.append(Part(self.sum_of(q.bare, p).node, q.maps))
+            if packet(node) is aten.add and len(p.convs) > 1 and len(n.users) == 1 and same_shape(n, node):
+                parts.append(Part(self.sum_of(p.convs, q).node, p.maps))
+            elif packet(node) is aten.add and len(q.convs) > 1 and len(m.users) == 1 and same_shape(m, node):
+                parts.append(Part(self.sum_of(q.convs, p).node, q.maps))
             else:
                 parts.append(Part(overwriting(self.call(node, p.node, q.node), same_shape(n, node)), p.maps))
         return Maps(tuple(parts), a.ghost or b.ghost)
@@ -353,15 +366,9 @@ class Rewriter:
             return Maps((Part(new, value.shape[1]),))
         return new
 
-    def each(self, node: fx.Node, x: Maps, by_map: bool) -> Maps:
-        """The node's operator on every part; ``by_map`` where it gives each pixel of a map from that alone."""
-        alone = by_map and len(first(node).users) == 1
-        return replace(
-            x,
-            parts=tuple(
-                Part(self.call(node, p.node), p.maps, *((p.convs, (*p.behind, node)) if alone else ())) for p in x.parts
-            ),
-        )
+    def each(self, node: fx.Node, x: Maps) -> Maps:
+        """The node's operator on every part."""
+        return replace(x, parts=tuple(Part(self.call(node, p.node), p.maps, makers=p.makers) for p in x.parts))
 
     def call(self, node: fx.Node, *firsts: fx.Node) -> fx.Node:
         """The node's operator on other inputs."""
@@ -393,10 +400,11 @@ class Rewriter:
         groups: int,
         dtype: torch.dtype,
         source: fx.Node,
+        old: str,
     ) -> Conv:
         unique = self.free(name)
         node = self.graph.call_module(unique, (source,))
-        conv = Conv(unique, weight, bias, geometry, groups, dtype, source, node)
+        conv = Conv(unique, weight, bias, geometry, groups, dtype, source, node, old)
         self.convs.append(conv)
         return conv
 
@@ -413,7 +421,8 @@ class Rewriter:
         node = convs[0].node
         for addend in [*([start.node] if start else []), *(conv.node for conv in convs[1:])]:
             node = overwriting(self.graph.call_function(aten.add.Tensor, (node, addend)))
-        return Part(node, len(convs[0].weight), tuple(convs))
+        makers = tuple(dict.fromkeys(conv.old for conv in convs if conv.groups == 1))
+        return Part(node, len(convs[0].weight), tuple(convs), () if start else makers)
 
     def cut(self, per_map: Tensor, x: Maps) -> Sequence[Tensor]:
         return per_map.split([part.maps for part in x.parts])
@@ -425,7 +434,7 @@ class Rewriter:
         """
         name, dims = f"{reader(node)}.affine", node.meta["val"].ndim
         if dims == 4:
-            conv = self.emit(name, scale[:, None, None, None], shift, (1, 0, 1), part.maps, dtype, part.node)
+            conv = self.emit(name, scale[:, None, None, None], shift, (1, 0, 1), part.maps, dtype, part.node, node.name)
             return Part(conv.node, part.maps, (conv,))
         shape = (-1, *(1,) * (dims - 2))
         name += f"_{len(self.graph.nodes)}"
@@ -448,41 +457,27 @@ class Rewriter:
             return a, b
         n, m = arguments(node)[:2]
         if set(a.bounds) < set(b.bounds):
-            return self.cut_at(a, b.bounds, n), b
+            return self.cut_at(a, b.bounds), b
         if set(b.bounds) < set(a.bounds):
-            return a, self.cut_at(b, a.bounds, m)
+            return a, self.cut_at(b, a.bounds)
         whole = [Maps((Part(self.join(v, o, reader(node)), v.bounds[-1]),), v.ghost) for v, o in ((a, n), (b, m))]
         return whole[0], whole[1]
 
-    def cut_at(self, value: Maps, bounds: Sequence[int], node: fx.Node) -> Maps:
-        """Cut parts at more bounds: a convolution that nobody else reads into smaller ones, else the tensor."""
-        parts = []
+    def cut_at(self, value: Maps, bounds: Sequence[int]) -> Maps:
+        """Slice parts at more bounds; who made them had better been cut there."""
+        parts: list[Part] = []
         for begin, part in zip(value.bounds, value.parts, strict=False):
             inner = [bound - begin for bound in bounds if begin <= bound <= begin + part.maps]
-            whole = len(inner) == 2
-            for start, end in pairwise(inner):
-                if whole:
-                    parts.append(part)
-                elif part.convs and len(node.users) == 1 and all(conv.groups == 1 for conv in part.convs):
-                    fewer = [
-                        self.emit(
-                            conv.name,
-                            conv.weight[start:end],
-                            None if conv.bias is None else conv.bias[start:end],
-                            conv.geometry,
-                            1,
-                            conv.dtype,
-                            conv.source,
-                        )
-                        for conv in part.convs
-                    ]
-                    rows = self.sum_of(fewer)
-                    for act in part.behind:
-                        rows = Part(self.call(act, rows.node), rows.maps, rows.convs, (*rows.behind, act))
-                    parts.append(rows)
-                else:
-                    parts.append(self.narrowed(part, start, end))
+            if len(inner) == 2:
+                parts.append(part)
+                continue
+            parts += [self.narrowed(part, start, end) for start, end in pairwise(inner)]
+            self.found |= {name: inner for name in part.makers if name not in self.cuts}
         return replace(value, parts=tuple(parts))
+
+
+def row_slices(bounds: Sequence[int]) -> list[slice]:
+    return [slice(start, end) for start, end in pairwise(bounds)]
 
 
 def without_convs(value: Maps) -> Maps:

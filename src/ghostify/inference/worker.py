@@ -77,6 +77,9 @@ class OpenVino:
 
     def load(self, example: Any) -> None:
         core = self.library.Core()
+        bf16 = self.settings["INFERENCE_PRECISION_HINT"] == "bf16"
+        if bf16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise ValueError("openvino has no bf16 on this processor")  # it would take float32 without a word
         model = core.read_model(self.path)
         if example is not None:
             model.reshape(list(example.shape))

@@ -62,13 +62,13 @@ def mixed_plan(
     consumed = {consumer: name for name, maps in inner.items() for consumer in maps.consumers}
     passed = {name: sum(macs.get(follower, 0) for follower in maps.followers) for name, maps in inner.items()}
 
-    def planned(share: float) -> dict[str, LayerPlan]:
+    def planned(share: float, more: Mapping[str, int] = {}) -> dict[str, LayerPlan]:  # only read
         plans = {}
         for name, conv in convs.items():
             n, per_map = conv.out_channels, conv.weight[0].numel()
             if name in inner:
-                step = round_to if n >= 2 * round_to else 1
-                kept = min(n, step * max(1, math.floor(n * share / step + (0.5 if step > 1 else 0))))
+                step = step_of(n, round_to)
+                kept = min(n, step * (max(1, math.floor(n * share / step)) + more.get(name, 0)))
                 plans[name] = LayerPlan(kept, dropped=n - kept)
             else:
                 kept = math.ceil(n * (1 + 1 / ratio) / 2)
@@ -92,4 +92,25 @@ def mixed_plan(
     for _ in range(20):
         middle = (low + high) / 2
         low, high = (middle, high) if cost(planned(middle)) <= allowed else (low, middle)
-    return planned(low)
+    # Whole maps leave some of the cost: those rounded down the most get more first, in turn while it lasts.
+    order = sorted(inner, key=lambda name: -remainder(convs[name].out_channels, low, round_to))
+    more: dict[str, int] = {}
+    fits = True
+    while fits:
+        fits = False
+        for name in order:
+            another = more | {name: more.get(name, 0) + 1}
+            plans = planned(low, another)
+            if plans != planned(low, more) and cost(plans) <= allowed:
+                more, fits = another, True
+    return planned(low, more)
+
+
+def step_of(maps: int, round_to: int) -> int:
+    """What a layer's kept maps are a multiple of: layers with few maps take any number."""
+    return round_to if maps >= 2 * round_to else 1
+
+
+def remainder(maps: int, share: float, round_to: int) -> float:
+    """What rounding down took from a layer, as a share of its step."""
+    return math.modf(maps * share / step_of(maps, round_to))[0]
