@@ -4,7 +4,7 @@ The front door: everything here is public; the rooms behind it may move.
 """
 
 from ghostify.errors import InputError
-from ghostify.inference import compare, deploy, explain, export
+from ghostify.inference import choose_forms, compare, deploy, explain, export
 from ghostify.layers import GhostConv2d, GhostModule
 from ghostify.measure import count
 from ghostify.models import create_model, list_models
@@ -18,6 +18,7 @@ __all__ = [
     "GhostModule",
     "InputError",
     "LayerPlan",
+    "choose_forms",
     "compare",
     "convert",
     "count",

@@ -9,11 +9,12 @@ import torch
 
 from ghostify.cli.opening import Channels, extra_of, normalised_for, open_for, open_given, own_shape
 from ghostify.cli.options import classes_option, data_options, ghost_options, json_option, shape_option, source_options
-from ghostify.cli.output import percent, show
+from ghostify.cli.output import percent, progress_bars, show
 from ghostify.data import load_data
 from ghostify.data.sample import draw
-from ghostify.inference.export import FORMATS, SUFFIX, ExportReport
+from ghostify.inference.export import ENGINE, FORMATS, SUFFIX, ExportReport
 from ghostify.inference.export import export as export_network
+from ghostify.inference.forms import choose_forms as measured_forms
 from ghostify.jobs.evaluate import check_fit
 
 
@@ -29,6 +30,9 @@ from ghostify.jobs.evaluate import check_fit
 @ghost_options()
 @shape_option
 @click.option(
+    "--choose-forms", is_flag=True, help="First measure on this machine which form of each ghost layer is fastest."
+)
+@click.option(
     "--out", type=Path, required=True, help="Folder for network.onnx, or network.xml and .bin, and network.json."
 )
 @json_option
@@ -43,6 +47,7 @@ def export(
     device: str,
     workers: int,
     input_shape: tuple[int, ...] | None,
+    choose_forms: bool,
     out: Path,
     as_json: bool,
     **options: Any,
@@ -63,6 +68,12 @@ def export(
         shape = input_shape or (3, data.image_size, data.image_size)
         extra = {**data.preprocessing, **extra, "mean": data.mean, "std": data.std}
         check = draw(data.test, data, images, workers=workers)
+    threads, forms = torch.get_num_threads(), None
+    if choose_forms:
+        with progress_bars() as progress:
+            forms, _ = measured_forms(
+                network.eval(), torch.randn(1, *shape), engine=ENGINE[kind], threads=threads, progress=progress
+            )
     report = export_network(
         network.eval(),
         out / f"network{SUFFIX[kind]}",
@@ -70,7 +81,8 @@ def export(
         format=kind,
         check=check,
         preprocessing=extra,
-        threads=torch.get_num_threads(),
+        forms=forms,
+        threads=threads,
     )
     show(dataclasses.asdict(report) | {"path": str(report.path)}, as_json, lambda: print(sentences(report)))
 

@@ -17,7 +17,7 @@ from ghostify.layers import GhostConv2d, GhostModule
 from ghostify.transform.surgery import replace_modules_
 
 Form = Literal["dense", "split", "joined"]
-FORMS: tuple[str, ...] = get_args(Form)
+FORMS: tuple[Form, ...] = get_args(Form)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ def deploy(model: nn.Module, example: Tensor, *, forms: Mapping[str, Form] | Non
         example: An input ``[batch, channels, height, width]`` on the network's device. Others may differ in
             batch, and in height and width where the network allows.
         forms: Module names or fnmatch patterns of ghost layers, and their form; the first match counts.
-            The others: dense for pointwise ghosts, split for depthwise ones, which no measurement chose yet.
+            The others: dense for pointwise ghosts, split for depthwise ones, the fastest where it was measured
+            (docs/performance.md); ``choose_forms`` measures it for a network, engine and machine.
     Returns:
         The network in eval mode; ``.ghosts`` tells the form of each ghost layer, and why it is joined.
     Raises:
@@ -91,12 +92,7 @@ def deploy(model: nn.Module, example: Tensor, *, forms: Mapping[str, Form] | Non
         if form not in FORMS:
             raise InputError(f"forms: {pattern!r} is to be {form!r}: expected one of {', '.join(FORMS)}")
     model = copy.deepcopy(model).eval().requires_grad_(False)
-    layers = {
-        name: module
-        for name, module in model.named_modules()
-        if (isinstance(module, GhostConv2d) and module.cheap is not None)
-        or (isinstance(module, GhostModule) and module.cheap_operation is not None)
-    }
+    layers = ghost_layers(model)
     wanted = {name: wanted_form(name, layer, forms or {}) for name, layer in layers.items()}
     for pattern in forms or {}:
         if not any(fnmatchcase(name, pattern) for name in layers):
@@ -128,6 +124,16 @@ def deploy(model: nn.Module, example: Tensor, *, forms: Mapping[str, Form] | Non
         return DeployedGhost(name, "joined" if reason else "split", reason)
 
     return Deployed(network, tuple(became(name) for name in layers))
+
+
+def ghost_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers that make ghosts, by module name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if (isinstance(module, GhostConv2d) and module.cheap is not None)
+        or (isinstance(module, GhostModule) and module.cheap_operation is not None)
+    }
 
 
 def wanted_form(name: str, layer: nn.Module, forms: Mapping[str, Form]) -> Form:

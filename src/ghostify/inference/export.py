@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from ghostify.atomic import replacing
 from ghostify.errors import InputError
-from ghostify.inference.deploy import Deployed, DeployedGhost, deploy
+from ghostify.inference.deploy import Deployed, DeployedGhost, Form, deploy
 from ghostify.inference.engines import FileRunner
 from ghostify.inference.onnx_operators import suit_onnxruntime_
 from ghostify.modes import evaluating
@@ -69,6 +69,7 @@ def export(
     check: Iterable[Checked] | None = None,
     tolerance: float = TOLERANCE,
     preprocessing: Mapping[str, Any] | None = None,
+    forms: Mapping[str, Form] | None = None,
     threads: int = 1,
 ) -> ExportReport:
     """Write a network as a file for ONNX Runtime or OpenVINO, and see that the file gives the same.
@@ -82,6 +83,7 @@ def export(
         check: Batches as the network gets them, or pairs of these and labels ``[batch]``; None: the example.
         tolerance: Largest difference of an output that is still rounding, over the largest output.
         preprocessing: JSON values to write beside it: how images become inputs, the names of the classes.
+        forms: Of ghost layers, as ``deploy`` takes them; for a network that is not deployed yet.
         threads: CPU threads of the check.
     Raises:
         InputError: If the network cannot be exported, or its file does not give the same.
@@ -91,7 +93,7 @@ def export(
         raise InputError(f"format is {format!r}: expected one of {', '.join(FORMATS)}")
     if target.suffix != SUFFIX[format]:
         raise InputError(f"{target.name}: expected a name that ends in {SUFFIX[format]}")
-    deployed = model if isinstance(model, Deployed) else deploy(model, example)
+    deployed = model if isinstance(model, Deployed) else deploy(model, example, forms=forms)
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
         made = Path(folder) / target.name

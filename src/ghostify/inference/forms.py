@@ -1,0 +1,116 @@
+"""Which form each ghost layer is fastest in, by measurement."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ghostify.errors import InputError
+from ghostify.inference.compare import compare
+from ghostify.inference.deploy import FORMS, Form, deploy, ghost_layers, wanted_form
+from ghostify.measure.count import count
+from ghostify.measure.latency import Comparison
+from ghostify.modes import evaluating
+from ghostify.progress import Progress
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A form that was tried.
+
+    Args:
+        layers: Module names of the ghost layers that had it, alike in maps, filter and size.
+        form: The form.
+        ratio: Latency of the whole network with it over that without, and the 95 % interval.
+        taken: Whether it was faster, the whole interval below 1.
+    """
+
+    layers: tuple[str, ...]
+    form: Form
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    taken: bool
+
+
+@torch.no_grad()
+def choose_forms(
+    model: nn.Module,
+    example: Tensor,
+    *,
+    engine: str = "onnxruntime",
+    threads: int = 1,
+    blocks: int = 20,
+    block_ms: float = 60.0,
+    progress: Progress | None = None,
+) -> tuple[dict[str, Form], tuple[Trial, ...]]:
+    """Try other forms for layers that are alike, and keep those that make the whole network faster here.
+
+    Begins with the forms that ``deploy`` chooses; goes through the groups of layers once, in the order in which
+    they run. Each trial deploys and times the network twice: minutes for a network of fifty layers.
+
+    Args:
+        model: With ghost layers; left untouched.
+        example: One batch ``[batch, channels, height, width]``.
+        engine: As of ``compare``.
+        threads: CPU threads.
+        blocks: Blocks of each comparison.
+        block_ms: Length aimed at for one, milliseconds.
+        progress: Told of each trial.
+    Returns:
+        The forms by module name, for ``deploy`` and ``export``; and all trials.
+    Raises:
+        InputError: If there are no ghost layers, or the network cannot be deployed.
+    """
+    layers = ghost_layers(model)
+    if not layers:
+        raise InputError(f"{type(model).__name__} has no ghost layers whose form could be chosen")
+    with evaluating(model):
+        groups = alike(model, layers, example)
+    chosen = {name: wanted_form(name, layer, {}) for name, layer in layers.items()}
+    trials: list[Trial] = []
+    for index, names in enumerate(groups):
+        if progress:
+            progress("choose forms", names[0], index, len(groups))
+        for form in possible(layers[names[0]]):
+            if form == chosen[names[0]]:
+                continue
+            changed = chosen | dict.fromkeys(names, form)
+            found = compare(
+                deploy(model, example, forms=chosen),
+                deploy(model, example, forms=changed),
+                example,
+                engine=engine,
+                threads=threads,
+                blocks=blocks,
+                block_ms=block_ms,
+            )
+            trials.append(trial(names, form, found))
+            if trials[-1].taken:
+                chosen = changed
+    if progress:
+        progress("choose forms", "done", len(groups), len(groups))
+    return chosen, tuple(trials)
+
+
+def trial(names: Iterable[str], form: Form, found: Comparison) -> Trial:
+    return Trial(tuple(names), form, found.ratio, found.ratio_low, found.ratio_high, found.ratio_high < 1)
+
+
+def possible(layer: nn.Module) -> tuple[Form, ...]:
+    """The forms that a layer can have."""
+    return FORMS if wanted_form("", layer, {}) == "dense" else ("split", "joined")
+
+
+def alike(model: nn.Module, layers: dict[str, nn.Module], example: Tensor) -> list[tuple[str, ...]]:
+    """Names of layers that make as many maps of as many, of one size; in the order in which they run."""
+    groups: dict[tuple[object, ...], list[str]] = {}
+    for row in count(model, tuple(example.shape[1:])).layers:
+        name = row.name.rpartition(".primary")[0]
+        if name in layers:
+            weights = tuple(tuple(p.shape) for p in layers[name].parameters())
+            key = (weights, row.output_shape)
+            if name not in groups.setdefault(key, []):
+                groups[key].append(name)
+    return [tuple(names) for names in groups.values()]
