@@ -5,9 +5,9 @@
 Each row: one pair in one engine at 224 px. Networks are deployed, but for those "as it is". Rows that are there
 already are not made again, and a network is written for the file engines once. Run it with nothing else running.
 
-Three ratios b / a stand in a row: of medians of interleaved blocks, with its 95 % interval; of the least times of a
-call; and of calls in which each operator takes the least time that it ever took. Where a machine is shared with others
-only the last two tell of the networks.
+Ratios b / a in a row: of medians of interleaved blocks, with its 95 % interval; of the least times of a call; and with
+`--undisturbed` of calls in which each operator takes the least time that it ever took. Where a machine is shared with
+others only the last two tell of the networks.
 """
 
 import argparse
@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--channels-last", action="store_true", help="in PyTorch")
     parser.add_argument("--blocks", type=int, default=30)
     parser.add_argument("--block-ms", type=float, default=60)
+    parser.add_argument("--undisturbed", action="store_true", help="profile the operators, too")
     parser.add_argument("--files", type=Path, default=Path(gettempdir()) / "ghostify-latency", help="for ONNX files")
     arguments = parser.parse_args()
 
@@ -99,7 +100,7 @@ def measured(a: str, b: str, example: Tensor, engine: str, threads: int, argumen
             found = asdict(interleaved(*runners, blocks=arguments.blocks, block_ms=arguments.block_ms))
         memory = [runner.peak_memory_mb() if isinstance(runner, FileRunner) else None for runner in runners]
     operators: list[float | None] = [None, None]
-    if engine in FILE_ENGINES:
+    if engine in FILE_ENGINES and arguments.undisturbed:
         for side, name in enumerate((a, b)):
             with opened(name, example, engine, threads, arguments.files, profile=True) as runner:
                 assert isinstance(runner, FileRunner)
@@ -130,7 +131,7 @@ def opened(
 ) -> Iterator[Runner]:
     """A network, ready to be timed."""
     if engine not in FILE_ENGINES:
-        model = network(name).to(example.device, example.dtype)
+        model = network(name, engine).to(example.device, example.dtype)
         if example.is_contiguous(memory_format=torch.channels_last):
             model = model.to(memory_format=torch.channels_last)
         yield TorchRunner(model, example, compiled=engine == "compile", threads=threads)
@@ -139,7 +140,7 @@ def opened(
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         tuned = "" if name.endswith(AS_IT_IS) else engine
-        write_onnx(network(name), file, torch.randn(1, *SHAPE), engine=tuned)
+        write_onnx(network(name, engine), file, torch.randn(1, *SHAPE), engine=tuned)
     bf16 = example.dtype == torch.bfloat16
     with FileRunner(
         file, engine, example, device=example.device.type, threads=threads, bf16=bf16, profile=profile
@@ -147,10 +148,10 @@ def opened(
         yield runner
 
 
-def network(name: str) -> nn.Module:
+def network(name: str, engine: str) -> nn.Module:
     """As it is timed, in float32 on the CPU."""
     model = undeployed(name).eval()
-    return model if name.endswith(AS_IT_IS) else deploy(model, torch.randn(1, *SHAPE))
+    return model if name.endswith(AS_IT_IS) else deploy(model, torch.randn(1, *SHAPE), engine=engine)
 
 
 def undeployed(name: str) -> nn.Module:

@@ -202,3 +202,16 @@ def test_a_residual_sum_begins_with_what_is_added_to_split_convolutions() -> Non
     assert late.args == (early, nodes["last_1"])
     assert "relu" in str(act.target)
     assert sum("relu" in str(node.target) for node in nodes.values()) == 3  # one for each part, one for the sum
+
+
+def test_for_eager_pytorch_ghosts_are_joined_and_maps_lie_channels_last() -> None:
+    torch.manual_seed(0)
+    network, x = Crossroads().double().eval(), torch.randn(2, 3, 15, 13, dtype=torch.float64)
+    deployed = deploy(network, x, engine="eager")
+    torch.testing.assert_close(deployed(x), network(x), rtol=1e-12, atol=1e-12)
+    assert deployed.ghosts
+    assert {(ghost.form, ghost.reason) for ghost in deployed.ghosts} == {
+        ("joined", "fewer operators are faster in eager PyTorch")
+    }
+    weights = [p for p in deployed.parameters() if p.ndim == 4]
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)

@@ -123,9 +123,8 @@ def interleaved(a: Runner, b: Runner, *, blocks: int, block_ms: float, **where: 
         where: Engine, threads, device and data type, for the record.
     """
     runners = (a, b)
-    for runner in runners:  # allocation, kernel choice and caches settle in the first calls
-        runner.times_ms(3)
-    calls = [max(1, round(block_ms / min(runner.times_ms(3)))) for runner in runners]
+    # Allocation, kernel choice and caches settle in these first calls.
+    calls = [max(1, round(block_ms / min(runner.times_ms(4)))) for runner in runners]
     times_ms: tuple[list[list[float]], list[list[float]]] = ([], [])
     for block in range(blocks):
         for side in (0, 1) if block % 2 == 0 else (1, 0):

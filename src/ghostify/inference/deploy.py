@@ -42,15 +42,25 @@ class Deployed(nn.Module):
     Args:
         network: Plain PyTorch operators.
         ghosts: What became of each ghost layer.
+        memory_format: In which the maps lie; None: as they come.
     """
 
-    def __init__(self, network: fx.GraphModule, ghosts: tuple[DeployedGhost, ...]) -> None:
+    def __init__(
+        self,
+        network: fx.GraphModule,
+        ghosts: tuple[DeployedGhost, ...],
+        memory_format: torch.memory_format | None = None,
+    ) -> None:
         super().__init__()
-        self.network, self.ghosts = network, ghosts
+        self.network, self.ghosts, self.memory_format = network, ghosts, memory_format
+        if memory_format is not None:
+            self.to(memory_format=memory_format)
         super().train(False)
 
     def forward(self, x: Tensor) -> Tensor:
         """What the network returns for inputs ``[batch, channels, height, width]``."""
+        if self.memory_format is not None:
+            x = x.contiguous(memory_format=self.memory_format)
         output: Tensor = self.network(x)
         return output
 
@@ -65,7 +75,9 @@ class Deployed(nn.Module):
         return self
 
 
-def deploy(model: nn.Module, example: Tensor, *, forms: Mapping[str, Form] | None = None) -> Deployed:
+def deploy(
+    model: nn.Module, example: Tensor, *, engine: str | None = None, forms: Mapping[str, Form] | None = None
+) -> Deployed:
     """Rewrite a network for inference: the same function in other operators.
 
     BatchNorm is folded into convolutions, dropout goes, and the maps of ghost layers need not be
@@ -78,6 +90,8 @@ def deploy(model: nn.Module, example: Tensor, *, forms: Mapping[str, Form] | Non
         model: Any network that ``torch.export`` can follow; left untouched.
         example: An input ``[batch, channels, height, width]`` on the network's device. Others may differ in
             batch, and in height and width where the network allows.
+        engine: "eager" for a network that PyTorch is to run as it is: it starts every operator anew, so that
+            fewer are faster, and depthwise ghosts are joined; and its convolutions prefer channels last.
         forms: Module names or fnmatch patterns of ghost layers, and their form; the first match counts.
             The others: dense for pointwise ghosts, split for depthwise ones, the fastest where it was measured
             (docs/performance.md); ``choose_forms`` measures it for a network, engine and machine.
@@ -93,7 +107,8 @@ def deploy(model: nn.Module, example: Tensor, *, forms: Mapping[str, Form] | Non
             raise InputError(f"forms: {pattern!r} is to be {form!r}: expected one of {', '.join(FORMS)}")
     model = copy.deepcopy(model).eval().requires_grad_(False)
     layers = ghost_layers(model)
-    wanted = {name: wanted_form(name, layer, forms or {}) for name, layer in layers.items()}
+    eager = engine == "eager"
+    wanted = {name: wanted_form(name, layer, forms or {}, fewer=eager) for name, layer in layers.items()}
     for pattern in forms or {}:
         if not any(fnmatchcase(name, pattern) for name in layers):
             raise InputError(f"forms: {pattern!r} matches no ghost layer of the network")
@@ -119,11 +134,14 @@ def deploy(model: nn.Module, example: Tensor, *, forms: Mapping[str, Form] | Non
         if wanted[name] == "dense":
             return DeployedGhost(name, "dense")
         if wanted[name] == "joined":
-            return DeployedGhost(name, "joined", "asked for")
+            asked = any(fnmatchcase(name, pattern) for pattern in forms or {})
+            return DeployedGhost(
+                name, "joined", "asked for" if asked else "fewer operators are faster in eager PyTorch"
+            )
         reason = rewriter.joins.get(name, "" if name in rewriter.split else "it is not run for the example")
         return DeployedGhost(name, "joined" if reason else "split", reason)
 
-    return Deployed(network, tuple(became(name) for name in layers))
+    return Deployed(network, tuple(became(name) for name in layers), torch.channels_last if eager else None)
 
 
 def ghost_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -136,13 +154,13 @@ def ghost_layers(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def wanted_form(name: str, layer: nn.Module, forms: Mapping[str, Form]) -> Form:
-    """The form that is asked for, else dense where it can be, and split."""
+def wanted_form(name: str, layer: nn.Module, forms: Mapping[str, Form], *, fewer: bool = False) -> Form:
+    """The form that is asked for, else dense where it can be, and split, or joined for fewer operators."""
     can_be_dense = isinstance(layer, GhostConv2d) and layer.cheap_kind == "pointwise"
     form = next((form for pattern, form in forms.items() if fnmatchcase(name, pattern)), None)
     if form == "dense" and not can_be_dense:
         raise InputError(f"forms: {name} cannot be dense: only pointwise GhostConv2d can")
-    return form or ("dense" if can_be_dense else "split")
+    return form or ("dense" if can_be_dense else "joined" if fewer else "split")
 
 
 def dense_form(layer: nn.Module) -> nn.Sequential:
