@@ -94,6 +94,7 @@ def main() -> None:
 
 def measured(a: str, b: str, example: Tensor, engine: str, threads: int, arguments: Any) -> dict[str, Any]:
     """Times and memory of a pair."""
+    torch.compiler.reset()  # of too many networks it would leave the last ones as they are
     with ExitStack() as stack:
         runners = [stack.enter_context(opened(n, example, engine, threads, arguments.files)) for n in (a, b)]
         with torch.inference_mode():

@@ -88,6 +88,8 @@ def compare(
         raise InputError(f"threads is {threads} and blocks {blocks}: expected at least 1 and 6")
     with ExitStack() as stack:
         stack.enter_context(evaluating(a, b))
+        if engine == "compile":
+            torch.compiler.reset()  # of too many networks it would leave the last ones as they are, without a word
         stack.enter_context(torch.inference_mode())
         folder = Path(stack.enter_context(TemporaryDirectory()))
         runners: list[Runner] = []

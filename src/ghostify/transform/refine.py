@@ -13,10 +13,11 @@ from ghostify.modes import evaluating
 from ghostify.progress import Progress
 from ghostify.transform.blocks import ends_of
 
-# Of a block: from the first prototypes, not swept yet. A high learning rate is known to spoil a good start.
-STEPS, BATCH_SIZE, LEARNING_RATE = 300, 64, 1e-3
-# Of the whole: passes over the images, each time shifted anew, so that there is more to learn from a few.
-PASSES, WHOLE_BATCH_SIZE = 20, 32
+# From the first prototypes, not swept yet. A high learning rate is known to spoil a good start.
+LEARNING_RATE = 1e-3
+# Passes over the images, and images per step: of a block, and of the whole.
+PASSES, BATCH_SIZE = 20, 64
+WHOLE_PASSES, WHOLE_BATCH_SIZE = 20, 32
 LARGEST_SHIFT = 1 / 8  # of an image's side
 
 
@@ -26,7 +27,7 @@ def refine_(
     targets: Sequence[Tensor],
     generator: torch.Generator,
     *,
-    steps: int = STEPS,
+    passes: int = PASSES,
     batch_size: int = BATCH_SIZE,
     lr: float = LEARNING_RATE,
 ) -> None:
@@ -38,6 +39,7 @@ def refine_(
         targets: Batches of what it should give.
         generator: Of the order of the images; on the CPU.
     """
+    steps = math.ceil(passes * sum(map(len, inputs)) / batch_size)
     with learning(block, steps, lr) as step:
         for _ in range(steps):
             x, target = draw((inputs, targets), batch_size, generator)
@@ -53,7 +55,7 @@ def refine_whole_(
     batches: Sequence[Tensor],
     generator: torch.Generator,
     *,
-    passes: int = PASSES,
+    passes: int = WHOLE_PASSES,
     batch_size: int = WHOLE_BATCH_SIZE,
     lr: float = LEARNING_RATE,
     progress: Progress | None = None,
