@@ -56,6 +56,8 @@ def test_what_was_lost_is_what_the_multiply_adds_do_not_account_for() -> None:
     (reason,) = layer.reasons
     # 2 × 4 bytes of 32 × 56 × 56 numbers in 0.25 ms.
     assert reason == "depthwise filters take 0.250 ms for 10.0 M multiply-adds, 3 GB/s"
+    norm = step("e", "depthwise filters", 0.1, 10**5, nn.Conv2d(32, 32, 1, groups=32), (32, 56, 56))
+    assert explained("bn.affine", [], [norm]).reasons[0].startswith("takes 0.100 ms: a BatchNorm that cannot be folded")
     odd = step("d", "dense convolutions", 0.9, 5 * 10**8, nn.Conv2d(64, 20, 1), (20, 56, 56))
     (reason,) = explained("a", whole, [odd]).reasons
     assert reason.startswith("dense convolutions take 0.400 ms more than at the original's speed")

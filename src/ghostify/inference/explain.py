@@ -14,6 +14,7 @@ from ghostify.errors import InputError
 from ghostify.inference.deploy import Deployed, deploy
 from ghostify.inference.engines import FILE_ENGINES, FileRunner, Operator, undisturbed_ms
 from ghostify.inference.export import write_onnx
+from ghostify.inference.rewrite import AFFINE
 from ghostify.measure.count import LayerCount, count
 
 # What operators do, and words in an engine's name for them; the first that fits.
@@ -131,7 +132,8 @@ def explain(
     rows = [*names, *(name for name in groups if name and name not in before)]
     if "" in before or "" in groups:
         rows.append("")
-    layers = tuple(explained(name, before.get(name, []), groups.get(name, [])) for name in rows)
+    found = [explained(name, before.get(name, []), groups.get(name, [])) for name in rows]
+    layers = tuple(layer for layer in found if any(layer.macs) or any(layer.ms))
     return Explanation(
         layers,
         {role: (sum_ms(flat(before), role), sum_ms(flat(after), role)) for role in ROLES},
@@ -182,7 +184,11 @@ def explained(name: str, before: list[Step], after: list[Step]) -> ExplainedLaye
     macs = macs_of(before), macs_of(after)
     ms = sum_ms(before), sum_ms(after)
     lost = ms[1] - (ms[0] * macs[1] / macs[0] if macs[0] else ms[0])
-    reasons = tuple(reasons_for(before, after, lost)) if macs[1] < macs[0] and lost > WORTH_TELLING * ms[0] else ()
+    reasons: tuple[str, ...] = ()
+    if name.endswith(AFFINE) and not before:
+        reasons = (f"takes {ms[1]:.3f} ms: a BatchNorm that cannot be folded, as ghosts read the maps before it",)
+    elif macs[1] < macs[0] and lost > WORTH_TELLING * ms[0]:
+        reasons = tuple(reasons_for(before, after, lost))
     return ExplainedLayer(name, macs, ms, lost, reasons)
 
 

@@ -29,6 +29,8 @@ from ghostify.inference.nodes import (
     same_shape,
 )
 
+AFFINE = ".affine"  # ends the name of a convolution that stands for a BatchNorm
+
 
 @dataclass
 class Conv:
@@ -432,7 +434,7 @@ class Rewriter:
 
         Of maps, a depthwise convolution of one pixel: engines add and activate while they write its maps.
         """
-        name, dims = f"{reader(node)}.affine", node.meta["val"].ndim
+        name, dims = reader(node) + AFFINE, node.meta["val"].ndim
         if dims == 4:
             conv = self.emit(name, scale[:, None, None, None], shift, (1, 0, 1), part.maps, dtype, part.node, node.name)
             return Part(conv.node, part.maps, (conv,))
