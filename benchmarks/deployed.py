@@ -4,6 +4,7 @@
 
 Each row: one network, its BatchNorms with arbitrary statistics, deployed for one image of an odd size and asked three
 of another: the largest difference in float64 and in float32, over the largest output, and the forms of its ghosts.
+`rounding` is how far each is in float32 from the network in float64: what is no smaller than that is no difference.
 Rows that are there already are not made again.
 """
 
@@ -56,10 +57,12 @@ def main() -> None:
         model = shaken(model)
         sides = sizes(name)
         deployed64 = deploy(model.double(), torch.randn(1, 3, *sides[0], dtype=torch.float64))
-        wide = difference(model, deployed64, torch.randn(3, 3, *sides[1], dtype=torch.float64))
+        x = torch.randn(3, 3, *sides[1], dtype=torch.float64)
+        wide = difference(model, deployed64, x)
         single = copy.deepcopy(model).float()
         deployed32 = deploy(single, torch.randn(1, 3, *sides[0]))
-        narrow = difference(single, deployed32, torch.randn(3, 3, *sides[1]))
+        narrow = difference(single, deployed32, x.float())
+        rounding = [difference(model, network, x, x.float()) for network in (single, deployed32)]
         forms = Counter(ghost.form for ghost in deployed32.ghosts)
         row = {
             "network": name,
@@ -71,6 +74,8 @@ def main() -> None:
             "asked": "3×3×{}×{}".format(*sides[1]),
             "float64": f"{wide:.1e}",
             "float32": f"{narrow:.1e}",
+            "rounding": f"{rounding[0]:.1e}",
+            "rounding_deployed": f"{rounding[1]:.1e}",
             "seconds": f"{time.perf_counter() - started:.0f}",
             **describe_environment(),
             "command": "python " + shlex.join(sys.argv),
@@ -102,9 +107,9 @@ def shaken(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def difference(model: nn.Module, deployed: nn.Module, x: torch.Tensor) -> float:
-    """Largest, over the largest output."""
-    before, after = model(x), deployed(x)
+def difference(model: nn.Module, deployed: nn.Module, x: torch.Tensor, given: torch.Tensor | None = None) -> float:
+    """Largest, over the largest output; ``given``: what the other network gets, where that is not the same."""
+    before, after = model(x), deployed(x if given is None else given)
     return float((before - after).abs().max() / before.abs().max())
 
 

@@ -13,6 +13,7 @@ import torch
 
 from ghostify import create_model, list_models, load
 from ghostify.cli import main
+from ghostify.cli.output import print_table
 from ghostify.network_file import read_extra
 
 
@@ -196,3 +197,15 @@ def test_an_interruption_is_status_130(capsys: pytest.CaptureFixture[str], monke
     monkeypatch.setattr("ghostify.cli.models.list_models", interrupted)
     assert main(["models"]) == 130
     assert capsys.readouterr().err.strip() == "ghostify: interrupted; what was finished is kept"
+
+
+def test_a_table_is_never_cut_however_narrow_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    print_table(("a layer's name", "what became of it"), [("layer1.0.conv1", "it was left as it was")])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rstrip() for line in lines] == [
+        "a layer's name     what became of it",
+        "layer1.0.conv1 it was left as it was",
+    ]

@@ -53,7 +53,8 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], left: in
     for row in rows:
         table.add_row(*row)
     console = Console(highlight=False, markup=False, emoji=False)
-    console.width = max(console.width, console.measure(table).maximum)
+    unbounded = console.options.update(max_width=10_000)
+    console.width = max(console.width, console.measure(table, options=unbounded).maximum)
     console.print(table)
 
 
