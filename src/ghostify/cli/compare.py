@@ -57,7 +57,7 @@ def compare(
     if deployed is None:
         deployed = engine != "eager"
     if deployed:
-        first, second = deploy(first, example), deploy(second, example)
+        first, second = (deploy(network, example, engine=engine) for network in (first, second))
     if bf16:
         example = example.bfloat16()
     found = compare_networks(first, second, example, engine=engine, threads=threads, blocks=blocks)
@@ -74,11 +74,13 @@ def compare(
     }
 
     def tables() -> None:
+        sides = ((a, found.a_ms, found.a_ms_quartiles), (b, found.b_ms, found.b_ms_quartiles))
+        cold = found.first_ms or (None, None)
         rows = [
-            (name, f"{ms:.3f}", f"{low:.3f}–{high:.3f}")
-            for name, ms, (low, high) in ((a, found.a_ms, found.a_ms_quartiles), (b, found.b_ms, found.b_ms_quartiles))
+            (name, f"{ms:.3f}", f"{low:.3f}–{high:.3f}", "–" if first is None else f"{first:.3f}")
+            for (name, ms, (low, high)), first in zip(sides, cold, strict=True)
         ]
-        print_table(("network", "median, ms", "quartiles, ms"), rows)
+        print_table(("network", "median, ms", "quartiles, ms", "first call, ms"), rows)
         print(found.verdict(a, b))
         if disturbance(environment):
             print(disturbance(environment))
