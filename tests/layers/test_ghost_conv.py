@@ -159,3 +159,28 @@ def test_intrinsic_channels_is_the_ceiling_in_each_group() -> None:
 def test_bad_arguments_are_refused_with_what_would_be_right(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GhostConv2d(6, 8, 3, **arguments)
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("ordered", [True, False])
+def test_it_learns_as_one_convolution_what_it_computes_in_eval_mode(
+    padding_mode: Any, bias: bool, ordered: bool
+) -> None:
+    layer = GhostConv2d(
+        3, 8, 3, 2, 1, padding_mode=padding_mode, bias=bias, cheap="pointwise", intrinsic=6, ordered=ordered
+    ).double()
+    if layer.order is not None:
+        layer.order.copy_(torch.randperm(8))
+    assert layer.learns_as_one and not GhostConv2d(3, 8, 3, cheap="pointwise", intrinsic=4).learns_as_one
+    x = torch.randn(2, 3, 9, 7, dtype=torch.float64)
+    wanted = torch.randn(2, 8, 5, 4, dtype=torch.float64)
+    found = []
+    for training in (True, False):
+        layer.train(training).zero_grad()
+        maps = layer(x)
+        (maps * wanted).sum().backward()
+        found.append([maps.detach(), *(p.grad.clone() for p in layer.parameters() if p.grad is not None)])
+    assert len(found[0]) == len(found[1]) == 1 + len(list(layer.parameters()))
+    for learned, evaluated in zip(*found, strict=True):
+        torch.testing.assert_close(learned, evaluated, rtol=1e-12, atol=1e-12)

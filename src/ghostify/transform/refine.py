@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostify.data.augment import random_crop_flip
+from ghostify.layers import GhostConv2d
 from ghostify.measure.environment import computes_in_bf16
 from ghostify.modes import evaluating
 from ghostify.progress import Progress
@@ -117,6 +118,9 @@ def learning(model: nn.Module, steps: int, lr: float) -> Iterator[Callable[[Tens
 
     try:
         with evaluating(model), torch.enable_grad():
+            for module in model.modules():
+                if isinstance(module, GhostConv2d):
+                    module.train()  # it has no statistics, and learns faster so
             yield step
     finally:
         for parameter, learns in zip(parameters, before, strict=True):
