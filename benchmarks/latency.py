@@ -100,20 +100,20 @@ def measured(a: str, b: str, example: Tensor, engine: str, threads: int, argumen
         with torch.inference_mode():
             found = asdict(interleaved(*runners, blocks=arguments.blocks, block_ms=arguments.block_ms))
         memory = [runner.peak_memory_mb() if isinstance(runner, FileRunner) else None for runner in runners]
-    operators: list[float | None] = [None, None]
+    operators: list[float] = []
     if engine in FILE_ENGINES and arguments.undisturbed:
-        for side, name in enumerate((a, b)):
+        for name in (a, b):
             with opened(name, example, engine, threads, arguments.files, profile=True) as runner:
                 assert isinstance(runner, FileRunner)
-                operators[side] = undisturbed_ms(runner.operators(max(3, arguments.blocks)))
+                operators.append(undisturbed_ms(runner.operators(max(3, arguments.blocks))))
     least = found["least_ms"]
     return {
         **{key: f"{found[key]:.4g}" for key in ("ratio", "ratio_low", "ratio_high", "a_ms", "b_ms")},
         **{key: "–".join(f"{x:.4g}" for x in found[key]) for key in ("a_ms_quartiles", "b_ms_quartiles")},
         "least_ratio": f"{least[1] / least[0]:.4f}",
         **columns("least_ms", least),
-        "undisturbed_ratio": "" if None in operators else f"{operators[1] / operators[0]:.4f}",  # type: ignore[operator]
-        **columns("undisturbed_ms", operators),
+        "undisturbed_ratio": f"{operators[1] / operators[0]:.4f}" if operators else "",
+        **columns("undisturbed_ms", operators or (None, None)),
         **columns("first_ms", found["first_ms"]),
         **columns("peak_memory_mb", memory),
         "blocks": found["blocks"],

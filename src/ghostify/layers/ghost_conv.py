@@ -241,7 +241,7 @@ class GhostConv2d(nn.Module):
         filters, bias = self.primary.weight, self.primary.bias
         combinations = self.cheap.weight.flatten(1)
         weight = torch.cat([filters, (combinations @ filters.flatten(1)).unflatten(1, filters.shape[1:])])
-        if bias is not None:
+        if bias is not None and self.cheap.bias is not None:  # both have one, or none
             bias = torch.cat([bias, torch.addmv(self.cheap.bias, combinations, bias)])
         if self.order is not None:
             weight, bias = weight[self.order], bias if bias is None else bias[self.order]
