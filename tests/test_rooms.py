@@ -12,6 +12,7 @@ FLOORS = [
     ["cli"],
     ["jobs"],
     ["__init__"],
+    ["planning"],
     ["network_file", "inference"],
     ["transform"],
     ["models"],

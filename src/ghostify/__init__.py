@@ -9,6 +9,7 @@ from ghostify.layers import GhostConv2d, GhostModule
 from ghostify.measure import count
 from ghostify.models import create_model, list_models
 from ghostify.network_file import load, save
+from ghostify.planning import plan
 from ghostify.transform import LayerPlan, convert
 
 __version__ = "0.1.0"
@@ -28,5 +29,6 @@ __all__ = [
     "export",
     "list_models",
     "load",
+    "plan",
     "save",
 ]

@@ -172,7 +172,8 @@ def test_it_learns_as_one_convolution_what_it_computes_in_eval_mode(
     ).double()
     if layer.order is not None:
         layer.order.copy_(torch.randperm(8))
-    assert layer.learns_as_one and not GhostConv2d(3, 8, 3, cheap="pointwise", intrinsic=4).learns_as_one
+    assert layer.learns_as_one
+    assert not GhostConv2d(3, 8, 3, cheap="pointwise", intrinsic=4).learns_as_one
     x = torch.randn(2, 3, 9, 7, dtype=torch.float64)
     wanted = torch.randn(2, 8, 5, 4, dtype=torch.float64)
     found = []

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 import ghostify
-from ghostify.cli import compare, convert, count, evaluate, explain, export, models, run, train
+from ghostify.cli import compare, convert, count, evaluate, explain, export, models, plan, run, train
 from ghostify.errors import InputError
 
 INTERRUPTED = 130
@@ -60,6 +60,7 @@ def cli() -> None:
 for verb in (
     run.run,
     count.count,
+    plan.plan,
     convert.convert,
     train.train,
     evaluate.evaluate,

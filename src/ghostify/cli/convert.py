@@ -19,6 +19,7 @@ from ghostify.cli.options import (
     json_option,
     recipe_options,
     shape_option,
+    skip_option,
     source_options,
 )
 from ghostify.cli.output import percent, print_history, print_table, progress_bars, show
@@ -29,6 +30,7 @@ from ghostify.jobs.evaluate import check_fit
 from ghostify.jobs.train import Recipe, Teacher, train
 from ghostify.measure.count import count
 from ghostify.network_file import save
+from ghostify.planning.plan_file import read_plan
 from ghostify.transform import convert as convert_network
 from ghostify.transform.convert import ConvertedLayer
 
@@ -47,7 +49,8 @@ from ghostify.transform.convert import ConvertedLayer
 @classes_option
 @ghost_options(2, 3, float)
 @cheap_option("depthwise")
-@click.option("--skip", multiple=True, help="Module name or pattern to leave; may be given again.")
+@skip_option
+@click.option("--plan", "plan_file", type=Path, help="A file of `ghostify plan`, instead of --ratio and --skip.")
 @shape_option
 @click.option("--out", type=Path, required=True, help="Folder for ghost.safetensors and layers.json.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of new filters and drawn images.")
@@ -72,6 +75,7 @@ def convert(
     cheap_kernel_size: int,
     cheap: Any,
     skip: tuple[str, ...],
+    plan_file: Path | None,
     input_shape: tuple[int, ...] | None,
     out: Path,
     seed: int,
@@ -89,6 +93,9 @@ def convert(
         recipe = Recipe(finetune, batch_size, lr=lr, warmup_epochs=0.5, freeze_norm=freeze_norm, seed=seed)
     if recipe and data_name is None:
         raise InputError("--finetune needs images to learn from: name them with --data")
+    if plan_file is not None and data_name is None:
+        raise InputError("--plan needs images to calibrate on: name them with --data")
+    plan = None if plan_file is None else read_plan(plan_file)
     torch.manual_seed(seed)
     network, extra = open_given(model, options).to(device), extra_of(model)
     data = calibration = None
@@ -113,6 +120,7 @@ def convert(
             effort=effort,
             drop_inner=drop_inner,
             round_to=round_to,
+            plan=plan,
             seed=seed,
             progress=progress,
         )

@@ -62,6 +62,7 @@ classes_option = click.option("--num-classes", type=click.IntRange(1), help="Out
 device_option = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", callback=ready_device, show_default=True
 )
+skip_option = click.option("--skip", multiple=True, help="Module name or pattern to leave; may be given again.")
 source_options = together(
     click.option("--weights", type=Path, help="State dict: .safetensors, .pt, .pth or .th."),
     click.option("--factory", help="For a file built by code of yours: its package.module:factory."),

@@ -1,7 +1,7 @@
 """Where a ghost's saved multiply-adds became saved time, layer by layer, and where not."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -125,10 +125,7 @@ def explain(
         raise InputError(f"calls is {calls}: expected at least 1")
     before, after = (profiled(model, example, engine, threads, calls) for model in (original, ghost))
     names = [name for name in before if name]
-    groups: dict[str, list[Step]] = {}
-    for name, steps in after.items():
-        home = next((n for n in around(name) if n in before), name)
-        groups.setdefault(home, []).extend(steps)
+    groups = grouped(after, before)
     rows = [*names, *(name for name in groups if name and name not in before)]
     if "" in before or "" in groups:
         rows.append("")
@@ -142,6 +139,32 @@ def explain(
         engine,
         threads,
     )
+
+
+def layer_ms(
+    model: nn.Module, example: Tensor, engine: str, threads: int = 1, *, homes: Collection[str], calls: int = 10
+) -> dict[str, float]:
+    """Milliseconds of a batch in each of some layers, activations and sums behind them included.
+
+    Args:
+        model: Deployed, or to be deployed.
+        engine: "onnxruntime" or "openvino".
+        homes: Module names of the layers as they were before the network was deployed or became a ghost; all else is
+            under "".
+    """
+    found = grouped(profiled(model, example, engine, threads, calls), homes, elsewhere="")
+    return dict.fromkeys((*homes, ""), 0.0) | {name: sum_ms(steps) for name, steps in found.items()}
+
+
+def grouped(
+    layers: dict[str, list[Step]], homes: Collection[str], elsewhere: str | None = None
+) -> dict[str, list[Step]]:
+    """Steps by the layer that their own stands in or for; of others under ``elsewhere``, or None: their own name."""
+    groups: dict[str, list[Step]] = {}
+    for name, steps in layers.items():
+        home = next((n for n in around(name) if n in homes), name if elsewhere is None else elsewhere)
+        groups.setdefault(home, []).extend(steps)
+    return groups
 
 
 def profiled(model: nn.Module, example: Tensor, engine: str, threads: int, calls: int) -> dict[str, list[Step]]:

@@ -152,12 +152,20 @@ class GhostConv2d(nn.Module):
 
     @classmethod
     def like(
-        cls, conv: nn.Conv2d, *, ratio: int = 2, cheap_kernel_size: int = 3, cheap: Cheap = "depthwise"
+        cls,
+        conv: nn.Conv2d,
+        *,
+        ratio: int = 2,
+        cheap_kernel_size: int = 3,
+        cheap: Cheap = "depthwise",
+        intrinsic: int | None = None,
+        ordered: bool = False,
+        bias: bool | None = None,
     ) -> "GhostConv2d":
         """A ghost with the shape, placement, mode and trainability of ``conv``.
 
         The intrinsic maps keep the filters that ``conv`` has for the first maps of each group; the
-        cheap filters are new.
+        cheap filters are new. ``bias``: None as ``conv`` has.
         """
         ghost = cls(
             conv.in_channels,
@@ -167,13 +175,15 @@ class GhostConv2d(nn.Module):
             conv.padding,  # type: ignore[arg-type]  # likewise
             conv.dilation,  # type: ignore[arg-type]  # likewise
             conv.groups,
-            conv.bias is not None,
+            conv.bias is not None if bias is None else bias,
             conv.padding_mode,
             device=conv.weight.device,
             dtype=conv.weight.dtype,
             ratio=ratio,
             cheap_kernel_size=cheap_kernel_size,
             cheap=cheap,
+            intrinsic=intrinsic,
+            ordered=ordered,
         )
         per_group = ghost.primary.out_channels // conv.groups
         with torch.no_grad():
@@ -237,7 +247,9 @@ class GhostConv2d(nn.Module):
 
     def as_one_convolution(self) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of the convolution that gives the same maps; of pointwise ghosts without groups."""
-        assert self.cheap is not None and self.cheap_kind == "pointwise" and self.groups == 1
+        assert self.cheap is not None
+        assert self.cheap_kind == "pointwise"
+        assert self.groups == 1
         filters, bias = self.primary.weight, self.primary.bias
         combinations = self.cheap.weight.flatten(1)
         weight = torch.cat([filters, (combinations @ filters.flatten(1)).unflatten(1, filters.shape[1:])])

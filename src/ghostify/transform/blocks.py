@@ -1,7 +1,7 @@
 """The parts of a network that run one after the other, and what goes into each."""
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,23 +106,32 @@ class ReachedError(Exception):
 
 def inputs_of(model: nn.Module, name: str, batches: Sequence[Tensor]) -> list[Tensor]:
     """What a module gets for each batch; what comes behind it is not computed."""
-    caught: list[Tensor] = []
+    return [x for x, _ in calls_of(model, model.get_submodule(name), batches, before=True)]
 
-    def reached(module: nn.Module, args: Any) -> None:
-        caught.append(args[0].clone())
+
+def calls_of(
+    model: nn.Module, module: nn.Module, batches: Sequence[Tensor], *, before: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What a module gets and gives for each batch; what comes behind it is not computed.
+
+    Args:
+        module: Of the model, with one tensor for its input.
+        before: Stop in front of it: what it gives is then what it gets.
+    """
+    caught: list[tuple[Tensor, Tensor]] = []
+
+    def reached(module: nn.Module, args: Any, output: Any = None) -> None:
+        caught.append((args[0].clone(), args[0] if before else output))
         raise ReachedError
 
-    hook = model.get_submodule(name).register_forward_pre_hook(reached)
+    hook = module.register_forward_pre_hook(reached) if before else module.register_forward_hook(reached)
     try:
-        with evaluating(model), torch.no_grad():
-            for batch in batches:
-                try:
-                    model(batch)
-                except ReachedError:
-                    continue
+        for batch in batches:
+            with evaluating(model), torch.no_grad(), suppress(ReachedError):
+                model(batch.clone())
+            yield caught.pop()
     finally:
         hook.remove()
-    return caught
 
 
 @contextmanager

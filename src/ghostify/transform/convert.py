@@ -191,6 +191,15 @@ def convert(
     )
 
 
+def free_convolutions(model: nn.Module, skip: Sequence[str] = ()) -> dict[str, nn.Conv2d]:
+    """The convolutions that a plan may change, by their first names, in the network's order."""
+    names = module_names(model)
+    refuse_idle_patterns(skip, [name for all_names in names.values() for name in all_names])
+    convs = {own[0]: module for module, own in names.items() if isinstance(module, nn.Conv2d)}
+    reasons = {name: reason_to_leave(conv, names[conv], model, 2, 3, "pointwise", skip) for name, conv in convs.items()}
+    return {name: conv for name, conv in convs.items() if not reasons[name] or is_dear(reasons[name])}
+
+
 def is_dear(reason: str) -> bool:
     """Whether a convolution is left only because a ghost of the same ratio would not be cheaper."""
     return reason.startswith(NOT_CHEAPER)

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -18,7 +18,7 @@ from ghostify.progress import Progress
 from ghostify.transform.blocks import Block, catching, ends_of, find_blocks, inputs_of, outputs_of, record_calls
 from ghostify.transform.drop import LeftMaps, drop_maps_
 from ghostify.transform.fit import choose_maps, complement, fit_depthwise, fit_filters, fit_pointwise
-from ghostify.transform.moments import Moments, MomentSums, TapSums, maps_at, patches, samples_per_image
+from ghostify.transform.moments import Moments, MomentSums, TapSums, maps_at, patches, samples_per_image, windows
 from ghostify.transform.order import fold_orders
 from ghostify.transform.plan import LayerPlan
 from ghostify.transform.refine import refine_, refine_whole_
@@ -97,7 +97,13 @@ def keep_knowledge(
             assert isinstance(conv, nn.Conv2d)
             run = PairedRun(original, ghost, block, name, wanted_inputs, given_inputs, generator)
             fitted, explained[name] = fit_layer(
-                conv, plans[name], run, rows.get(name), gains.get(name), cheap, cheap_kernel_size
+                conv,
+                plans[name],
+                run.samples,
+                rows.get(name),
+                gains.get(name),
+                plans[name].cheap or cheap,
+                cheap_kernel_size,
             )
             ghost = replace_modules_(ghost, {conv: fitted})
         wanted = outputs_of(original.get_submodule(block.name), wanted_inputs)
@@ -142,11 +148,12 @@ class PairedRun:
     given_inputs: Sequence[Tensor]
     generator: torch.Generator
 
-    def samples(self, inputs: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def samples(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Per batch: what the ghost's convolution gets, what the original's gives, and pixels to look at."""
         images = sum(len(x) for x in self.given_inputs)
         blocks = [network.get_submodule(self.block.name) for network in (self.original, self.ghost)]
         convs = [network.get_submodule(self.conv) for network in (self.original, self.ghost)]
+        inputs = convs[1].weight[0].numel()  # type: ignore[index]  # a Conv2d's
         with catching(convs[0]) as wanted, catching(convs[1]) as given:
             for wanted_input, given_input in zip(self.wanted_inputs, self.given_inputs, strict=True):
                 blocks[0](wanted_input.clone())
@@ -161,7 +168,7 @@ class PairedRun:
 def fit_layer(
     conv: nn.Conv2d,
     plan: LayerPlan,
-    run: PairedRun,
+    samples: Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]],
     rows: Tensor | None,
     gain: Tensor | None,
     cheap: Cheap,
@@ -171,12 +178,13 @@ def fit_layer(
 
     Args:
         conv: As it is in the ghost now: without dropped maps, its own and those of its inputs.
+        samples: Gives batches of what it gets, what the original's gives, and pixels to look at.
         rows: Which of the original's maps it still makes; None for all.
         gain: What an error in each of the original's maps counts; None where all count the same.
     """
     prior = conv.weight.flatten(1)
     sums = MomentSums()
-    for x, target, pixels in run.samples(prior.shape[1]):
+    for x, target, pixels in samples():
         t = maps_at(target, pixels)
         sums.add(patches(conv, x, pixels), t if rows is None else t[:, rows])
     found = sums.moments()
@@ -184,20 +192,8 @@ def fit_layer(
         filters = fit_filters(found, prior)
         return with_filters(conv, filters, found.t_mean - filters @ found.x_mean), None
     gain = torch.ones(len(prior), device=prior.device) if gain is None else gain if rows is None else gain[rows]
-    layer = GhostConv2d(
-        conv.in_channels,
-        conv.out_channels,
-        conv.kernel_size,  # type: ignore[arg-type]  # torch annotates tuple[int, ...]
-        conv.stride,  # type: ignore[arg-type]  # likewise
-        conv.padding,  # type: ignore[arg-type]  # likewise
-        conv.dilation,  # type: ignore[arg-type]  # likewise
-        padding_mode=conv.padding_mode,
-        device=prior.device,
-        dtype=prior.dtype,
-        cheap=cheap,
-        cheap_kernel_size=cheap_kernel_size,
-        intrinsic=plan.kept,
-        ordered=True,
+    layer = GhostConv2d.like(
+        conv, cheap=cheap, cheap_kernel_size=cheap_kernel_size, intrinsic=plan.kept, ordered=True, bias=True
     )
     assert layer.cheap is not None
     if cheap == "pointwise":
@@ -212,11 +208,11 @@ def fit_layer(
         filters = fit_filters(chosen_outputs(found, kept), prior[kept])
         set_(layer.primary, filters, found.t_mean[kept] - filters @ found.x_mean)
         taps = TapSums()
-        for x, target, pixels in run.samples(prior.shape[1]):
-            maps = F.unfold(layer.primary(x), cheap_kernel_size, padding=cheap_kernel_size // 2)[:, :, pixels]
+        for x, target, pixels in samples():
+            maps = F.pad(layer.primary(x), (cheap_kernel_size // 2,) * 4)
             t = maps_at(target, pixels)
             taps.add(
-                maps.transpose(1, 2).flatten(0, 1).unflatten(1, (plan.kept, -1)),
+                windows(maps, pixels, (cheap_kernel_size,) * 2).flatten(0, 1).flatten(2),
                 (t if rows is None else t[:, rows])[:, others],
             )
         depthwise = fit_depthwise(taps.moments(), layer.ratio - 1)
@@ -225,7 +221,6 @@ def fit_layer(
     assert layer.order is not None
     layer.order[kept] = torch.arange(plan.kept, device=prior.device)
     layer.order[others] = plan.kept + slots
-    layer.requires_grad_(conv.weight.requires_grad)
     return layer.eval(), explained
 
 

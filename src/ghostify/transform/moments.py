@@ -140,8 +140,32 @@ def patches(conv: nn.Conv2d, x: Tensor, pixels: Tensor) -> Tensor:
     # The padding as PyTorch's own forward reads it: "same" is already numbers there.
     mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
     padded = F.pad(x, conv._reversed_padding_repeated_twice, mode)
-    columns = F.unfold(padded, conv.kernel_size, conv.dilation, stride=conv.stride)  # [batch, inputs, pixels]
-    return columns[:, :, pixels].transpose(1, 2).flatten(0, 1)
+    return windows(padded, pixels, conv.kernel_size, conv.stride, conv.dilation).flatten(0, 1).flatten(1)
+
+
+def windows(
+    x: Tensor,
+    pixels: Tensor,
+    kernel_size: tuple[int, ...],
+    stride: tuple[int, ...] = (1, 1),
+    dilation: tuple[int, ...] = (1, 1),
+) -> Tensor:
+    """What filters see of padded maps at some output pixels; the other pixels' windows are never made.
+
+    Args:
+        x: ``[batch, channels, height, width]``.
+        pixels: Indices into the flattened output.
+    Returns:
+        ``[batch, pixels, channels, kernel height, kernel width]``.
+    """
+    extent = [d * (k - 1) + 1 for k, d in zip(kernel_size, dilation, strict=True)]
+    height, width = ((size - e) // s + 1 for size, e, s in zip(x.shape[2:], extent, stride, strict=True))
+    batch, channel, down, right = x.stride()
+    seen = x.as_strided(
+        (len(x), x.shape[1], height, width, *kernel_size),
+        (batch, channel, down * stride[0], right * stride[1], down * dilation[0], right * dilation[1]),
+    )
+    return seen[:, :, pixels // width, pixels % width].transpose(1, 2)
 
 
 def maps_at(maps: Tensor, pixels: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from ghostify.errors import InputError
-from ghostify.layers.ghost_conv import intrinsic_channels
+from ghostify.layers.ghost_conv import CHEAP_KINDS, Cheap, intrinsic_channels
 from ghostify.transform.inner import InnerMaps
 
 
@@ -19,15 +19,19 @@ class LayerPlan:
         kept: By the convolution.
         ghosted: From the kept ones.
         dropped: Not at all.
+        cheap: How the ghosts are made; None: as the conversion says.
     """
 
     kept: int
     ghosted: int = 0
     dropped: int = 0
+    cheap: Cheap | None = None
 
     def __post_init__(self) -> None:
         if self.kept < 1 or self.ghosted < 0 or self.dropped < 0:
             raise InputError(f"{self}: expected at least 1 kept map and no negative number")
+        if self.cheap is not None and self.cheap not in CHEAP_KINDS:
+            raise InputError(f"cheap is {self.cheap!r}: expected one of {', '.join(CHEAP_KINDS)}")
 
     @property
     def maps(self) -> int:

@@ -1,0 +1,124 @@
+"""`ghostify plan`: what is to become of each convolution, for a wanted speed or cost."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from ghostify.cli.opening import Channels, normalised_for, open_given
+from ghostify.cli.options import classes_option, data_options, json_option, skip_option, source_options
+from ghostify.cli.output import print_table, progress_bars, show
+from ghostify.data import load_data
+from ghostify.data.sample import draw_inputs
+from ghostify.errors import InputError
+from ghostify.inference.engines import FILE_ENGINES
+from ghostify.planning import plan as plan_network
+from ghostify.planning.plan_file import Plan, write_plan
+
+
+@click.command()
+@click.argument("model")
+@click.option("--target-speedup", type=float, help="How many times as fast, measured here.")
+@click.option("--target-macs", type=float, help="Or: the share of the multiply-adds that may be left.")
+@click.option("--engine", type=click.Choice(FILE_ENGINES), default="openvino", show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Of what is timed.")
+@data_options()
+@click.option(
+    "--images", type=click.IntRange(1), default=256, show_default=True, help="Training images to compare options on."
+)
+@source_options
+@classes_option
+@skip_option
+@click.option(
+    "--round-to", type=click.IntRange(1), help="Kept maps are a multiple of it; default: 8 for a speed, else 1."
+)
+@click.option("--out", type=Path, required=True, help="Folder for plan.json, and for what is measured on the way.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of drawn images and trial networks.")
+@json_option
+def plan(
+    model: str,
+    target_speedup: float | None,
+    target_macs: float | None,
+    engine: str,
+    batch_size: int,
+    data_name: str,
+    images: int,
+    image_size: int | None,
+    mean: Channels,
+    std: Channels,
+    device: str,
+    workers: int,
+    skip: tuple[str, ...],
+    round_to: int | None,
+    out: Path,
+    seed: int,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Choose which maps of MODEL to keep, ghost and drop, so that it reaches a speed at the least harm.
+
+    For `ghostify convert --plan`. Nothing is trained, and no labels are needed. Called again with the same --out,
+    it goes on with what was measured there.
+    """
+    if (target_speedup is None) == (target_macs is None):
+        raise InputError("expected one of --target-speedup and --target-macs")
+    network = open_given(model, options).to(device).eval()
+    data = normalised_for(model, load_data(data_name, image_size=image_size), mean, std)
+    calibration = [batch.to(device) for batch in draw_inputs(data, images, seed, workers=workers)]
+    example = calibration[0][:1].repeat(batch_size, 1, 1, 1)
+    with progress_bars() as progress:
+        found = plan_network(
+            network,
+            example=example,
+            calibration=calibration,
+            target_macs=target_macs,
+            target_speedup=target_speedup,
+            engine=engine,
+            threads=torch.get_num_threads(),
+            skip=skip,
+            round_to=round_to,
+            measurements=out / "measurements.jsonl",
+            seed=seed,
+            progress=progress,
+        )
+    write_plan(found, out / "plan.json")
+    result = {
+        "model": model,
+        "target": dict([found.target]),
+        "reachable": found.limit,
+        "macs": found.macs,
+        "speedup": found.speedup,
+        "harm": found.harm,
+        "curve": [dataclasses.asdict(point) for point in found.curve],
+        "layers": {name: dataclasses.asdict(layer) for name, layer in found.items()},
+        "made_on": dict(found.made_on),
+    }
+    show(result, as_json, lambda: print_plan(found, out))
+
+
+def print_plan(found: Plan, out: Path) -> None:
+    rows = [(name, *map(str, (la.kept, la.ghosted, la.dropped)), la.cheap or "") for name, la in found.items()]
+    print_table(("convolution", "kept", "ghosted", "dropped", "ghosts"), rows)
+    print()
+    kind, target = found.target
+    print_table(
+        ("multiply-adds", "times as fast, predicted", "harm"),
+        [
+            (f"{p.macs:.3f}", "–" if p.speedup is None else f"{p.speedup:.2f}", f"{p.harm:.4f}")
+            for p in reversed(found.curve)
+        ],
+        left=0,
+    )
+    reach = f"at least {found.limit:.3f} of the multiply-adds" if kind == "macs" else f"{found.limit:.2f} times as fast"
+    print(f"Reachable: {reach}.")
+    if found.speedup:
+        speed, low, high = found.speedup
+        print(
+            f"Planned: {speed:.2f} ({low:.2f}–{high:.2f}) times as fast in {found.made_on['engine']}, measured, "
+            f"for {target:g}; {found.macs:.3f} of the multiply-adds, harm {found.harm:.4f}."
+        )
+    else:
+        print(f"Planned: {found.macs:.3f} of the multiply-adds, for {target:g}; harm {found.harm:.4f}.")
+    print(f"{out / 'plan.json'}: to be edited, and for `ghostify convert --plan`.")

@@ -1,0 +1,95 @@
+"""The options that keep to a budget at the least harm."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import coo_array
+
+from ghostify.errors import InputError
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What options cost, in any unit.
+
+    Args:
+        alone: Of a site without a producer, one number per option.
+        behind: Of a site behind a producer, ``[options of the producer][options of the site]``.
+        producers: Of the sites behind one, its name.
+    """
+
+    alone: Mapping[str, Sequence[float]]
+    behind: Mapping[str, Sequence[Sequence[float]]]
+    producers: Mapping[str, str]
+
+    def of(self, chosen: Mapping[str, int]) -> float:
+        """The sum for one option of each site."""
+        alone = sum(costs[chosen[name]] for name, costs in self.alone.items())
+        return alone + sum(costs[chosen[self.producers[name]]][chosen[name]] for name, costs in self.behind.items())
+
+
+def choose_options(harms: Mapping[str, Sequence[float]], costs: Costs, budget: float) -> dict[str, int]:
+    """One option for each site, so that they cost at most ``budget`` and the sum of their harms is the least.
+
+    A mixed integer program for HiGHS (Huangfu and Hall 2018), by way of SciPy: one choice per site, and one
+    for each pair of a site and its producer, whose cost depends on both.
+
+    Args:
+        harms: Of each site's options.
+    Returns:
+        The number of the chosen option, by site.
+    Raises:
+        InputError: If no choice keeps to the budget.
+    Example:
+        >>> harms = {"a": [0.0, 1.0], "b": [0.0, 3.0]}
+        >>> costs = Costs({"a": [10.0, 5.0], "b": [10.0, 5.0]}, {}, {})
+        >>> choose_options(harms, costs, 15.0)
+        {'a': 1, 'b': 0}
+    """
+    return solve(harms, costs, budget)
+
+
+def cheapest(harms: Mapping[str, Sequence[float]], costs: Costs) -> dict[str, int]:
+    """The choice that costs the least, whatever it harms."""
+    return solve(harms, costs, None)
+
+
+def solve(harms: Mapping[str, Sequence[float]], costs: Costs, budget: float | None) -> dict[str, int]:
+    first, pairs, size = {}, {}, 0
+    for name, own in harms.items():
+        first[name], size = size, size + len(own)
+    for name, table in costs.behind.items():
+        pairs[name], size = size, size + len(table) * len(table[0])
+    harm, cost = np.zeros(size), np.zeros(size)
+    for name, own in harms.items():
+        harm[first[name] : first[name] + len(own)] = own
+    for name, alone in costs.alone.items():
+        cost[first[name] : first[name] + len(alone)] = alone
+    rows: list[tuple[list[int], list[float], float]] = []  # indices, coefficients, and what they sum to
+    for name, own in harms.items():
+        rows.append((list(range(first[name], first[name] + len(own))), [1.0] * len(own), 1.0))
+    for name, table in costs.behind.items():
+        before, after = len(table), len(table[0])
+        cost[pairs[name] : pairs[name] + before * after] = np.asarray(table, float).ravel()
+        places = np.arange(pairs[name], pairs[name] + before * after).reshape(before, after)
+        for site, along in ((costs.producers[name], places), (name, places.T)):
+            for option, pair in enumerate(along):
+                rows.append(([*pair.tolist(), first[site] + option], [1.0] * len(pair) + [-1.0], 0.0))
+    where = [(row, column) for row, (columns, _, _) in enumerate(rows) for column in columns]
+    values = [value for _, coefficients, _ in rows for value in coefficients]
+    matrix = coo_array((values, tuple(zip(*where, strict=True))), shape=(len(rows), size))
+    sums = np.array([total for _, _, total in rows])
+    constraints = [LinearConstraint(matrix.tocsr(), sums, sums)]
+    scale = max(cost.max(), 1e-12)
+    if budget is not None:
+        constraints.append(LinearConstraint(cost[None] / scale, -np.inf, budget / scale))
+    # A pair is whole where both its sites are: only these need be told to be.
+    whole = np.zeros(size, dtype=int)
+    whole[: sum(map(len, harms.values()))] = 1
+    objective = cost / scale if budget is None else harm / max(harm.max(), 1e-30)
+    found = milp(objective, integrality=whole, bounds=Bounds(0, 1), constraints=constraints, options={"mip_rel_gap": 0})
+    if found.x is None:
+        raise InputError(f"no choice of options keeps to {budget:g}: {found.message}")
+    return {name: int(np.argmax(found.x[first[name] : first[name] + len(own)])) for name, own in harms.items()}

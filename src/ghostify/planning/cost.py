@@ -1,0 +1,135 @@
+"""What each option of a convolution costs: multiply-adds, or milliseconds in an engine on this machine."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import nnls
+from torch import Tensor, nn
+
+from ghostify.inference.deploy import deploy
+from ghostify.inference.explain import layer_ms
+from ghostify.planning.choose import Costs
+from ghostify.planning.sites import Site, inputs_left, plan_of
+from ghostify.progress import Progress
+from ghostify.transform.plan import LayerPlan
+from ghostify.transform.untrained import untrained
+
+# Networks of random options that are profiled, the original apart.
+SAMPLES = 10
+REST = ""  # the name of all that belongs to no site
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A network of some options as an engine profiled it.
+
+    Args:
+        chosen: Option of each site, by its number.
+        ms: Of each site and of ``REST``.
+    """
+
+    chosen: Mapping[str, int]
+    ms: Mapping[str, float]
+
+
+def costs_of(sites: Mapping[str, Site], cost: Callable[[Site, LayerPlan, int], float]) -> Costs:
+    """All options of all sites, each beside those of the producer that decides how many inputs are left.
+
+    Args:
+        cost: Of a site, an option of it and how many inputs are left.
+    """
+    alone, behind, producers = {}, {}, {}
+    for name, site in sites.items():
+        if site.producer is None:
+            alone[name] = [cost(site, option, site.inputs) for option in site.options]
+            continue
+        before = sites[site.producer]
+        producers[name] = site.producer
+        left = [site.inputs - option.dropped * site.inputs // before.maps for option in before.options]
+        behind[name] = [[cost(site, option, inputs) for option in site.options] for inputs in left]
+    return Costs(alone, behind, producers)
+
+
+def draw_options(sites: Mapping[str, Site], seed: int) -> dict[str, int]:
+    """A random option for each site."""
+    drawn = random.Random(seed)
+    return {name: drawn.randrange(len(site.options)) for name, site in sites.items()}
+
+
+def profile_samples(
+    model: nn.Module,
+    sites: Mapping[str, Site],
+    example: Tensor,
+    engine: str,
+    threads: int,
+    known: list[Sample],
+    *,
+    seed: int = 0,
+    done: Callable[[Sample], None] = lambda sample: None,
+    progress: Progress | None = None,
+) -> list[Sample]:
+    """The original and some networks of random options, each deployed and profiled by the engine.
+
+    Args:
+        known: Samples from before, which are not taken again.
+        done: Told of each new one.
+    """
+    samples = list(known)
+    for index in range(len(samples), SAMPLES + 1):
+        if progress:
+            progress(f"profile in {engine}", f"network {index + 1}", index, SAMPLES + 1)
+        chosen = draw_options(sites, seed + index) if index else dict.fromkeys(sites, 0)
+        network = deploy(untrained(model, plan_of(sites, chosen), example[:1]), example, engine=engine)
+        found = layer_ms(network, example, engine, threads, homes=sites)
+        samples.append(Sample(chosen, found))
+        done(samples[-1])
+    if progress:
+        progress(f"profile in {engine}", "done", SAMPLES + 1, SAMPLES + 1)
+    return samples
+
+
+class TimeModel:
+    """Milliseconds of a convolution's options, from samples.
+
+    Convolutions that are alike share four numbers, none of them negative: for the start, for each multiply-add of the
+    convolution, for each of its ghosts', and for each map that is written.
+
+    Args:
+        sites: By name.
+        samples: Of networks of their options.
+    """
+
+    def __init__(self, sites: Mapping[str, Site], samples: Sequence[Sample]) -> None:
+        rows: dict[tuple[object, ...], list[tuple[list[float], float]]] = {}
+        for sample in samples:
+            plans = plan_of(sites, sample.chosen)
+            for name, site in sites.items():
+                if name in sample.ms:
+                    row = terms(site, plans[name], inputs_left(sites, plans, name))
+                    rows.setdefault(alike(site), []).append((row, sample.ms[name]))
+        self.coefficients = {key: fitted(found) for key, found in rows.items()}
+        self.rest = float(np.median([sample.ms[REST] for sample in samples]))
+
+    def __call__(self, site: Site, option: LayerPlan, inputs: int) -> float:
+        return float(self.coefficients[alike(site)] @ np.array(terms(site, option, inputs)))
+
+
+def alike(site: Site) -> tuple[object, ...]:
+    return site.inputs, site.maps, site.taps, site.stride, site.pixels
+
+
+def terms(site: Site, option: LayerPlan, inputs: int) -> list[float]:
+    """What the time of an option is a sum of, each relative to the whole layer's."""
+    whole = site.maps * site.inputs * site.taps
+    ghost = 9 if option.cheap == "depthwise" else option.kept
+    made = option.kept + option.ghosted
+    return [1.0, option.kept * inputs * site.taps / whole, option.ghosted * ghost / whole, made / site.maps]
+
+
+def fitted(rows: Sequence[tuple[Sequence[float], float]]) -> np.ndarray:
+    """Least squares of relative errors."""
+    matrix, ms = np.array([row for row, _ in rows]), np.array([found for _, found in rows])
+    weight = 1 / np.maximum(ms, 1e-3 * ms.max() + 1e-9)
+    return nnls(matrix * weight[:, None], ms * weight)[0]

@@ -1,0 +1,240 @@
+"""What each option of a convolution would do to the network's output, without labels."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from scipy.interpolate import PchipInterpolator
+from torch import Tensor, nn
+
+from ghostify.errors import InputError
+from ghostify.modes import evaluating
+from ghostify.planning.sites import Site
+from ghostify.progress import Progress
+from ghostify.transform.blocks import calls_of
+from ghostify.transform.drop import consumer_gram
+from ghostify.transform.fit import choose_maps, fit_filters, fit_pointwise
+from ghostify.transform.keep import fit_layer, norm_gains
+from ghostify.transform.moments import Moments, MomentSums, maps_at, patches
+from ghostify.transform.plan import LayerPlan
+
+# Pixels that a fit gets, per unknown of one filter and at least: fewer than a conversion's, as it is thrown away.
+SAMPLES_PER_UNKNOWN, LEAST_SAMPLES = 8, 10_000
+# Harms in between are read off a curve.
+MEASURED_AT = (0.75, 0.5, 0.25, 0.125)
+
+Change = tuple[Tensor, Tensor]  # filters [outputs, inputs · taps] and biases
+Key = tuple[str, str, int]  # a site, "dropped", "pointwise" or "depthwise", and how many maps are kept
+
+
+class OutputHarm:
+    """How far a network's output moves where one of its convolutions changes.
+
+    Args:
+        model: In eval mode; changed for the time of a trial only.
+        sites: Of its convolutions.
+        batches: Inputs ``[batch, channels, height, width]``.
+    Raises:
+        InputError: If the network returns something else than one tensor.
+    """
+
+    def __init__(self, model: nn.Module, sites: Mapping[str, Site], batches: Sequence[Tensor]) -> None:
+        self.model, self.sites, self.batches = model, sites, batches
+        self.gains = norm_gains(model, batches[0][:2])
+        self.consumers: dict[str, list[str]] = {}
+        for name, site in sites.items():
+            if site.producer is not None:
+                self.consumers.setdefault(site.producer, []).append(name)
+        self.wanted = self.outputs()
+        self.variance = self.wanted.var().clamp_min(1e-12)
+        self.moments: dict[str, Moments] = {}
+        self.targets: dict[str, list[Tensor]] = {}
+
+    def outputs(self) -> Tensor:
+        with evaluating(self.model), torch.no_grad():
+            found = [self.model(batch.clone()) for batch in self.batches]
+        if not isinstance(found[0], Tensor):
+            raise InputError(
+                f"the network returns {type(found[0]).__name__}: expected one tensor, by which options are compared"
+            )
+        return torch.cat(found).float()
+
+    def moved(self) -> float:
+        """Mean squared error of the output over its variance."""
+        return float((self.outputs() - self.wanted).square().mean() / self.variance)
+
+    @torch.no_grad()
+    def measure(self, name: str, kind: str, kept: int) -> float:
+        """The output's error with this option of this convolution alone."""
+        conv = self.conv(name)
+        if kind == "depthwise":
+            plan = LayerPlan(kept, conv.out_channels - kept, cheap="depthwise")
+            return self.with_depthwise(name, plan)
+        if kind == "pointwise":
+            found = self.moments_of(name)
+            gain = self.gains.get(name, torch.ones(conv.out_channels, device=conv.weight.device))
+            ghosts = fit_pointwise(found, conv.weight.flatten(1), gain, kept)
+            filters = found.xx.new_empty(conv.out_channels, ghosts.filters.shape[1])
+            others = torch.ones(len(filters), dtype=torch.bool, device=filters.device)
+            others[ghosts.kept] = False
+            filters[ghosts.kept], filters[others] = ghosts.filters, ghosts.combinations @ ghosts.filters
+            changes = {name: (filters, found.t_mean - filters @ found.x_mean)}
+            changes |= self.refitted_consumers(name, changes)
+        else:
+            changes = self.without_maps(name, kept)
+        with filters_changed(self.model, changes):
+            return self.moved()
+
+    def without_maps(self, name: str, kept: int) -> dict[str, Change]:
+        """Filters and biases of what takes a convolution's maps, fitted to fewer of them."""
+        maps = self.sites[name].maps
+        found = {consumer: self.moments_of(consumer) for consumer in self.consumers[name]}
+        covariance = sum(mean_over_taps(moments.xx, maps) for moments in found.values())
+        effect = sum(consumer_gram(self.conv(consumer), maps) for consumer in found)
+        assert isinstance(covariance, Tensor)
+        assert isinstance(effect, Tensor)
+        rows = choose_maps(covariance, effect.to(covariance), kept)
+        changes = {}
+        for consumer, moments in found.items():
+            prior = self.conv(consumer).weight.flatten(1)
+            taps = prior.shape[1] // maps
+            columns = (rows[:, None] * taps + torch.arange(taps, device=rows.device)).flatten()
+            left = Moments(
+                moments.x_mean[columns],
+                moments.t_mean,
+                moments.xx[columns][:, columns],
+                moments.tx[:, columns],
+                moments.tt,
+            )
+            filters = torch.zeros_like(prior, dtype=moments.xx.dtype)
+            filters[:, columns] = fit_filters(left, prior[:, columns])
+            changes[consumer] = filters, moments.t_mean - filters @ moments.x_mean
+        return changes
+
+    def refitted_consumers(self, name: str, changes: Mapping[str, Change]) -> dict[str, Change]:
+        """What takes inner maps, fitted to how they are now: as a conversion does."""
+        refitted = {}
+        for consumer in self.consumers.get(name, ()):
+            self.moments_of(consumer)
+            with filters_changed(self.model, changes):
+                found, _ = self.summed(consumer, self.targets[consumer])
+            filters = fit_filters(found, self.conv(consumer).weight.flatten(1))
+            refitted[consumer] = filters, found.t_mean - filters @ found.x_mean
+        return refitted
+
+    def with_depthwise(self, name: str, plan: LayerPlan) -> float:
+        conv = self.conv(name)
+        layer, _ = fit_layer(conv, plan, lambda: self.samples(name), None, self.gains.get(name), "depthwise", 3)
+        hook = conv.register_forward_hook(lambda module, args, output: layer(*args))
+        try:
+            return self.moved()
+        finally:
+            hook.remove()
+
+    def conv(self, name: str) -> nn.Conv2d:
+        conv = self.model.get_submodule(name)
+        assert isinstance(conv, nn.Conv2d)
+        return conv
+
+    def moments_of(self, name: str) -> Moments:
+        """Of what a convolution gets and gives; kept for those that share a producer or have several options."""
+        if name not in self.moments:
+            for other in [other for other in self.moments if not self.near(other, name)]:
+                del self.moments[other], self.targets[other]
+            self.moments[name], self.targets[name] = self.summed(name)
+        return self.moments[name]
+
+    def near(self, one: str, other: str) -> bool:
+        """Whether one takes the other's maps, or both take a third's."""
+        first, second = self.sites[one].producer, self.sites[other].producer
+        return first == other or second == one or (first is not None and first == second)
+
+    def summed(self, name: str, targets: Sequence[Tensor] = ()) -> tuple[Moments, list[Tensor]]:
+        """Moments of what a convolution gets now and of what it gives, or should give; and the latter's samples."""
+        conv, sums, given = self.conv(name), MomentSums(), list[Tensor]()
+        for index, (x, output, pixels) in enumerate(self.samples(name)):
+            given.append(targets[index] if targets else maps_at(output, pixels))
+            sums.add(patches(conv, x, pixels), given[-1])
+        return sums.moments(), given
+
+    def samples(self, name: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Per batch: what a convolution gets and gives, and pixels to look at, always the same."""
+        conv = self.conv(name)
+        images = sum(map(len, self.batches))
+        per_image = -(-max(LEAST_SAMPLES, SAMPLES_PER_UNKNOWN * conv.weight[0].numel()) // images)
+        generator = torch.Generator().manual_seed(0)
+        for x, output in calls_of(self.model, conv, self.batches):
+            yield x, output, torch.randperm(output[0, 0].numel(), generator=generator)[:per_image].to(x.device)
+
+
+def mean_over_taps(covariance: Tensor, maps: int) -> Tensor:
+    """Covariance of maps ``[maps, maps]`` from that of patches ``[maps · taps, maps · taps]``."""
+    taps = len(covariance) // maps
+    return covariance.unflatten(0, (maps, taps)).unflatten(2, (maps, taps)).diagonal(dim1=1, dim2=3).mean(-1)
+
+
+@contextmanager
+def filters_changed(model: nn.Module, changes: Mapping[str, Change]) -> Iterator[None]:
+    """Other filters ``[outputs, inputs · taps]`` and biases meanwhile, in convolutions by name."""
+    before = {}
+    for name, (filters, bias) in changes.items():
+        conv = model.get_submodule(name)
+        assert isinstance(conv, nn.Conv2d)
+        before[conv] = dict(conv._parameters)
+        conv.weight = nn.Parameter(filters.to(conv.weight).reshape(conv.weight.shape), requires_grad=False)
+        conv.bias = nn.Parameter(bias.to(conv.weight), requires_grad=False)
+    try:
+        yield
+    finally:
+        for conv, parameters in before.items():
+            conv._parameters.update(parameters)
+
+
+def harms_of(
+    sites: Mapping[str, Site],
+    measure: Callable[[str, str, int], float],
+    known: dict[Key, float],
+    progress: Progress | None = None,
+) -> dict[str, tuple[float, ...]]:
+    """What each option of each site harms; measured at some numbers of maps, read off a curve in between.
+
+    Args:
+        measure: The harm of a site's option, by kind and maps kept.
+        known: What has been measured before; added to.
+    """
+    wanted = [(name, kind, kept) for name, site in sites.items() for kind, kept in measured_options(site)]
+    for index, key in enumerate(wanted):
+        if progress:
+            progress("measure harm", key[0], index, len(wanted))
+        if key not in known:
+            known[key] = measure(*key)
+    if progress:
+        progress("measure harm", "done", len(wanted), len(wanted))
+    return {name: tuple(harm_between(site, option, known) for option in site.options) for name, site in sites.items()}
+
+
+def kind_of(option: LayerPlan) -> str:
+    return option.cheap or "pointwise" if option.ghosted else "dropped"
+
+
+def measured_options(site: Site) -> list[tuple[str, int]]:
+    """Those of a site's options whose harm is measured: of each kind the nearest to some shares."""
+    chosen = []
+    for kind in ("dropped", "pointwise", "depthwise"):
+        counts = sorted({option.kept for option in site.options[1:] if kind_of(option) == kind})
+        if counts:
+            nearest = {min(counts, key=lambda kept: abs(kept - share * site.maps)) for share in MEASURED_AT}
+            chosen += [(kind, kept) for kept in sorted(nearest, reverse=True)]
+    return chosen
+
+
+def harm_between(site: Site, option: LayerPlan, known: Mapping[Key, float]) -> float:
+    """A monotone curve through what was measured, and through no harm where all maps are kept."""
+    if option.kept == site.maps:
+        return 0.0
+    kind = kind_of(option)
+    points = sorted((kept, known[site.name, kind, kept]) for k, kept in measured_options(site) if k == kind)
+    kept, harm = zip(*points, (site.maps, 0.0), strict=True)
+    # More maps never harm more, but for what a measurement is off by.
+    falling = torch.tensor(harm, dtype=torch.float64).flip(0).cummax(0).values.flip(0)
+    return float(PchipInterpolator(kept, falling.numpy())(option.kept))

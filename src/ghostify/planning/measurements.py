@@ -1,0 +1,59 @@
+"""What has been measured for a plan, kept in a file as it comes, so that an interrupted plan goes on."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ghostify.errors import InputError
+
+
+class Measurements:
+    """Named results, one line each, appended as they are measured.
+
+    Args:
+        path: The file; None keeps them in memory only.
+        about: What they are of; a file of something else is refused.
+    Raises:
+        InputError: If the file holds other measurements.
+    """
+
+    def __init__(self, path: Path | None, about: dict[str, Any]) -> None:
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+        if path is None:
+            return
+        head = json.dumps(about, sort_keys=True)
+        if path.exists():
+            lines = path.read_text().splitlines()
+            if not lines or lines[0] != head:
+                raise InputError(f"{path} holds measurements of something else: choose another folder, or remove it")
+            # An interruption may have cut the last line.
+            whole = [line for line in lines[1:] if line.endswith("}")]
+            self.rows = [json.loads(line) for line in whole]
+            path.write_text("\n".join([head, *whole]) + "\n")
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(head + "\n")
+
+    def add(self, kind: str, **result: Any) -> None:
+        """Keep a result."""
+        self.rows.append({"kind": kind, **result})
+        if self.path is not None:
+            with self.path.open("a") as file:
+                file.write(json.dumps(self.rows[-1]) + "\n")
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        """The results of a kind, in their order."""
+        return [row for row in self.rows if row["kind"] == kind]
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A digest of a network's tensors and their names."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

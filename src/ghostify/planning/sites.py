@@ -1,0 +1,123 @@
+"""Which convolutions of a network may change, and what each can become."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ghostify.layers.ghost_conv import intrinsic_channels
+from ghostify.measure.count import Count
+from ghostify.transform.convert import droppable, free_convolutions
+from ghostify.transform.plan import LayerPlan, step_of
+
+# Shares of a layer's maps that are kept by what is offered to the planner.
+SHARES = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
+# The least that ghosts may leave to the convolution: of fewer intrinsic maps they explain too little.
+LEAST_INTRINSIC = 0.25
+
+
+@dataclass(frozen=True)
+class Site:
+    """A convolution that may change.
+
+    Args:
+        name: Module name.
+        inputs: Maps that it takes.
+        taps: Of its filters, kernel height · width.
+        pixels: Of each output map.
+        stride: Of its filters, down and right.
+        producer: The site whose inner maps are its inputs; None where its inputs cannot be dropped.
+        following: Multiply-adds that each of its maps costs in depthwise convolutions behind it.
+        options: What it can become; the first keeps all maps.
+    """
+
+    name: str
+    inputs: int
+    taps: int
+    pixels: int
+    stride: tuple[int, ...]
+    producer: str | None
+    following: int
+    options: tuple[LayerPlan, ...]
+
+    @property
+    def maps(self) -> int:
+        """Before."""
+        return self.options[0].maps
+
+    def macs(self, option: LayerPlan, inputs: int) -> int:
+        """Multiply-adds with so many inputs left, what follows in depthwise convolutions included."""
+        ghost = 9 if option.cheap == "depthwise" else option.kept
+        per_pixel = option.kept * inputs * self.taps + option.ghosted * ghost
+        return per_pixel * self.pixels + self.following * (option.kept + option.ghosted)
+
+
+def find_sites(
+    model: nn.Module, example: Tensor, counted: Count, *, skip: Sequence[str] = (), round_to: int = 1
+) -> dict[str, Site]:
+    """The convolutions that may change, in the network's order.
+
+    Args:
+        example: One input ``[1, channels, height, width]``.
+        counted: The network's multiply-adds for such an input.
+        round_to: Of layers with at least twice as many maps, a multiple of this number is kept.
+    """
+    convs = free_convolutions(model, skip)
+    inner = droppable(model, convs, example)
+    producers = {consumer: name for name, maps in inner.items() for consumer in maps.consumers}
+    rows = {row.name: row for row in counted.layers}
+    run = {name: conv for name, conv in convs.items() if rows[name].output_shape}
+    sites = {}
+    for name, conv in run.items():
+        producer = producers.get(name)
+        pixels = math.prod(rows[name].output_shape[1:])  # type: ignore[index]  # those without one are left out
+        following = sum(rows[follower].macs for follower in inner[name].followers) if name in inner else 0
+        sites[name] = Site(
+            name,
+            conv.in_channels,
+            math.prod(conv.kernel_size),
+            pixels,
+            tuple(conv.stride),
+            producer if producer in run else None,
+            following // conv.out_channels,
+            tuple(options_of(conv, name in inner, round_to)),
+        )
+    return sites
+
+
+def options_of(conv: nn.Conv2d, inner: bool, round_to: int) -> Iterable[LayerPlan]:
+    """What a convolution can become: whole, with maps dropped, with pointwise ghosts, with the paper's."""
+    maps, per_map = conv.out_channels, conv.weight[0].numel()
+    yield LayerPlan(maps)
+    counts = kept_counts(maps, round_to)
+    if inner:
+        yield from (LayerPlan(kept, dropped=maps - kept) for kept in counts)
+    for kept in counts:
+        pointwise = kept * per_map + (maps - kept) * kept
+        if kept >= LEAST_INTRINSIC * maps and pointwise < maps * per_map:
+            yield LayerPlan(kept, maps - kept, cheap="pointwise")
+    half = intrinsic_channels(maps, 2)
+    if per_map > 9:
+        yield LayerPlan(half, maps - half, cheap="depthwise")
+
+
+def kept_counts(maps: int, round_to: int) -> list[int]:
+    """The numbers that the shares come to, each once, the most first."""
+    step = step_of(maps, round_to)
+    counts = {max(step, step * round(maps * share / step)) for share in SHARES}
+    return sorted((kept for kept in counts if kept < maps), reverse=True)
+
+
+def plan_of(sites: Mapping[str, Site], chosen: Mapping[str, int]) -> dict[str, LayerPlan]:
+    """The options of these numbers."""
+    return {name: site.options[chosen[name]] for name, site in sites.items()}
+
+
+def inputs_left(sites: Mapping[str, Site], plans: Mapping[str, LayerPlan], name: str) -> int:
+    """How many maps a convolution gets where a plan is followed."""
+    site = sites[name]
+    if site.producer is None:
+        return site.inputs
+    before = sites[site.producer]
+    return site.inputs - plans[site.producer].dropped * site.inputs // before.maps

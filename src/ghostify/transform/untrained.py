@@ -1,0 +1,39 @@
+"""A network in the shape that a plan gives it, its weights of no use: for timing and counting."""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ghostify.layers import GhostConv2d
+from ghostify.transform.inner import Structure
+from ghostify.transform.plan import LayerPlan
+from ghostify.transform.surgery import replace_modules_
+
+
+def untrained(model: nn.Module, plans: Mapping[str, LayerPlan], example: Tensor) -> nn.Module:
+    """Copy a network with as many maps kept, ghosted and dropped as planned, whichever they are.
+
+    Args:
+        plans: By module name, as of ``convert``.
+        example: One input ``[1, channels, height, width]``.
+    """
+    shaped = copy.deepcopy(model).eval()
+    if any(plan.dropped for plan in plans.values()):
+        structure = Structure(shaped, example)
+        for name, plan in plans.items():
+            if plan.dropped:
+                structure.drop_(conv_at(shaped, name), torch.arange(plan.maps - plan.dropped, plan.maps))
+    ghosts: dict[nn.Module, nn.Module] = {}
+    for name, plan in plans.items():
+        if plan.ghosted:
+            conv = conv_at(shaped, name)
+            ghosts[conv] = GhostConv2d.like(conv, cheap=plan.cheap or "pointwise", intrinsic=plan.kept).eval()
+    return replace_modules_(shaped, ghosts)
+
+
+def conv_at(model: nn.Module, name: str) -> nn.Conv2d:
+    conv = model.get_submodule(name)
+    assert isinstance(conv, nn.Conv2d)
+    return conv

@@ -1,0 +1,54 @@
+"""The chosen options are the best ones, as enumeration finds them, for made-up costs."""
+
+import itertools
+import random
+
+import pytest
+
+from ghostify import InputError
+from ghostify.planning.choose import Costs, cheapest, choose_options
+
+
+def made_up(seed: int) -> tuple[dict[str, list[float]], Costs]:
+    """Harms and costs of five sites: a chain of three, one behind the same producer, and one alone."""
+    drawn = random.Random(seed)
+    options = {name: drawn.randint(1, 4) for name in "abcde"}
+    harms = {name: [0.0, *sorted(drawn.random() for _ in range(n - 1))] for name, n in options.items()}
+    producers = {"b": "a", "c": "b", "d": "a"}
+    alone = {name: [drawn.uniform(1, 9) for _ in range(options[name])] for name in "ae"}
+    behind = {
+        name: [[drawn.uniform(1, 9) for _ in range(options[name])] for _ in range(options[producer])]
+        for name, producer in producers.items()
+    }
+    return harms, Costs(alone, behind, producers)
+
+
+def all_choices(harms: dict[str, list[float]]) -> list[dict[str, int]]:
+    numbers = itertools.product(*(range(len(own)) for own in harms.values()))
+    return [dict(zip(harms, chosen, strict=True)) for chosen in numbers]
+
+
+def harm(harms: dict[str, list[float]], chosen: dict[str, int]) -> float:
+    return sum(harms[name][option] for name, option in chosen.items())
+
+
+@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("tightness", [0.1, 0.4, 0.8])
+def test_no_other_choice_within_the_budget_harms_less(seed: int, tightness: float) -> None:
+    harms, costs = made_up(seed)
+    choices = all_choices(harms)
+    least, most = min(map(costs.of, choices)), max(map(costs.of, choices))
+    budget = least + tightness * (most - least)
+    best = min(harm(harms, chosen) for chosen in choices if costs.of(chosen) <= budget)
+    found = choose_options(harms, costs, budget)
+    assert costs.of(found) <= budget * (1 + 1e-9)
+    assert harm(harms, found) == pytest.approx(best, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_no_choice_costs_less_than_the_cheapest_and_a_smaller_budget_is_refused(seed: int) -> None:
+    harms, costs = made_up(seed)
+    least = min(map(costs.of, all_choices(harms)))
+    assert costs.of(cheapest(harms, costs)) == pytest.approx(least)
+    with pytest.raises(InputError, match="no choice of options keeps to"):
+        choose_options(harms, costs, 0.99 * least)

@@ -1,0 +1,115 @@
+"""An option's harm is what the network's output suffers from it; nothing stays changed."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ghostify import InputError, convert, count
+from ghostify.planning.harm import OutputHarm, harms_of, measured_options
+from ghostify.planning.sites import Site, find_sites, plan_of
+from ghostify.transform.plan import LayerPlan
+from ghostify.transform.untrained import untrained
+
+SHAPE = (3, 8, 8)
+
+
+class Net(nn.Module):
+    """A stem, an inner convolution and one whose maps meet a sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.conv1 = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(16)
+        self.conv2 = nn.Conv2d(16, 16, 3, padding=1)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        return self.head((x + self.conv2(self.norm1(self.conv1(x)).relu())).relu().mean((2, 3)))
+
+
+def sites_of(model: nn.Module) -> dict[str, Site]:
+    return find_sites(model, torch.zeros(1, *SHAPE), count(model, SHAPE))
+
+
+def test_sites_know_producers_and_what_they_can_become() -> None:
+    sites = sites_of(Net().eval())
+    assert list(sites) == ["stem", "conv1", "conv2"]
+    assert [site.producer for site in sites.values()] == [None, None, "conv1"]
+    assert all(site.options[0] == LayerPlan(16) for site in sites.values())
+    assert LayerPlan(8, dropped=8) in sites["conv1"].options
+    assert LayerPlan(8, 8, cheap="pointwise") in sites["conv2"].options
+    assert LayerPlan(8, 8, cheap="depthwise") in sites["conv2"].options
+    assert not any(option.dropped for option in sites["conv2"].options)
+
+
+def test_a_plan_costs_what_its_options_are_counted_at() -> None:
+    model = Net().eval()
+    sites = sites_of(model)
+    chosen = {"stem": 0, "conv1": 3, "conv2": len(sites["conv2"].options) - 2}
+    plans = plan_of(sites, chosen)
+    assert plans["conv1"].dropped
+    assert plans["conv2"].ghosted
+    shaped = untrained(model, plans, torch.zeros(1, *SHAPE))
+    fixed = 16 * 5
+    found = sum(
+        site.macs(plans[name], plans["conv1"].kept if name == "conv2" else site.inputs) for name, site in sites.items()
+    )
+    assert count(shaped, SHAPE).macs == found + fixed
+
+
+def test_harmless_options_harm_nothing_and_others_more_the_fewer_maps_they_keep() -> None:
+    model = Net().eval()
+    with torch.no_grad():  # the second half of the inner maps is the first half again
+        model.conv1.weight[8:] = model.conv1.weight[:8]
+    batches = list(torch.randn(64, *SHAPE).split(16))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    output = OutputHarm(model, sites_of(model), batches)
+    assert output.measure("conv1", "dropped", 8) < 1e-5
+    assert output.measure("conv1", "pointwise", 8) < 1e-5
+    assert 1e-4 < output.measure("conv1", "dropped", 4) < output.measure("conv1", "dropped", 2)
+    assert 1e-5 < output.measure("conv2", "pointwise", 8) < output.measure("conv2", "depthwise", 8)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    assert model.conv1.bias is None
+
+
+@pytest.mark.parametrize("option", [LayerPlan(6, dropped=10), LayerPlan(8, 8, cheap="pointwise")])
+def test_harm_is_what_conversion_in_closed_form_does(option: LayerPlan) -> None:
+    model = Net().eval()
+    batches = list(torch.randn(256, *SHAPE).split(64))
+    output = OutputHarm(model, sites_of(model), batches)
+    kind = "dropped" if option.dropped else "pointwise"
+    estimated = output.measure("conv1", kind, option.kept)
+    ghost = convert(model, calibration=batches, plan={"conv1": option}, effort="fast", skip=[]).model
+    with torch.no_grad():
+        given, wanted = (torch.cat([net(batch) for batch in batches]) for net in (ghost, model))
+    actual = float((given - wanted).square().mean() / wanted.var())
+    assert estimated == pytest.approx(actual, rel=0.3)
+
+
+def test_harms_in_between_lie_on_a_falling_curve_and_known_ones_are_not_measured_again() -> None:
+    sites = sites_of(Net().eval())
+    known = {("conv1", "dropped", kept): 1.0 / kept for _, kept in measured_options(sites["conv1"])}
+    asked = []
+
+    def measure(name: str, kind: str, kept: int) -> float:
+        asked.append((name, kind))
+        return 1.0 / kept
+
+    harms = harms_of(sites, measure, known)
+    assert ("conv1", "dropped") not in asked
+    dropped = [harm for option, harm in zip(sites["conv1"].options, harms["conv1"], strict=True) if not option.ghosted]
+    assert dropped == sorted(dropped)
+    assert dropped[0] == 0
+
+
+def test_a_network_with_several_outputs_is_refused() -> None:
+    class Two(Net):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+            return super().forward(x), x
+
+    model = Two().eval()
+    with pytest.raises(InputError, match="returns tuple: expected one tensor"):
+        OutputHarm(model, {}, [torch.randn(4, *SHAPE)])

@@ -1,0 +1,144 @@
+"""From a target to a plan, a file of it, and a network made by it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from ghostify import InputError, convert, count, create_model, plan
+from ghostify.planning.cost import Sample, TimeModel, costs_of, draw_options
+from ghostify.planning.measurements import Measurements
+from ghostify.planning.plan_file import Plan, Point, read_plan, write_plan
+from ghostify.planning.sites import find_sites, inputs_left, plan_of
+from ghostify.transform.plan import LayerPlan
+
+SHAPE = (3, 32, 32)
+EXAMPLE = torch.zeros(1, *SHAPE)
+
+
+@pytest.fixture
+def batches() -> list[torch.Tensor]:
+    return [torch.randn(32, *SHAPE)]
+
+
+def test_a_share_of_the_multiply_adds_is_kept_to_and_convert_follows(
+    batches: list[torch.Tensor], tmp_path: Path
+) -> None:
+    model = create_model("resnet20").eval()
+    file = tmp_path / "measurements.jsonl"
+    found = plan(model, example=EXAMPLE, calibration=batches, target_macs=0.6, skip=["conv1"], measurements=file)
+    assert 0.55 < found.macs <= 0.6
+    ghost = convert(model, calibration=batches, plan=found, effort="fast").model
+    assert count(ghost, SHAPE).macs / count(model, SHAPE).macs == pytest.approx(found.macs, abs=1e-9)
+    assert "conv1" not in found
+    assert [point.macs for point in found.curve] == sorted(point.macs for point in found.curve)
+    lines = file.read_text()
+    again = plan(model, example=EXAMPLE, calibration=batches, target_macs=0.6, skip=["conv1"], measurements=file)
+    assert dict(again) == dict(found)
+    assert file.read_text() == lines, "nothing is measured twice"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "exactly one of target_macs and target_speedup"),
+        ({"target_macs": 0.5, "target_speedup": 2.0}, "exactly one"),
+        ({"target_macs": 1.5}, "expected a share of the multiply-adds between 0 and 1"),
+        ({"target_speedup": 0.5}, "expected more than 1"),
+        ({"target_speedup": 2.0, "engine": "eager"}, "expected one of onnxruntime, openvino"),
+        ({"target_macs": 0.001}, r"at least 0\.\d+ of the multiply-adds are left"),
+    ],
+)
+def test_bad_targets_are_refused_with_what_would_be_right(
+    options: dict[str, Any], message: str, batches: list[torch.Tensor]
+) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), nn.Flatten())
+    with pytest.raises(InputError, match=message):
+        plan(network, example=EXAMPLE, calibration=batches, **options)
+
+
+def test_a_time_model_finds_the_costs_that_made_its_samples() -> None:
+    model = create_model("resnet20").eval()
+    sites = find_sites(model, EXAMPLE, count(model, SHAPE))
+
+    def true_ms(name: str, layer: LayerPlan, inputs: int) -> float:
+        return 0.01 + 1e-7 * sites[name].macs(layer, inputs)
+
+    samples = []
+    for seed in range(12):
+        chosen = draw_options(sites, seed)
+        plans = plan_of(sites, chosen)
+        ms = {name: true_ms(name, plans[name], inputs_left(sites, plans, name)) for name in sites}
+        samples.append(Sample(chosen, ms | {"": 0.5}))
+    found = TimeModel(sites, samples)
+    assert found.rest == 0.5
+    costs, chosen = costs_of(sites, found), draw_options(sites, 99)
+    plans = plan_of(sites, chosen)
+    right = sum(true_ms(name, plans[name], inputs_left(sites, plans, name)) for name in sites)
+    assert costs.of(chosen) == pytest.approx(right, rel=0.02)
+
+
+def test_a_speed_is_measured_in_the_engine() -> None:
+    pytest.importorskip("openvino")
+    layers = [nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3)]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5)).eval()
+    batches = [torch.randn(32, *SHAPE)]
+    found = plan(model, example=torch.zeros(4, *SHAPE), calibration=batches, target_speedup=1.1)
+    assert found.speedup is not None
+    assert found.speedup[1] >= 1.1
+    assert found.limit > 1.1
+    assert found.made_on["engine"] == "openvino"
+    with pytest.raises(InputError, match=r"target_speedup is 100: at most \d+\.\d+ can be reached in openvino"):
+        plan(model, example=torch.zeros(4, *SHAPE), calibration=batches, target_speedup=100)
+
+
+A_PLAN = Plan(
+    {"a": LayerPlan(8, 8, cheap="pointwise"), "b": LayerPlan(4, dropped=12)},
+    ("speedup", 1.5),
+    0.6,
+    0.01,
+    2.5,
+    (1.55, 1.5, 1.6),
+    (Point(0.6, 1.5, 0.01), Point(1.0, None, 0.0)),
+    {"engine": "openvino", "threads": 2},
+)
+
+
+def test_a_plan_comes_back_from_its_file(tmp_path: Path) -> None:
+    write_plan(A_PLAN, tmp_path / "plan.json")
+    found = read_plan(tmp_path / "plan.json")
+    assert vars(found) == vars(A_PLAN)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "other"}, "expected an object with 'format'"),
+        ({"layers": {}}, "expected 'layers'"),
+        ({"layers": {"a": {"kept": "8"}}}, "layer 'a': expected whole numbers"),
+        ({"layers": {"a": {"kept": 0}}}, "layer 'a': .*expected at least 1 kept map"),
+        ({"layers": {"a": {"kept": 8, "cheap": "magic"}}}, "layer 'a': cheap is 'magic'"),
+        ({"layers": {"a": {"kept": 8, "left": 1}}}, "layer 'a': expected kept, ghosted, dropped and cheap"),
+        ({"curve": 3}, "expected target, macs"),
+    ],
+)
+def test_an_edited_plan_that_is_none_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    write_plan(A_PLAN, path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match=message):
+        read_plan(path)
+
+
+def test_measurements_survive_a_cut_and_refuse_another_network(tmp_path: Path) -> None:
+    path = tmp_path / "measurements.jsonl"
+    kept = Measurements(path, {"network": "a"})
+    kept.add("harm", value=1)
+    kept.add("harm", value=2)
+    path.write_text(path.read_text()[:-5])
+    assert Measurements(path, {"network": "a"}).of("harm") == [{"kind": "harm", "value": 1}]
+    with pytest.raises(InputError, match="holds measurements of something else"):
+        Measurements(path, {"network": "b"})
