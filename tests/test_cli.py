@@ -97,6 +97,24 @@ def test_convert_with_data_keeps_what_a_network_knows(
     assert not (tmp_path / "h").exists()
 
 
+def test_a_plan_is_made_edited_and_followed(capsys: pytest.CaptureFixture[str], colours: Path, tmp_path: Path) -> None:
+    out = tmp_path / "plan"
+    data = ["--data", f"npz:{colours}", "--images", "40", "--device", "cpu"]
+    network = "tiny:Tiny"
+    planned = printed(capsys, "plan", network, *data, "--target-macs", "0.7", "--out", str(out), "--json")
+    assert planned["macs"] <= 0.7
+    assert planned["layers"]["conv1"]["dropped"] + planned["layers"]["conv2"]["ghosted"] > 0
+    plan = json.loads((out / "plan.json").read_text())
+    plan["layers"]["conv1"] = {"kept": 5, "dropped": 11}
+    (out / "plan.json").write_text(json.dumps(plan))
+    follow = ["convert", network, *data, "--plan", str(out / "plan.json"), "--effort", "fast"]
+    kept = printed(capsys, *follow, "--out", str(tmp_path / "g"), "--json")
+    assert next(layer["kept"] for layer in kept["layers"] if layer["name"] == "conv1") == 5
+    assert main(["plan", network, *data, "--target-macs", "0.7", "--out", str(out)]) == 0
+    assert "Reachable: at least 0." in capsys.readouterr().out
+    assert "expected one of --target-speedup" in refused(capsys, "plan", network, *data, "--out", str(out))
+
+
 def test_train_evaluate_and_compare_go_together(
     capsys: pytest.CaptureFixture[str], colours: Path, tmp_path: Path
 ) -> None:

@@ -73,15 +73,17 @@ def cheap_option(default: str) -> Callable[[Command], Command]:
     return click.option("--cheap", type=click.Choice(CHEAP_KINDS), default=default, show_default=True)
 
 
+def effort_option(default: str, of_what: str) -> Callable[[Command], Command]:
+    return click.option("--effort", type=click.Choice(EFFORTS), default=default, show_default=True, help=of_what)
+
+
 def calibration_options(effort: str) -> Callable[[Command], Command]:
     """On how many images a trained network's ghost is calibrated, and how well."""
     return together(
         click.option(
             "--images", type=int, default=1024, show_default=True, help="Training images of --data to calibrate on."
         ),
-        click.option(
-            "--effort", type=click.Choice(EFFORTS), default=effort, show_default=True, help="Of the calibration."
-        ),
+        effort_option(effort, "Of the calibration."),
     )
 
 

@@ -1,6 +1,8 @@
 """`ghostify plan`: what is to become of each convolution, for a wanted speed or cost."""
 
 import dataclasses
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +10,21 @@ import click
 import torch
 
 from ghostify.cli.opening import Channels, normalised_for, open_given
-from ghostify.cli.options import classes_option, data_options, json_option, skip_option, source_options
-from ghostify.cli.output import print_table, progress_bars, show
+from ghostify.cli.options import (
+    classes_option,
+    data_options,
+    effort_option,
+    json_option,
+    skip_option,
+    source_options,
+)
+from ghostify.cli.output import percent, print_table, progress_bars, show
 from ghostify.data import load_data
 from ghostify.data.sample import draw_inputs
 from ghostify.errors import InputError
 from ghostify.inference.engines import FILE_ENGINES
+from ghostify.jobs.accuracy import Trial, plan_for_accuracy
+from ghostify.jobs.evaluate import check_fit
 from ghostify.planning import plan as plan_network
 from ghostify.planning.plan_file import Plan, write_plan
 
@@ -22,6 +33,12 @@ from ghostify.planning.plan_file import Plan, write_plan
 @click.argument("model")
 @click.option("--target-speedup", type=float, help="How many times as fast, measured here.")
 @click.option("--target-macs", type=float, help="Or: the share of the multiply-adds that may be left.")
+@click.option(
+    "--max-accuracy-drop",
+    type=float,
+    help="Or: points of top-1 that the fastest may lose, without training; by labels.",
+)
+@effort_option("fast", "With --max-accuracy-drop: of the conversions that are tried.")
 @click.option("--engine", type=click.Choice(FILE_ENGINES), default="openvino", show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Of what is timed.")
 @data_options()
@@ -41,6 +58,8 @@ def plan(
     model: str,
     target_speedup: float | None,
     target_macs: float | None,
+    max_accuracy_drop: float | None,
+    effort: Any,
     engine: str,
     batch_size: int,
     data_name: str,
@@ -62,19 +81,21 @@ def plan(
     For `ghostify convert --plan`. Nothing is trained, and no labels are needed. Called again with the same --out,
     it goes on with what was measured there.
     """
-    if (target_speedup is None) == (target_macs is None):
-        raise InputError("expected one of --target-speedup and --target-macs")
+    targets = (target_speedup, target_macs, max_accuracy_drop)
+    if sum(target is not None for target in targets) != 1:
+        raise InputError("expected one of --target-speedup, --target-macs and --max-accuracy-drop")
+    torch.manual_seed(seed)
     network = open_given(model, options).to(device).eval()
-    data = normalised_for(model, load_data(data_name, image_size=image_size), mean, std)
+    hold_out = 0.0 if max_accuracy_drop is None else 0.1
+    data = normalised_for(model, load_data(data_name, image_size=image_size, hold_out=hold_out), mean, std)
     calibration = [batch.to(device) for batch in draw_inputs(data, images, seed, workers=workers)]
-    example = calibration[0][:1].repeat(batch_size, 1, 1, 1)
+    trials: tuple[Trial, ...] = ()
     with progress_bars() as progress:
-        found = plan_network(
+        planned = partial(
+            plan_network,
             network,
-            example=example,
+            example=calibration[0][:1].repeat(batch_size, 1, 1, 1),
             calibration=calibration,
-            target_macs=target_macs,
-            target_speedup=target_speedup,
             engine=engine,
             threads=torch.get_num_threads(),
             skip=skip,
@@ -83,6 +104,21 @@ def plan(
             seed=seed,
             progress=progress,
         )
+        if max_accuracy_drop is None:
+            found = planned(target_speedup=target_speedup, target_macs=target_macs)
+        else:
+            check_fit(network, data)
+            found, trials = plan_for_accuracy(
+                network,
+                data,
+                calibration,
+                lambda speedup: planned(target_speedup=speedup),
+                max_drop=max_accuracy_drop,
+                effort=effort,
+                device=device,
+                seed=seed,
+                progress=progress,
+            )
     write_plan(found, out / "plan.json")
     result = {
         "model": model,
@@ -94,11 +130,12 @@ def plan(
         "curve": [dataclasses.asdict(point) for point in found.curve],
         "layers": {name: dataclasses.asdict(layer) for name, layer in found.items()},
         "made_on": dict(found.made_on),
+        "trials": [dataclasses.asdict(trial) for trial in trials],
     }
-    show(result, as_json, lambda: print_plan(found, out))
+    show(result, as_json, lambda: print_plan(found, trials, out))
 
 
-def print_plan(found: Plan, out: Path) -> None:
+def print_plan(found: Plan, trials: Sequence[Trial], out: Path) -> None:
     rows = [(name, *map(str, (la.kept, la.ghosted, la.dropped)), la.cheap or "") for name, la in found.items()]
     print_table(("convolution", "kept", "ghosted", "dropped", "ghosts"), rows)
     print()
@@ -111,6 +148,11 @@ def print_plan(found: Plan, out: Path) -> None:
         ],
         left=0,
     )
+    for trial in trials:
+        verdict = "good" if trial.good else "too little"
+        print(
+            f"Tried {trial.speedup:.2f} times as fast: top-1 {percent(trial.top1)} % of the held-out images, {verdict}."
+        )
     reach = f"at least {found.limit:.3f} of the multiply-adds" if kind == "macs" else f"{found.limit:.2f} times as fast"
     print(f"Reachable: {reach}.")
     if found.speedup:

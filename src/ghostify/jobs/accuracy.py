@@ -1,0 +1,90 @@
+"""The fastest plan that costs no more accuracy than allowed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ghostify.data.images import ImageData
+from ghostify.errors import InputError
+from ghostify.jobs.evaluate import evaluate
+from ghostify.planning.plan_file import Plan
+from ghostify.progress import Progress
+from ghostify.transform import convert
+from ghostify.transform.keep import Effort
+
+# The search begins with a speed that most networks reach, and halves what is between good and bad so often.
+FIRST_SPEEDUP, STEPS = 1.3, 5
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A plan that was carried out without labels and scored.
+
+    Args:
+        speedup: That was asked for.
+        top1: Of the ghost on the held-out images, 0..1.
+        good: Whether it is within the allowed drop.
+    """
+
+    speedup: float
+    top1: float
+    good: bool
+
+
+def plan_for_accuracy(
+    model: nn.Module,
+    data: ImageData,
+    batches: Sequence[Tensor],
+    planned: Callable[[float], Plan],
+    *,
+    max_drop: float,
+    effort: Effort = "fast",
+    device: str = "cpu",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> tuple[Plan, tuple[Trial, ...]]:
+    """Search for the highest speed-up whose ghost, made without labels, loses at most ``max_drop`` of top-1.
+
+    Args:
+        data: With images held out of train, which judge; the test images are not looked at.
+        batches: To calibrate on.
+        planned: Gives a plan for a speed-up.
+        max_drop: Points of top-1, 0 to 100.
+        effort: Of the conversions. With "fast" the search is quick and the drop the larger one: refined, the same plan
+            loses less.
+    Returns:
+        The plan, and what was tried.
+    Raises:
+        InputError: If nothing is held out, or no plan that was tried keeps to the drop.
+    """
+    if not 0 <= max_drop < 100:
+        raise InputError(f"max_drop is {max_drop}: expected points of top-1 from 0 to below 100")
+    if data.val is None:
+        raise InputError("an accuracy drop is judged by images held out of train: expected some")
+    original = evaluate(model, data.val, data, device=device).top1
+    best: Plan | None = None
+    trials: list[Trial] = []
+    low, high, speedup = 1.0, float("inf"), FIRST_SPEEDUP
+    for step in range(STEPS):
+        if progress:
+            progress("search", f"{speedup:.2f} times as fast", step, STEPS)
+        found = planned(speedup)
+        ghost = convert(model, plan=found, calibration=batches, effort=effort, seed=seed).model
+        top1 = evaluate(ghost, data.val, data, device=device).top1
+        trials.append(Trial(speedup, top1, 100 * (original - top1) <= max_drop))
+        if trials[-1].good:
+            best, low = found, speedup
+        else:
+            high = speedup
+        speedup = (low * min(high, found.limit)) ** 0.5
+    if progress:
+        progress("search", "done", STEPS, STEPS)
+    if best is None:
+        least = min(trials, key=lambda trial: trial.speedup)
+        raise InputError(
+            f"no speed-up down to {least.speedup:.2f} keeps to a drop of {max_drop:g} points: "
+            f"that one loses {100 * (original - least.top1):.2f} of {100 * original:.2f}; "
+            "allow more, or refine (effort) and fine-tune with labels"
+        )
+    return best, tuple(trials)

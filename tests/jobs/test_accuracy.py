@@ -1,0 +1,52 @@
+"""The search for the fastest plan within an accuracy drop."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import Tiny
+from torch import nn
+
+from ghostify import InputError
+from ghostify.data import load_data
+from ghostify.data.sample import draw_inputs
+from ghostify.jobs.accuracy import plan_for_accuracy
+from ghostify.jobs.train import Recipe, train
+from ghostify.planning.plan_file import Plan
+from ghostify.transform.plan import LayerPlan
+
+
+def planned(speedup: float) -> Plan:
+    """Made up: the faster, the fewer maps; at most four times as fast."""
+    kept = max(1, round(16 / speedup**2))
+    return Plan({"conv1": LayerPlan(kept, dropped=16 - kept)}, ("speedup", speedup), 1 / speedup, 0.0, 4.0)
+
+
+@pytest.fixture
+def trained(colours: Path) -> tuple[nn.Module, object, list[torch.Tensor]]:
+    data = load_data(f"npz:{colours}", hold_out=0.4)
+    model = Tiny()
+    train(model, data, Recipe(epochs=12, batch_size=12, lr=0.02, augment=False))
+    return model.eval(), data, draw_inputs(data, 36, 0)
+
+
+def test_the_fastest_plan_within_the_drop_is_found(trained: tuple) -> None:  # type: ignore[type-arg]  # of the fixture
+    model, data, batches = trained
+    found, trials = plan_for_accuracy(model, data, batches, planned, max_drop=20)
+    good = [trial.speedup for trial in trials if trial.good]
+    bad = [trial.speedup for trial in trials if not trial.good]
+    assert found.target == ("speedup", max(good))
+    assert not bad or max(good) < min(bad)
+    assert len(trials) == 5
+    assert max(good) <= 4
+
+
+def test_no_plan_within_the_drop_is_refused_with_what_was_lost(trained: tuple) -> None:  # type: ignore[type-arg]  # likewise
+    model, data, batches = trained
+
+    def ruinous(speedup: float) -> Plan:
+        layers = {"conv1": LayerPlan(1, dropped=15), "conv2": LayerPlan(1, 31, cheap="pointwise")}
+        return Plan(layers, ("speedup", speedup), 0.1, 0.0, 4.0)
+
+    with pytest.raises(InputError, match=r"no speed-up down to 1\.\d+ keeps to a drop of 0 points"):
+        plan_for_accuracy(model, data, batches, ruinous, max_drop=0)
