@@ -11,7 +11,7 @@ from ghostify.errors import InputError
 from ghostify.modes import evaluating
 from ghostify.planning.sites import Site
 from ghostify.progress import Progress
-from ghostify.transform.blocks import calls_of
+from ghostify.transform.blocks import calls_of, ends_of, find_blocks
 from ghostify.transform.drop import consumer_gram
 from ghostify.transform.fit import choose_maps, fit_filters, fit_pointwise
 from ghostify.transform.keep import fit_layer, norm_gains
@@ -41,27 +41,56 @@ class OutputHarm:
     def __init__(self, model: nn.Module, sites: Mapping[str, Site], batches: Sequence[Tensor]) -> None:
         self.model, self.sites, self.batches = model, sites, batches
         self.gains = norm_gains(model, batches[0][:2])
+        self.blocks = find_blocks(model, list(sites), batches[0][:2])
+        self.block_of = {name: index for index, block in enumerate(self.blocks) for name in block.convs}
         self.consumers: dict[str, list[str]] = {}
         for name, site in sites.items():
             if site.producer is not None:
                 self.consumers.setdefault(site.producer, []).append(name)
-        self.wanted = self.outputs()
+        # What each block gives, so that those in front of a change need not run again.
+        self.given: dict[str, list[Tensor]] = {block.name: [] for block in self.blocks}
+        with ends_of(model, list(self.given)) as ends:
+
+            def remember() -> None:
+                for name, end in ends.items():
+                    self.given[name].append(end.clone())
+
+            self.wanted = self.outputs(remember)
         self.variance = self.wanted.var().clamp_min(1e-12)
         self.moments: dict[str, Moments] = {}
         self.targets: dict[str, list[Tensor]] = {}
 
-    def outputs(self) -> Tensor:
+    def outputs(self, after: Callable[[], object] = lambda: None) -> Tensor:
+        """What the network gives for all images; ``after`` is called after each batch."""
+        found = []
         with evaluating(self.model), torch.no_grad():
-            found = [self.model(batch.clone()) for batch in self.batches]
+            for batch in self.batches:
+                found.append(self.model(batch.clone()))
+                after()
         if not isinstance(found[0], Tensor):
             raise InputError(
                 f"the network returns {type(found[0]).__name__}: expected one tensor, by which options are compared"
             )
         return torch.cat(found).float()
 
-    def moved(self) -> float:
-        """Mean squared error of the output over its variance."""
-        return float((self.outputs() - self.wanted).square().mean() / self.variance)
+    def moved(self, first: str) -> float:
+        """Mean squared error of the output over its variance, where no convolution before ``first`` was changed."""
+        with self.running_from(first):
+            return float((self.outputs() - self.wanted).square().mean() / self.variance)
+
+    @contextmanager
+    def running_from(self, name: str) -> Iterator[None]:
+        """Let the blocks in front of a convolution give what they gave, without computing it, once for each batch."""
+        idle = self.blocks[: self.block_of.get(name, 0)]
+        modules = [self.model.get_submodule(block.name) for block in idle]
+        for module, block in zip(modules, idle, strict=True):
+            kept = iter(self.given[block.name])
+            module.forward = lambda *args, kept=kept: next(kept).clone()
+        try:
+            yield
+        finally:
+            for module in modules:
+                del module.forward  # the class's own is there again
 
     @torch.no_grad()
     def measure(self, name: str, kind: str, kept: int) -> float:
@@ -83,7 +112,7 @@ class OutputHarm:
         else:
             changes = self.without_maps(name, kept)
         with filters_changed(self.model, changes):
-            return self.moved()
+            return self.moved(name)
 
     def without_maps(self, name: str, kept: int) -> dict[str, Change]:
         """Filters and biases of what takes a convolution's maps, fitted to fewer of them."""
@@ -117,7 +146,7 @@ class OutputHarm:
         for consumer in self.consumers.get(name, ()):
             self.moments_of(consumer)
             with filters_changed(self.model, changes):
-                found, _ = self.summed(consumer, self.targets[consumer])
+                found, _ = self.summed(consumer, self.targets[consumer], name)
             filters = fit_filters(found, self.conv(consumer).weight.flatten(1))
             refitted[consumer] = filters, found.t_mean - filters @ found.x_mean
         return refitted
@@ -127,7 +156,7 @@ class OutputHarm:
         layer, _ = fit_layer(conv, plan, lambda: self.samples(name), None, self.gains.get(name), "depthwise", 3)
         hook = conv.register_forward_hook(lambda module, args, output: layer(*args))
         try:
-            return self.moved()
+            return self.moved(name)
         finally:
             hook.remove()
 
@@ -149,22 +178,28 @@ class OutputHarm:
         first, second = self.sites[one].producer, self.sites[other].producer
         return first == other or second == one or (first is not None and first == second)
 
-    def summed(self, name: str, targets: Sequence[Tensor] = ()) -> tuple[Moments, list[Tensor]]:
+    def summed(
+        self, name: str, targets: Sequence[Tensor] = (), changed: str | None = None
+    ) -> tuple[Moments, list[Tensor]]:
         """Moments of what a convolution gets now and of what it gives, or should give; and the latter's samples."""
         conv, sums, given = self.conv(name), MomentSums(), list[Tensor]()
-        for index, (x, output, pixels) in enumerate(self.samples(name)):
+        for index, (x, output, pixels) in enumerate(self.samples(name, changed)):
             given.append(targets[index] if targets else maps_at(output, pixels))
             sums.add(patches(conv, x, pixels), given[-1])
         return sums.moments(), given
 
-    def samples(self, name: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Per batch: what a convolution gets and gives, and pixels to look at, always the same."""
+    def samples(self, name: str, changed: str | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Per batch: what a convolution gets and gives, and pixels to look at, always the same.
+
+        ``changed``: the first convolution that is not as it was; None where all are.
+        """
         conv = self.conv(name)
         images = sum(map(len, self.batches))
         per_image = -(-max(LEAST_SAMPLES, SAMPLES_PER_UNKNOWN * conv.weight[0].numel()) // images)
         generator = torch.Generator().manual_seed(0)
-        for x, output in calls_of(self.model, conv, self.batches):
-            yield x, output, torch.randperm(output[0, 0].numel(), generator=generator)[:per_image].to(x.device)
+        with self.running_from(name if changed is None else changed):
+            for x, output in calls_of(self.model, conv, self.batches):
+                yield x, output, torch.randperm(output[0, 0].numel(), generator=generator)[:per_image].to(x.device)
 
 
 def mean_over_taps(covariance: Tensor, maps: int) -> Tensor:
