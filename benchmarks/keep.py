@@ -21,7 +21,7 @@ from rivals import estimate_norms_
 from rows import read_rows, write_rows
 from torch import Tensor, nn
 
-from ghostify import convert, count, create_model
+from ghostify import convert, count, create_model, plan
 from ghostify.data import ImageData, load_data
 from ghostify.data.sample import draw_inputs
 from ghostify.jobs.evaluate import evaluate
@@ -107,6 +107,16 @@ def kept(**options: object) -> Callable[[nn.Module, list[Tensor], int], nn.Modul
     return make
 
 
+def planned(share: float) -> Callable[[nn.Module, list[Tensor], int], nn.Module]:
+    """Options of least harm at a share of the multiply-adds."""
+
+    def make(original: nn.Module, images: list[Tensor], seed: int) -> nn.Module:
+        found = plan(original, example=images[0][:1], calibration=images, target_macs=share, skip=[STEM])
+        return convert(original, calibration=images, plan=found, seed=seed).model
+
+    return make
+
+
 def pruned(original: nn.Module, images: list[Tensor], seed: int) -> nn.Module:
     """Torch-Pruning by magnitude to half the MACs, BatchNorm statistics estimated anew."""
     model = narrow(original, SHAPE, count(original, SHAPE).macs // 2)
@@ -134,6 +144,9 @@ def random_narrow(original: nn.Module, images: list[Tensor], seed: int) -> nn.Mo
 METHODS: dict[str, tuple[Callable[[nn.Module, list[Tensor], int], nn.Module], Recipe, bool]] = {
     "mixed": (kept(cheap="pointwise", drop_inner=True), TUNE, True),
     "mixed fast": (kept(cheap="pointwise", drop_inner=True, effort="fast"), TUNE, True),
+    "mixed, 0.35": (kept(cheap="pointwise", drop_inner=True, ratio=1 / 0.35), TUNE, True),
+    "planned": (planned(0.5), TUNE, True),
+    "planned, 0.35": (planned(0.35), TUNE, True),
     "pointwise": (kept(cheap="pointwise"), TUNE, True),
     "depthwise": (kept(cheap="depthwise"), TUNE, True),
     "pruned": (pruned, replace(TUNE, lr=0.02), True),

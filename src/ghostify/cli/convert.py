@@ -44,7 +44,7 @@ from ghostify.transform.convert import ConvertedLayer
 )
 @click.option("--round-to", type=click.IntRange(1), default=1, show_default=True, help="With --drop-inner: 16 is fast.")
 @click.option("--finetune", type=click.IntRange(0), default=0, help="Epochs with labels, the original as teacher.")
-@recipe_options("lr", "batch_size", "freeze_norm", lr=0.01)  # of these epochs
+@recipe_options("optimizer", "lr", "batch_size", "freeze_norm", lr=0.01)  # of these epochs
 @source_options
 @classes_option
 @ghost_options(2, 3, float)
@@ -63,6 +63,7 @@ def convert(
     drop_inner: bool,
     round_to: int,
     finetune: int,
+    optimizer: str,
     lr: float,
     batch_size: int,
     freeze_norm: bool,
@@ -90,7 +91,7 @@ def convert(
     """
     recipe = None
     if finetune:
-        recipe = Recipe(finetune, batch_size, lr=lr, warmup_epochs=0.5, freeze_norm=freeze_norm, seed=seed)
+        recipe = Recipe(finetune, batch_size, optimizer, lr, warmup_epochs=0.5, freeze_norm=freeze_norm, seed=seed)
     if recipe and data_name is None:
         raise InputError("--finetune needs images to learn from: name them with --data")
     if plan_file is not None and data_name is None:
