@@ -24,7 +24,6 @@ from ghostify.data.sample import draw_inputs
 from ghostify.measure.environment import describe_environment
 from ghostify.models.weights import load_weights_
 
-
 MEASURED = (
     "refused",
     "seconds_to_plan",
