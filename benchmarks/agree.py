@@ -23,6 +23,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from ghostify import convert, count, create_model
+from ghostify.allocator import keep_freed_memory
 from ghostify.measure.environment import describe_environment
 from ghostify.models.weights import load_weights_
 from ghostify.transform.keep import Effort
@@ -33,6 +34,7 @@ SHAPE = (3, SIDE, SIDE)
 
 
 def main() -> None:
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("network")
     parser.add_argument("--weights", type=Path, required=True)

@@ -22,6 +22,7 @@ from rows import read_rows, write_rows
 from torch import Tensor, nn
 
 from ghostify import convert, count, create_model, plan
+from ghostify.allocator import keep_freed_memory
 from ghostify.data import ImageData, load_data
 from ghostify.data.sample import draw_inputs
 from ghostify.jobs.evaluate import evaluate
@@ -37,6 +38,7 @@ LEARN = Recipe(lr=0.1, warmup_epochs=0.5)
 
 
 def main() -> None:
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("network", help="resnet20 or resnet56")
     parser.add_argument("--weights", type=Path, required=True)

@@ -19,6 +19,7 @@ import torch
 from rows import read_rows, write_rows
 
 from ghostify import InputError, compare, convert, create_model, deploy, plan
+from ghostify.allocator import keep_freed_memory
 from ghostify.data import load_data
 from ghostify.data.sample import draw_inputs
 from ghostify.measure.environment import describe_environment
@@ -40,6 +41,7 @@ MEASURED = (
 
 
 def main() -> None:
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("network")
     parser.add_argument("--weights", type=Path)

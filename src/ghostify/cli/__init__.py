@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 
 import ghostify
+from ghostify.allocator import keep_freed_memory
 from ghostify.cli import compare, convert, count, evaluate, explain, export, models, plan, run, train
 from ghostify.errors import InputError
 
@@ -23,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit status: 0 done, 2 bad input, 130 interrupted."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # for package.module:factory, as `python -m` would
+    keep_freed_memory()
     try:
         cli.main(args=arguments, prog_name="ghostify", standalone_mode=False)
     except (InputError, click.ClickException) as error:
