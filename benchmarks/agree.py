@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from rivals import estimate_norms_, unfold_norms_
+from rivals import pruned, unfold_norms_
 from rows import read_rows, write_rows
 from torch import Tensor, nn
 from torchvision.datasets import ImageFolder
@@ -27,7 +27,6 @@ from ghostify.allocator import keep_freed_memory
 from ghostify.measure.environment import describe_environment
 from ghostify.models.weights import load_weights_
 from ghostify.transform.keep import Effort
-from ghostify.transform.narrow import narrow
 
 SIDE = 224
 SHAPE = (3, SIDE, SIDE)
@@ -122,11 +121,9 @@ def mixed(effort: Effort) -> Callable[[nn.Module, list[Tensor], float, int], nn.
     return make
 
 
-def pruned(original: nn.Module, images: list[Tensor], share: float, seed: int) -> nn.Module:
+def pruned_to(original: nn.Module, images: list[Tensor], share: float, seed: int) -> nn.Module:
     """Torch-Pruning by magnitude, BatchNorm statistics estimated anew."""
-    model = narrow(original, SHAPE, int(share * count(original, SHAPE).macs))
-    estimate_norms_(model, images)
-    return model
+    return pruned(original, images, SHAPE, int(share * count(original, SHAPE).macs))
 
 
 def cost(model: nn.Module, original: nn.Module) -> float:
@@ -137,7 +134,7 @@ def cost(model: nn.Module, original: nn.Module) -> float:
 METHODS: dict[str, Callable[[nn.Module, list[Tensor], float, int], nn.Module]] = {
     "mixed": mixed("refined"),
     "mixed fast": mixed("fast"),
-    "pruned": pruned,
+    "pruned": pruned_to,
 }
 
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from rivals import estimate_norms_
+from rivals import pruned
 from rows import read_rows, write_rows
 from torch import Tensor, nn
 
@@ -119,11 +119,9 @@ def planned(share: float) -> Callable[[nn.Module, list[Tensor], int], nn.Module]
     return make
 
 
-def pruned(original: nn.Module, images: list[Tensor], seed: int) -> nn.Module:
+def half_pruned(original: nn.Module, images: list[Tensor], seed: int) -> nn.Module:
     """Torch-Pruning by magnitude to half the MACs, BatchNorm statistics estimated anew."""
-    model = narrow(original, SHAPE, count(original, SHAPE).macs // 2)
-    estimate_norms_(model, images)
-    return model
+    return pruned(original, images, SHAPE, count(original, SHAPE).macs // 2)
 
 
 def anew(model: nn.Module) -> nn.Module:
@@ -151,7 +149,7 @@ METHODS: dict[str, tuple[Callable[[nn.Module, list[Tensor], int], nn.Module], Re
     "planned, 0.35": (planned(0.35), TUNE, True),
     "pointwise": (kept(cheap="pointwise"), TUNE, True),
     "depthwise": (kept(cheap="depthwise"), TUNE, True),
-    "pruned": (pruned, replace(TUNE, lr=0.02), True),
+    "pruned": (half_pruned, replace(TUNE, lr=0.02), True),
     "random ghost": (random_ghost, LEARN, False),
     "random ghost taught": (random_ghost, LEARN, True),
     "random narrow": (random_narrow, LEARN, False),

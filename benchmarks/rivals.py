@@ -1,9 +1,40 @@
 """What the benchmarks' rivals need."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch_pruning import importance
+
+from ghostify.transform.narrow import narrow
+
+# Torch-Pruning's criteria that need no training of their own.
+CRITERIA: Mapping[str, Callable[[], importance.Importance]] = {
+    "magnitude, L1": lambda: importance.MagnitudeImportance(p=1),
+    "magnitude, L2": lambda: importance.MagnitudeImportance(p=2),
+    "BatchNorm scale": importance.BNScaleImportance,
+    "LAMP": importance.LAMPImportance,
+    "Taylor": importance.TaylorImportance,
+}
+
+
+def pruned(
+    original: nn.Module, images: Sequence[Tensor], shape: Sequence[int], macs: int, criterion: str = "magnitude, L2"
+) -> nn.Module:
+    """Torch-Pruning at so many multiply-adds, BatchNorm statistics estimated anew."""
+
+    def with_gradients(model: nn.Module) -> None:
+        """Of the loss on the network's own answers: there are no labels."""
+        model.zero_grad()
+        for batch in images:
+            logits = model(batch)
+            nn.functional.cross_entropy(logits, logits.argmax(1)).backward()
+
+    prepare = with_gradients if criterion == "Taylor" else None
+    model = narrow(original, shape, macs, importance=CRITERIA[criterion](), prepare=prepare)
+    model.zero_grad()
+    estimate_norms_(model, images)
+    return model
 
 
 @torch.no_grad()

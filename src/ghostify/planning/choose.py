@@ -1,6 +1,9 @@
 """The options that keep to a budget at the least harm."""
 
-from collections.abc import Mapping, Sequence
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,7 +92,28 @@ def solve(harms: Mapping[str, Sequence[float]], costs: Costs, budget: float | No
     whole = np.zeros(size, dtype=int)
     whole[: sum(map(len, harms.values()))] = 1
     objective = cost / scale if budget is None else harm / max(harm.max(), 1e-30)
-    found = milp(objective, integrality=whole, bounds=Bounds(0, 1), constraints=constraints, options={"mip_rel_gap": 0})
+    with silenced():
+        found = milp(
+            objective, integrality=whole, bounds=Bounds(0, 1), constraints=constraints, options={"mip_rel_gap": 0}
+        )
     if found.x is None:
         raise InputError(f"no choice of options keeps to {budget:g}: {found.message}")
     return {name: int(np.argmax(found.x[first[name] : first[name] + len(own)])) for name, own in harms.items()}
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Nothing on the process's standard output meanwhile.
+
+    HiGHS 1.12, which SciPy 1.17 brings, prints a line of its own there, whatever it is told:
+    https://github.com/ERGO-Code/HiGHS/issues/2783.
+    """
+    sys.stdout.flush()
+    before = os.dup(1)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        os.dup2(before, 1)
+        os.close(before)

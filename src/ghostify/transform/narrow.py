@@ -1,7 +1,7 @@
 """The rival: the same network with fewer maps everywhere."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch_pruning
@@ -16,11 +16,18 @@ from ghostify.modes import evaluating
 TRIALS, NEAR = 10, 0.99
 
 
-def narrow(model: nn.Module, input_shape: Sequence[int], target_macs: int) -> nn.Module:
+def narrow(
+    model: nn.Module,
+    input_shape: Sequence[int],
+    target_macs: int,
+    *,
+    importance: torch_pruning.importance.Importance | None = None,
+    prepare: Callable[[nn.Module], None] | None = None,
+) -> nn.Module:
     """Copy a network with its layers narrowed in proportion, so that it costs at most ``target_macs``.
 
-    Each layer loses the same share of its maps, those with the smallest filters; what the network
-    returns keeps its size. Torch-Pruning (Fang et al. 2023, arXiv:2301.12900) finds the layers that
+    Each layer loses the same share of its maps, by default those with the smallest filters; what the
+    network returns keeps its size. Torch-Pruning (Fang et al. 2023, arXiv:2301.12900) finds the layers that
     must lose the same maps together. Maps that reach a sum through a zero-padded shortcut stay, because
     there their positions differ on both sides.
 
@@ -28,6 +35,8 @@ def narrow(model: nn.Module, input_shape: Sequence[int], target_macs: int) -> nn
         model: Any network; left untouched.
         input_shape: Of one input, without batch.
         target_macs: Multiply-adds not to exceed.
+        importance: Torch-Pruning's criterion for the maps to lose; None: the L2 norm of their filters.
+        prepare: Called with the copy before, for a criterion that reads gradients.
     Returns:
         The widest of the narrowed copies that keep to the target.
     Raises:
@@ -44,7 +53,7 @@ def narrow(model: nn.Module, input_shape: Sequence[int], target_macs: int) -> nn
     best: nn.Module | None = None
     best_macs = 0
     for _ in range(TRIALS):
-        candidate = pruned(model, input_shape, share)
+        candidate = pruned(model, input_shape, share, importance, prepare)
         macs = count(candidate, input_shape).macs
         if best_macs < macs <= target_macs:
             best, best_macs = candidate, macs
@@ -57,9 +66,17 @@ def narrow(model: nn.Module, input_shape: Sequence[int], target_macs: int) -> nn
     return best
 
 
-def pruned(model: nn.Module, input_shape: Sequence[int], share: float) -> nn.Module:
+def pruned(
+    model: nn.Module,
+    input_shape: Sequence[int],
+    share: float,
+    importance: torch_pruning.importance.Importance | None = None,
+    prepare: Callable[[nn.Module], None] | None = None,
+) -> nn.Module:
     """A copy with ``share`` of each layer's maps gone."""
     copied = copy.deepcopy(model)
+    if prepare is not None:
+        prepare(copied)
     example = torch.zeros(1, *input_shape)
     try:
         with evaluating(copied):
@@ -70,7 +87,7 @@ def pruned(model: nn.Module, input_shape: Sequence[int], share: float) -> nn.Mod
             pruner = torch_pruning.pruner.BasePruner(
                 copied,
                 example,
-                importance=torch_pruning.importance.MagnitudeImportance(p=2),
+                importance=importance or torch_pruning.importance.MagnitudeImportance(p=2),
                 pruning_ratio=share,
                 ignored_layers=keep,
             )
