@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor
 
 from ghostify.errors import InputError
 
@@ -50,10 +52,10 @@ class Measurements:
         return [row for row in self.rows if row["kind"] == kind]
 
 
-def fingerprint(model: nn.Module) -> str:
-    """A digest of a network's tensors and their names."""
+def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """A digest of tensors and their names."""
     digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in tensors:
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

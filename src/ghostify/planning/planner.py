@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,13 @@ def plan(
     sites = find_sites(model, example[:1], counted, skip=skip, round_to=round_to)
     if not any(len(site.options) > 1 for site in sites.values()):
         raise InputError(f"{type(model).__name__} has no convolution that could be made cheaper")
-    about = {"network": fingerprint(model), "round_to": round_to, "images": sum(map(len, images)), "skip": list(skip)}
+    about = {
+        "network": fingerprint(model.state_dict().items()),
+        "images": fingerprint(("", batch) for batch in images),
+        "example": list(example.shape),
+        "round_to": round_to,
+        "skip": list(skip),
+    }
     kept = Measurements(measurements, about)
     planner = Planner(model, sites, harms_by_measurement(model, sites, images, kept, progress), counted.macs)
     if target_macs is not None:
@@ -182,7 +189,8 @@ class Planner:
             1 / limit.ratio_high,
             (1 / measured.ratio, 1 / measured.ratio_high, 1 / measured.ratio_low),
             tuple(curve),
-            describe_environment() | {"engine": timing.engine, "threads": timing.threads},
+            describe_environment()
+            | {"engine": timing.engine, "engine_version": version(timing.engine), "threads": timing.threads},
         )
 
 
