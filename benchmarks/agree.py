@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from ghostify import convert, count, create_model
+from ghostify import convert, count, create_model, plan
 from ghostify.allocator import keep_freed_memory
 from ghostify.measure.environment import describe_environment
 from ghostify.models.weights import load_weights_
@@ -121,6 +121,12 @@ def mixed(effort: Effort) -> Callable[[nn.Module, list[Tensor], float, int], nn.
     return make
 
 
+def planned(original: nn.Module, images: list[Tensor], share: float, seed: int) -> nn.Module:
+    """Options of least harm."""
+    found = plan(original, example=images[0][:1], calibration=images, target_macs=share)
+    return convert(original, calibration=images, plan=found, seed=seed).model
+
+
 def pruned_to(original: nn.Module, images: list[Tensor], share: float, seed: int) -> nn.Module:
     """Torch-Pruning by magnitude, BatchNorm statistics estimated anew."""
     return pruned(original, images, SHAPE, int(share * count(original, SHAPE).macs))
@@ -132,6 +138,7 @@ def cost(model: nn.Module, original: nn.Module) -> float:
 
 
 METHODS: dict[str, Callable[[nn.Module, list[Tensor], float, int], nn.Module]] = {
+    "planned": planned,
     "mixed": mixed("refined"),
     "mixed fast": mixed("fast"),
     "pruned": pruned_to,
