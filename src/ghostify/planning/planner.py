@@ -154,6 +154,8 @@ class Planner:
         original = costs.of(dict.fromkeys(self.sites, 0)) + model.rest
         fastest = cheapest(self.harms, costs)
         limit = timing.of(fastest)
+        if timing.progress:
+            timing.progress("reachable", f"{1 / limit.ratio_high:.2f} times as fast", 1, 1)
         if 1 / limit.ratio_high < target:
             raise InputError(
                 f"target_speedup is {target:g}: at most {1 / limit.ratio_high:.2f} can be reached "
