@@ -8,12 +8,14 @@ from tiny import Tiny
 from torch import nn
 
 from ghostify import InputError
-from ghostify.data import load_data
+from ghostify.data import ImageData, load_data
 from ghostify.data.sample import draw_inputs
 from ghostify.jobs.accuracy import plan_for_accuracy
 from ghostify.jobs.train import Recipe, train
 from ghostify.planning.plan_file import Plan
 from ghostify.transform.plan import LayerPlan
+
+Trained = tuple[nn.Module, ImageData, list[torch.Tensor]]
 
 
 def planned(speedup: float) -> Plan:
@@ -23,14 +25,14 @@ def planned(speedup: float) -> Plan:
 
 
 @pytest.fixture
-def trained(colours: Path) -> tuple[nn.Module, object, list[torch.Tensor]]:
+def trained(colours: Path) -> Trained:
     data = load_data(f"npz:{colours}", hold_out=0.4)
     model = Tiny()
     train(model, data, Recipe(epochs=12, batch_size=12, lr=0.02, augment=False))
     return model.eval(), data, draw_inputs(data, 36, 0)
 
 
-def test_the_fastest_plan_within_the_drop_is_found(trained: tuple) -> None:  # type: ignore[type-arg]  # of the fixture
+def test_the_fastest_plan_within_the_drop_is_found(trained: Trained) -> None:
     model, data, batches = trained
     found, trials = plan_for_accuracy(model, data, batches, planned, max_drop=20)
     good = [trial.speedup for trial in trials if trial.good]
@@ -41,7 +43,7 @@ def test_the_fastest_plan_within_the_drop_is_found(trained: tuple) -> None:  # t
     assert max(good) <= 4
 
 
-def test_no_plan_within_the_drop_is_refused_with_what_was_lost(trained: tuple) -> None:  # type: ignore[type-arg]  # likewise
+def test_no_plan_within_the_drop_is_refused_with_what_was_lost(trained: Trained) -> None:
     model, data, batches = trained
 
     def ruinous(speedup: float) -> Plan:

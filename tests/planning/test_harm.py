@@ -107,7 +107,7 @@ def test_harms_in_between_lie_on_a_falling_curve_and_known_ones_are_not_measured
 
 def test_a_network_with_several_outputs_is_refused() -> None:
     class Two(Net):
-        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # returns two, on purpose
             return super().forward(x), x
 
     model = Two().eval()

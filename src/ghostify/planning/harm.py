@@ -13,7 +13,7 @@ from ghostify.planning.sites import Site
 from ghostify.progress import Progress
 from ghostify.transform.blocks import calls_of, ends_of, find_blocks
 from ghostify.transform.drop import consumer_gram
-from ghostify.transform.fit import choose_maps, fit_filters, fit_pointwise
+from ghostify.transform.fit import choose_maps, complement, fit_filters, fit_pointwise
 from ghostify.transform.keep import fit_layer, norm_gains
 from ghostify.transform.moments import Moments, MomentSums, maps_at, patches
 from ghostify.transform.plan import LayerPlan
@@ -104,8 +104,7 @@ class OutputHarm:
             gain = self.gains.get(name, torch.ones(conv.out_channels, device=conv.weight.device))
             ghosts = fit_pointwise(found, conv.weight.flatten(1), gain, kept)
             filters = found.xx.new_empty(conv.out_channels, ghosts.filters.shape[1])
-            others = torch.ones(len(filters), dtype=torch.bool, device=filters.device)
-            others[ghosts.kept] = False
+            others = complement(ghosts.kept, len(filters))
             filters[ghosts.kept], filters[others] = ghosts.filters, ghosts.combinations @ ghosts.filters
             changes = {name: (filters, found.t_mean - filters @ found.x_mean)}
             changes |= self.refitted_consumers(name, changes)

@@ -71,7 +71,7 @@ def find_sites(
     sites = {}
     for name, conv in run.items():
         producer = producers.get(name)
-        pixels = math.prod(rows[name].output_shape[1:])  # type: ignore[index]  # those without one are left out
+        pixels = math.prod((rows[name].output_shape or ())[1:])
         following = sum(rows[follower].macs for follower in inner[name].followers) if name in inner else 0
         sites[name] = Site(
             name,

@@ -153,7 +153,8 @@ class PairedRun:
         images = sum(len(x) for x in self.given_inputs)
         blocks = [network.get_submodule(self.block.name) for network in (self.original, self.ghost)]
         convs = [network.get_submodule(self.conv) for network in (self.original, self.ghost)]
-        inputs = convs[1].weight[0].numel()  # type: ignore[index]  # a Conv2d's
+        assert isinstance(convs[1], nn.Conv2d)
+        inputs = convs[1].weight[0].numel()
         with catching(convs[0]) as wanted, catching(convs[1]) as given:
             for wanted_input, given_input in zip(self.wanted_inputs, self.given_inputs, strict=True):
                 blocks[0](wanted_input.clone())
