@@ -4,8 +4,8 @@
         --methods mixed pruned --epochs 0 4 --draws 0 1 2 --out benchmarks/results/keep.csv
 
 Each row: one network made by one method from one draw of calibration images, and trained for so many epochs with
-labels. Rows that are there already are not made again. A tenth of train is held out: compare settings by `val_top1`;
-`test_top1` is for the record.
+labels. Rows that are there already are not made again, and with `--made DIR` neither are the networks. A tenth of train
+is held out: compare settings by `val_top1`; `test_top1` is for the record.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from rivals import pruned
 from rows import read_rows, write_rows
 from torch import Tensor, nn
 
-from ghostify import convert, count, create_model, plan
+from ghostify import convert, count, create_model, load, plan, save
 from ghostify.allocator import keep_freed_memory
 from ghostify.data import ImageData, load_data
 from ghostify.data.sample import draw_inputs
@@ -29,6 +30,7 @@ from ghostify.jobs.evaluate import evaluate
 from ghostify.jobs.train import Recipe, Teacher, train
 from ghostify.measure.environment import describe_environment
 from ghostify.models.weights import load_weights_
+from ghostify.network_file import read_extra
 from ghostify.transform.narrow import narrow
 
 SHAPE, STEM = (3, 32, 32), "conv1"
@@ -48,6 +50,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--images", type=int, default=1024)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--made", type=Path, help="directory that keeps the networks as made, before any epoch")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
 
@@ -63,10 +66,11 @@ def main() -> None:
                     continue
                 make, recipe, taught = METHODS[method]
                 images = [batch.to(arguments.device) for batch in draw_inputs(data, arguments.images, draw)]
-                started = time.perf_counter()
+                file = arguments.made and arguments.made / f"{arguments.network}, {method}, draw {draw}.pt"
                 torch.manual_seed(draw)
-                model = make(original, images, draw).to(arguments.device)
-                made = time.perf_counter() - started
+                model, made = made_once(file, partial(make, original, images, draw))
+                model.to(arguments.device)
+                started = time.perf_counter()
                 if epochs:
                     teacher = Teacher(original) if taught else None
                     train(
@@ -87,13 +91,26 @@ def main() -> None:
                     "val_top1": f"{top1(model, data, arguments.device, held_out=True):.4f}",
                     "test_top1": f"{top1(model, data, arguments.device, held_out=False):.4f}",
                     "seconds_to_make": f"{made:.0f}",
-                    "seconds_in_all": f"{time.perf_counter() - started:.0f}",
+                    "seconds_in_all": f"{made + time.perf_counter() - started:.0f}",
                     **describe_environment(arguments.device),
                     "command": "python " + shlex.join(sys.argv),
                 }
                 rows.append(row)
                 print(f"{method} {draw}, {epochs} epochs: {row['val_top1']} held out", file=sys.stderr)
                 write_rows(arguments.out, rows)
+
+
+def made_once(file: Path | None, make: Callable[[], nn.Module]) -> tuple[nn.Module, float]:
+    """The network that the file holds, else made and put there; and the seconds that making it took."""
+    if file is not None and file.exists():
+        return load(file), read_extra(file)["seconds"]
+    started = time.perf_counter()
+    model = make()
+    seconds = time.perf_counter() - started
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save(model, file, extra={"seconds": seconds})
+    return model, seconds
 
 
 def top1(model: nn.Module, data: ImageData, device: str, *, held_out: bool) -> float:
