@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -49,10 +50,12 @@ def test_it_writes_networks_figures_and_a_page_that_needs_no_other_file(colours:
     assert against[2:] == proof.notes  # one where the machine was not quiet
 
     page = (out / "report.html").read_text()
-    assert "<script" not in page
+    assert "<script>alert" not in page
     assert "&lt;script&gt;alert(1)" in page
-    assert page.count("data:image/png;base64,") == 3  # curves and two grids of maps
-    assert "http" not in page
+    assert page.count("data:image/webp;base64,") == 3  # of one layer the original's maps, the ghost's, the difference
+    assert page.count("<svg ") == 3  # training, time by layer, what few maps explain
+    assert {layer["name"] for layer in metrics["layers"]} >= {"conv1", "conv2"}
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
 
     with pytest.raises(InputError, match="holds a finished run"):
         small_run(colours, out)

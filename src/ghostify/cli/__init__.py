@@ -8,7 +8,7 @@ import click
 
 import ghostify
 from ghostify.allocator import keep_freed_memory
-from ghostify.cli import compare, convert, count, evaluate, explain, export, models, plan, run, train
+from ghostify.cli import compare, convert, count, evaluate, explain, export, look, models, plan, run, train
 from ghostify.errors import InputError
 
 INTERRUPTED = 130
@@ -69,6 +69,7 @@ for verb in (
     compare.compare,
     explain.explain,
     export.export,
+    look.look,
     models.models,
 ):
     cli.add_command(verb)

@@ -170,8 +170,7 @@ def folder_data(name: str, root: Path, size: int, hold_out: float, verify: bool)
         with ThreadPoolExecutor() as pool:
             list(pool.map(read_image, [path for path, _ in train.samples + test.samples]))
     augmented = to_pixels(v2.RandomResizedCrop(size), v2.RandomHorizontalFlip())
-    # The usual margin: an image is brought to 256 for a crop of 224.
-    plain = to_pixels(v2.Resize(round(size * 256 / 224)), v2.CenterCrop(size))
+    plain = plain_crop(size, size)
     fit, val = held_out(name, np.array(train.targets), hold_out)
     return ImageData(
         name=name,
@@ -192,6 +191,12 @@ def open_folder(path: Path) -> DatasetFolder:
         return DatasetFolder(os.fspath(path), read_image, extensions=(*IMG_EXTENSIONS, ".gif"))
     except (FileNotFoundError, OSError) as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def plain_crop(height: int, width: int) -> Callable[[object], Tensor]:
+    """The middle of a PIL image as uint8 ``[3, height, width]``."""
+    # The usual margin: an image is brought to 256 for a crop of 224.
+    return to_pixels(v2.Resize(round(max(height, width) * 256 / 224)), v2.CenterCrop((height, width)))
 
 
 def to_pixels(*steps: Callable[..., object]) -> Callable[[object], Tensor]:

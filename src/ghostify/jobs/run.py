@@ -1,5 +1,6 @@
 """The whole story: train a network, make its ghost, train its narrower rival, and measure all three."""
 
+import copy
 import json
 import math
 from collections.abc import Callable
@@ -8,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ghostify.atomic import replacing
 from ghostify.data import ImageData
 from ghostify.data.sample import draw_inputs
 from ghostify.errors import InputError
 from ghostify.inference.compare import compare
+from ghostify.inference.explain import Explanation, explain
 from ghostify.jobs.evaluate import Score, check_fit, evaluate
 from ghostify.jobs.report import write_report
 from ghostify.jobs.train import Epoch, Recipe, Teacher, train
@@ -65,12 +67,14 @@ class Proof:
     Args:
         contestants: The original, its ghost and, where the network can be narrowed, its rival.
         ghost_over_narrow: Latency of the ghost over that of the rival.
+        explanation: Where the time of original and ghost went, layer by layer; None where no engine told.
         setting: Network, data, recipe and machine.
         notes: What could not be done, or not well, in sentences.
     """
 
     contestants: list[Contestant]
     ghost_over_narrow: Comparison | None
+    explanation: Explanation | None
     setting: dict[str, Any]
     notes: list[str]
 
@@ -96,7 +100,9 @@ class Proof:
                 "history": [asdict(epoch) for epoch in c.history],
             }
         rival = asdict(self.ghost_over_narrow) if self.ghost_over_narrow else None
-        return {**self.setting, "networks": rows, "ghost_over_narrow": rival, "notes": self.notes}
+        layers = [asdict(layer) for layer in self.explanation.layers] if self.explanation else None
+        found = {"networks": rows, "ghost_over_narrow": rival, "layers": layers, "notes": self.notes}
+        return {**self.setting, **found}
 
     def findings(self) -> list[str]:
         """What the figures say, in sentences."""
@@ -219,7 +225,7 @@ def run(
 
     # Measured one after the other, with nothing else running.
     example = torch.zeros(1, *shape, device=device)
-    steps = 3 * len(networks)
+    steps = 3 * len(networks) + 1
     done = 0
 
     def tell(what: str) -> None:
@@ -247,6 +253,8 @@ def run(
         if "narrow" in networks
         else None
     )
+    tell("time by layer")
+    explanation, unexplained = explain_by_layer(networks["original"], networks["ghost"], example, threads)
     if progress:
         progress("measure", "done", steps, steps)
 
@@ -261,11 +269,27 @@ def run(
         "environment": describe_environment(device),
     }
     disturbed = disturbance(setting["environment"])
-    proof = Proof(contestants, rival, setting, notes + [disturbed] * bool(disturbed))
+    notes += unexplained + [disturbed] * bool(disturbed)
+    proof = Proof(contestants, rival, explanation, setting, notes)
     with replacing(out / METRICS) as temporary:
         temporary.write_text(json.dumps(proof.metrics(), indent=2) + "\n")
-    write_report(out / REPORT, proof.metrics(), proof.findings(), networks["original"], networks["ghost"], data)
+    write_report(
+        out / REPORT, proof.metrics(), proof.findings(), networks["original"], networks["ghost"], data, explanation
+    )
     return proof
+
+
+def explain_by_layer(
+    original: nn.Module, ghost: nn.Module, example: Tensor, threads: int
+) -> tuple[Explanation | None, list[str]]:
+    """Where the time goes in OpenVINO on the CPU, or what stands against telling, in a sentence."""
+    try:
+        before, after = (copy.deepcopy(network).cpu() for network in (original, ghost))
+        return explain(before, after, example.cpu(), engine="openvino", threads=threads), []
+    except ModuleNotFoundError as error:
+        return None, [f"Time by layer needs {error.name}: pip install 'ghostify[export]'."]
+    except InputError as error:
+        return None, [f"Time by layer is not known: {error}."]
 
 
 def make_narrower(model: nn.Module, shape: tuple[int, int, int], macs: int) -> tuple[nn.Module | None, list[str]]:

@@ -46,6 +46,20 @@ def join_maps(intrinsic: Tensor, ghosts: Tensor, out_channels: int, groups: int 
     return torch.cat(grouped, dim=-3).narrow(-3, 0, out_channels // groups).flatten(-4, -3)
 
 
+def mark_intrinsic(
+    intrinsic: int, ghosts: int, out_channels: int, groups: int = 1, order: Tensor | None = None
+) -> Tensor:
+    """Which of the joined maps are intrinsic: bool ``[out_channels]``.
+
+    Example:
+        >>> mark_intrinsic(2, 2, 3).tolist(), mark_intrinsic(2, 2, 4, groups=2).tolist()
+        ([True, True, False], [True, False, True, False])
+    """
+    made = torch.ones(intrinsic, 1, 1, dtype=torch.bool), torch.zeros(ghosts, 1, 1, dtype=torch.bool)
+    marks = join_maps(*made, out_channels, groups).flatten() if ghosts else made[0].flatten()
+    return marks if order is None else marks[order.cpu()]
+
+
 class GhostConv2d(nn.Module):
     """A drop-in for ``torch.nn.Conv2d``: some maps by convolution, the rest as their cheap linear ghosts.
 
@@ -258,6 +272,12 @@ class GhostConv2d(nn.Module):
         if self.order is not None:
             weight, bias = weight[self.order], bias if bias is None else bias[self.order]
         return weight, bias
+
+    @property
+    def intrinsic_maps(self) -> Tensor:
+        """Which of the output maps the convolution makes, the others being ghosts: bool ``[out_channels]``."""
+        ghosts = 0 if self.cheap is None else self.cheap.out_channels
+        return mark_intrinsic(self.primary.out_channels, ghosts, self.out_channels, self.groups, self.order)
 
     def extra_repr(self) -> str:
         cheap = "pointwise" if self.cheap_kind == "pointwise" else f"{self.cheap_kernel_size}x{self.cheap_kernel_size}"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from ghostify.layers.ghost_conv import check_ghost_arguments, join_maps
+from ghostify.layers.ghost_conv import check_ghost_arguments, join_maps, mark_intrinsic
 
 
 class GhostModule(nn.Module):
@@ -48,8 +48,8 @@ class GhostModule(nn.Module):
         super().__init__()
         check_ghost_arguments(ratio, cheap_kernel_size)
         self.out_channels = out_channels
-        intrinsic = math.ceil(out_channels / ratio)
-        ghosts = intrinsic * (ratio - 1)
+        self.intrinsic = intrinsic = math.ceil(out_channels / ratio)
+        self.ghosts = ghosts = intrinsic * (ratio - 1)
         k, d = kernel_size, cheap_kernel_size
 
         def conv_bn(conv: nn.Conv2d) -> nn.Sequential:
@@ -60,6 +60,11 @@ class GhostModule(nn.Module):
         self.cheap_operation = (
             conv_bn(nn.Conv2d(intrinsic, ghosts, d, padding=d // 2, groups=intrinsic, bias=False)) if ghosts else None
         )
+
+    @property
+    def intrinsic_maps(self) -> Tensor:
+        """Which of the output maps the convolution makes, the others being ghosts: bool ``[out_channels]``."""
+        return mark_intrinsic(self.intrinsic, self.ghosts, self.out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``[batch, in_channels, h, w]`` to ``[batch, out_channels, h', w']``, intrinsic maps first."""

@@ -8,6 +8,7 @@ from scipy.linalg import qr
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from ghostify.measure.redundancy import choose_in_order
 from ghostify.transform.moments import Moments, TapMoments
 
 # Weight of the old filters in a fit, relative to the mean variance of the inputs.
@@ -15,15 +16,8 @@ RIDGE = 1e-4
 
 
 def choose_maps(covariance: Tensor, effect: Tensor, kept: int) -> Tensor:
-    """Greedily choose the maps from which all maps can best be told.
+    """The maps from which all maps can best be told, as ``choose_in_order`` takes them.
 
-    Each step takes the map whose linear prediction of all maps lowers their weighted error the most
-    (interpolative decomposition of the covariance).
-
-    Args:
-        covariance: Of the maps, ``[maps, maps]``.
-        effect: What an error does: of errors e, ``e @ effect @ e`` counts; ``[maps, maps]``, symmetric.
-        kept: How many to choose.
     Returns:
         Their indices, ascending.
     Example:
@@ -31,22 +25,7 @@ def choose_maps(covariance: Tensor, effect: Tensor, kept: int) -> Tensor:
         >>> choose_maps(twin, torch.eye(3), 2).tolist()
         [0, 2]
     """
-    left = covariance.double().clone()
-    weighted = effect.double() @ left
-    floor = 1e-9 * left.diagonal().mean().clamp_min(1e-30)
-    free = torch.ones(len(left), dtype=torch.bool, device=left.device)
-    for _ in range(kept):
-        variance = left.diagonal()
-        gain = (left * weighted).sum(0) / variance.clamp_min(floor)
-        gain = torch.where(variance > floor, gain, 0.0)  # told by the others already, or constant
-        best = int(torch.where(free, gain, -1.0).argmax())
-        free[best] = False
-        if variance[best] > floor:
-            column, weighted_column = left[:, best] / variance[best], weighted[:, best].clone()
-            row = left[best].clone()
-            left -= column[:, None] * row
-            weighted -= weighted_column[:, None] * row / row[best]
-    return (~free).nonzero().flatten()
+    return choose_in_order(covariance, effect, kept)[0].sort().values
 
 
 def fit_filters(found: Moments, prior: Tensor) -> Tensor:

@@ -1,0 +1,354 @@
+"""Which maps of a layer are ghosts of which: the numbers, the page and the pictures."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from matplotlib.figure import Figure
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from ghostify.atomic import replacing
+from ghostify.errors import InputError
+from ghostify.jobs.page import render
+from ghostify.layers import GhostConv2d, GhostModule
+from ghostify.measure import pictures
+from ghostify.measure.redundancy import (
+    MapFilter,
+    constant_maps,
+    explained_alone,
+    explained_by_combinations,
+    explained_by_filters,
+    fit_filter,
+    fit_filters_between,
+    most_similar,
+    usable_sizes,
+)
+from ghostify.measure.stages import Stage, maps_of, stages
+from ghostify.progress import Progress
+
+SIZES = (1, 3, 5, 7)
+LEAST_MAPS = 32
+PAIRS = len(pictures.PAIR_COLOURS)
+MAPS_DRAWN = 32
+CURVE_POINTS = 64
+PAGE, PICTURE, BESIDE = "look.html", "look.png", "against.png"
+Ways = Mapping[str, tuple[list[int], list[float]]]
+
+
+@dataclass(frozen=True)
+class SimilarPair:
+    """Two maps of which one is nearly a filtered copy of the other.
+
+    Args:
+        source: The map that is filtered.
+        target: The one that it should give.
+        filters: By size d, the best filter.
+    """
+
+    source: int
+    target: int
+    filters: Mapping[int, MapFilter]
+
+
+@dataclass(frozen=True)
+class Partners:
+    """For each map the other one that a d×d filter best turns into it.
+
+    Args:
+        source: Index of the other map, ``[maps]``; -1 for a constant map, which needs none.
+        error: Share of the map's variance that the filter leaves, ``[maps]``.
+        weight: The filters, ``[maps, d, d]``.
+        bias: What is added, ``[maps]``.
+    """
+
+    source: Tensor
+    error: Tensor
+    weight: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A ghost's maps of the same layer beside the original's.
+
+    Args:
+        maps: The ghost's, ``[its maps, height, width]``.
+        original: Which of the original's maps each stands for, ``[its maps]``.
+        error: Mean squared difference over the original map's variance, ``[its maps]``; 0 is the same.
+        paired_by: "place", or "likeness" where the ghost has other maps or keeps them in another order.
+    """
+
+    maps: Tensor
+    original: Tensor
+    error: Tensor
+    paired_by: Literal["place", "likeness"]
+
+
+@dataclass(frozen=True)
+class SeenLayer:
+    """One layer's maps of one image and how much of them the others tell.
+
+    Args:
+        name: Of the module.
+        maps: ``[maps, height, width]``.
+        constant: Those that say nothing, bool ``[maps]``.
+        intrinsic: Those that a convolution makes, the others being ghosts, bool; None where the layer makes no ghosts.
+            Of the ghost's maps where there is one beside, else of its own.
+        partners: By filter size.
+        pairs: By filter size, the most similar first.
+        explained: Share of all maps' variance that m intrinsic ones and what is made of them explain, by way:
+            "dropped", "d×d filters" for each d, "combinations"; numbers m and shares.
+        beside: The same layer of a ghost.
+    """
+
+    name: str
+    maps: Tensor
+    constant: Tensor
+    intrinsic: Tensor | None
+    partners: Mapping[int, Partners]
+    pairs: Mapping[int, list[SimilarPair]]
+    explained: Ways
+    beside: Beside | None
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(self.partners)
+
+    def numbers(self) -> dict[str, Any]:
+        """All but the maps themselves, as JSON values."""
+        return {
+            "layer": self.name,
+            "maps": len(self.maps),
+            "height": self.maps.shape[1],
+            "width": self.maps.shape[2],
+            "variance": rounded(self.maps.flatten(1).var(1, correction=0)),
+            "constant": self.constant.nonzero().flatten().tolist(),
+            "intrinsic": None if self.intrinsic is None else self.intrinsic.nonzero().flatten().tolist(),
+            "partners": {
+                d: {
+                    "source": found.source.tolist(),
+                    "error": rounded(found.error),
+                    "weight": rounded(found.weight.flatten(1)),
+                    "bias": rounded(found.bias),
+                }
+                for d, found in self.partners.items()
+            },
+            "pairs": {d: [pair_numbers(pair) for pair in pairs] for d, pairs in self.pairs.items()},
+            "explained": {way: {"maps": m, "share": rounded(s)} for way, (m, s) in self.explained.items()},
+            "against": None
+            if self.beside is None
+            else {
+                "maps": len(self.beside.maps),
+                "original": self.beside.original.tolist(),
+                "error": rounded(self.beside.error),
+                "paired_by": self.beside.paired_by,
+            },
+        }
+
+
+def pair_numbers(pair: SimilarPair) -> dict[str, Any]:
+    fits = {
+        d: {"weight": rounded(f.weight.flatten()), "bias": rounded(f.bias), "error": rounded(f.error), "mse": f.mse}
+        for d, f in pair.filters.items()
+    }
+    return {"source": pair.source, "target": pair.target, "filters": fits}
+
+
+def rounded(value: Any) -> Any:
+    """Numbers with four significant digits, in lists as they are."""
+    if isinstance(value, Tensor):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [rounded(part) for part in value]
+    return float(f"{value:.4g}")
+
+
+def look(
+    network: nn.Module,
+    x: Tensor,
+    layers: Sequence[str] = (),
+    *,
+    against: nn.Module | None = None,
+    progress: Progress | None = None,
+) -> list[SeenLayer]:
+    """Find which maps of a network's layers are nearly filtered copies of others.
+
+    Args:
+        x: One image as the network takes it, ``[1, channels, height, width]``.
+        layers: Names of modules; without any the ends of the stages with at least two convolutions, where there
+            are such, from the first with at least 32 maps on; beside a ghost its first ghost layer of each.
+        against: A ghost of the network, with modules of the same names.
+        progress: Told of each layer.
+    Raises:
+        InputError: If there is no such layer, it makes no maps, or all its maps are constant.
+    """
+    names = list(layers) or default_layers(network, x, against)
+    own = maps_of(network, names, x)
+    others = maps_of(against, names, x) if against is not None else {}
+    found = []
+    for done, name in enumerate(names):
+        if progress:
+            progress("look", name, done, len(names))
+        maker = (network if against is None else against).get_submodule(name)
+        intrinsic = maker.intrinsic_maps if isinstance(maker, GhostConv2d | GhostModule) else None
+        beside = put_beside(own[name], others[name], maker) if name in others else None
+        found.append(see(name, own[name], intrinsic, beside))
+    if progress:
+        progress("look", "done", len(names), len(names))
+    return found
+
+
+def default_layers(network: nn.Module, x: Tensor, against: nn.Module | None) -> list[str]:
+    found = [stage for stage in stages(network, x) if stage.convolutions and stage.height * stage.width > 1]
+    found = [stage for stage in found if stage.convolutions >= 2] or found  # a stem is hardly a stage
+    if not found:
+        raise InputError("this network has no stages of convolutions: name a layer")
+    large = next((place for place, stage in enumerate(found) if stage.maps >= LEAST_MAPS), len(found) - 1)
+    found = found[large:]
+    ghosts = [first_ghost(against, stage) for stage in found] if against is not None else []
+    return [name for name in ghosts if name is not None] or [stage.end for stage in found]
+
+
+def first_ghost(network: nn.Module, stage: Stage) -> str | None:
+    """The first layer of the stage that makes ghosts, of at least 32 maps where there is one."""
+    ghosts = [
+        (name, module.out_channels)
+        for name, module in network.named_modules()
+        if isinstance(module, GhostConv2d | GhostModule)
+        and any(name == member or name.startswith(f"{member}.") for member in stage.members)
+    ]
+    return next((name for name, maps in ghosts if maps >= LEAST_MAPS), ghosts[0][0] if ghosts else None)
+
+
+def see(name: str, maps: Tensor, intrinsic: Tensor | None, beside: Beside | None) -> SeenLayer:
+    constant = constant_maps(maps)
+    sizes = usable_sizes(maps.shape[1], maps.shape[2], SIZES)
+    if not maps.isfinite().all():
+        raise InputError(f"{name} makes maps that are not finite of this image")
+    if len(maps) - int(constant.sum()) < 2 or not sizes:
+        raise InputError(
+            f"{name} makes {len(maps) - int(constant.sum())} maps that are not constant, of {maps.shape[1]}×"
+            f"{maps.shape[2]} pixels: expected at least two of at least twelve pixels"
+        )
+    fits = fit_filters_between(maps, sizes)
+    partners, pairs = {}, {}
+    explained = {"dropped": explained_alone(maps)}
+    everyone = torch.arange(len(maps))
+    for d, fit in fits.items():
+        partners[d] = Partners(
+            source=fit.partners.masked_fill(constant, -1),
+            error=fit.errors[everyone, fit.partners],
+            weight=fit.weights,
+            bias=fit.biases,
+        )
+        pairs[d] = [
+            SimilarPair(p.source, p.target, {e: fit_filter(maps[p.source], maps[p.target], e) for e in sizes})
+            for p in most_similar(fit.errors, constant, PAIRS)
+        ]
+        explained[f"{d}×{d} filters"] = explained_by_filters(maps, fit.errors)
+    explained["combinations"] = explained_by_combinations(maps)
+    points = torch.linspace(1, len(maps), min(len(maps), CURVE_POINTS)).round().int()
+    ways = {way: (points.tolist(), shares[points - 1].tolist()) for way, shares in explained.items()}
+    return SeenLayer(name, maps, constant, intrinsic, partners, pairs, ways, beside)
+
+
+def put_beside(original: Tensor, maps: Tensor, maker: nn.Module) -> Beside:
+    """Pair a ghost's maps with the original's that they stand for."""
+    if original.shape[1:] != maps.shape[1:]:
+        raise InputError(
+            f"the maps are {tuple(original.shape[1:])} and {tuple(maps.shape[1:])}: expected a network and its ghost"
+        )
+    in_order = not isinstance(maker, GhostConv2d) or maker.order is not None
+    by_place = in_order and len(maps) == len(original)
+    if by_place:
+        place = torch.arange(len(maps))
+    else:  # an order that is folded into the layers behind, or dropped maps: nothing says what stands for what
+        likeness = correlations(maps, original)
+        rows, columns = linear_sum_assignment(likeness.numpy(), maximize=True)
+        place = likeness.argmax(1)
+        place[torch.as_tensor(rows)] = torch.as_tensor(columns)
+    wanted = original[place]
+    variance = wanted.flatten(1).double().var(1, correction=0)
+    difference = (maps - wanted).flatten(1).double().square().mean(1)
+    error = torch.where(variance > 0, difference / variance.clamp_min(1e-30), (difference > 0).double())
+    return Beside(maps, place, error, "place" if by_place else "likeness")
+
+
+def correlations(a: Tensor, b: Tensor) -> Tensor:
+    """Of each map of ``a`` with each of ``b``, -1 to 1; 0 with a constant one: ``[a's maps, b's maps]``."""
+    standard = []
+    for maps in (a, b):
+        values = maps.double().flatten(1)
+        values = values - values.mean(1, keepdim=True)
+        standard.append(values / values.norm(dim=1, keepdim=True).clamp_min(1e-30))
+    return standard[0] @ standard[1].T
+
+
+def page_layer(layer: SeenLayer) -> dict[str, Any]:
+    """The layer's numbers and its maps as pictures, for a page."""
+    shown = {**layer.numbers(), "sheet": vars(pictures.sheet(pictures.to_grey(layer.maps)))}
+    if layer.beside is not None:
+        ghost, difference = beside_in_grey(layer)
+        shown["against"] |= {"sheet": vars(pictures.sheet(ghost)), "difference": vars(pictures.sheet(difference))}
+    return shown
+
+
+def beside_in_grey(layer: SeenLayer) -> tuple[Tensor, Tensor]:
+    """The ghost's maps with the original's black and white, and the difference, grey where there is none."""
+    assert layer.beside is not None
+    wanted = layer.maps[layer.beside.original]
+    low, high = wanted.amin((1, 2)), wanted.amax((1, 2))
+    span = high - low
+    difference = pictures.to_grey(layer.beside.maps - wanted, -span, span)
+    return pictures.to_grey(layer.beside.maps, low, high), difference
+
+
+def write_look(out: Path, layers: Sequence[SeenLayer], *, title: str, image: str, against: str | None = None) -> None:
+    """Write the page and the pictures of the first layer.
+
+    Args:
+        out: Folder for ``look.html``, ``look.png`` and, with a ghost beside, ``against.png``; each is replaced whole.
+        title: Name of the network.
+        image: Of the photograph.
+        against: Of the ghost.
+    """
+    first = layers[0]
+    with replacing(out / PICTURE) as temporary:
+        temporary.write_bytes(pictures.png(pairs_picture(first, title)))
+    if first.beside is not None:
+        with replacing(out / BESIDE) as temporary:
+            temporary.write_bytes(pictures.png(beside_picture(first, title)))
+    shown = [page_layer(layer) for layer in layers]
+    page = render("look.html", title=title, image=image, against=against, layers=shown, colours=pictures.PAIR_COLOURS)
+    with replacing(out / PAGE) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def pairs_picture(layer: SeenLayer, title: str) -> Figure:
+    """The layer's maps, its most similar pairs by 3×3 filters, and what few maps explain."""
+    d = 3 if 3 in layer.sizes else layer.sizes[-1]
+    pairs = [pictures.DrawnPair(p.source, p.target, {e: f.error for e, f in p.filters.items()}) for p in layer.pairs[d]]
+    heading = f"{title}, {layer.name}: {len(layer.maps)} maps of {layer.maps.shape[1]}×{layer.maps.shape[2]}"
+    ways = {way: curve for way, curve in layer.explained.items() if way in ("dropped", f"{d}×{d} filters")}
+    ways["combinations"] = layer.explained["combinations"]
+    return pictures.paired_maps(heading, pictures.to_grey(layer.maps), pairs, ways)
+
+
+def beside_picture(layer: SeenLayer, title: str) -> Figure:
+    """Half intrinsic maps, half ghosts: the original's, the ghost's and the difference."""
+    assert layer.beside is not None
+    everyone = torch.arange(len(layer.beside.maps))
+    shown = everyone[:MAPS_DRAWN]
+    marks: list[str | None] = [None] * len(shown)
+    if layer.intrinsic is not None:
+        first = everyone[layer.intrinsic][: MAPS_DRAWN // 2]
+        shown = torch.cat([first, everyone[~layer.intrinsic]])[:MAPS_DRAWN]
+        marks = [pictures.COLOURS["original" if layer.intrinsic[place] else "ghost"] for place in shown]
+    ghost, difference = (grey[shown] for grey in beside_in_grey(layer))
+    original = pictures.to_grey(layer.maps[layer.beside.original[shown]])
+    convolved = [pictures.COLOURS["original"]] * len(shown)
+    parts = {"original": (original, convolved), "ghost": (ghost, marks), "difference": (difference, marks)}
+    return pictures.beside(f"{title}, {layer.name}: made by convolution in blue, ghosts in orange", parts)

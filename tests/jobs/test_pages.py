@@ -1,0 +1,204 @@
+"""The pages in a real browser: mouse, finger, keyboard, both colour schemes, narrow and wide."""
+
+import shutil
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from playwright.sync_api import Browser, Page, sync_playwright
+from torch import nn
+
+from ghostify import convert
+from ghostify.jobs.look import look, write_look
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+NAME = "<script>title='run'<" + "/script><b>bold"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A page of two layers, one with a name that would run, and one with a ghost beside."""
+    torch.manual_seed(0)
+    layers = OrderedDict({NAME: nn.Conv2d(3, 40, 3, padding=1), "act": nn.ReLU(), "next": nn.Conv2d(40, 16, 3, 2)})
+    network = nn.Sequential(layers)
+    with torch.no_grad():
+        network[0].weight[7] = 0.0  # a constant map
+        network[0].weight[12] = -2 * network[0].weight[3]
+    x = torch.randn(1, 3, 24, 24)
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("alone", "beside")}
+    write_look(folders["alone"], look(network, x, [NAME, "next"]), title=NAME, image=NAME)
+    ghost = convert(network).model
+    both = look(network, x, [NAME, "next"], against=ghost)
+    write_look(folders["beside"], both, title=NAME, image="noise", against=NAME)
+    return {name: folder / "look.html" for name, folder in folders.items()}
+
+
+def opened(browser: Browser, file: Path, width: int = 1200, scheme: str = "light", touch: bool = False) -> Page:
+    """The page, with what its console says and what it asks the network for in `complaints`."""
+    context = browser.new_context(
+        viewport={"width": width, "height": 800}, color_scheme=scheme, has_touch=touch, is_mobile=touch
+    )
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: complaints.append(request.url) if request.url.startswith("http") else None)
+    page.complaints = complaints  # type: ignore[attr-defined]  # carried along for the test's end
+    page.goto(file.as_uri())
+    return page
+
+
+def detail(page: Page) -> str:
+    return page.locator("#detail p").inner_text()
+
+
+@pytest.mark.parametrize("name", ["alone", "beside"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [375, 1600])
+def test_it_fits_and_is_readable_everywhere(
+    browser: Browser, pages: dict[str, Path], name: str, scheme: str, width: int
+) -> None:
+    page = opened(browser, pages[name], width, scheme, touch=width == 375)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    ink, paper = page.evaluate(
+        "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
+    )
+    assert contrast(ink, paper) > 7
+    soft = page.evaluate("getComputedStyle(document.querySelector('.hint')).color")
+    assert contrast(soft, paper) > 4.5
+    page.locator("#layer").fill("1")
+    page.locator("#size").fill("0")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.complaints == []  # type: ignore[attr-defined]  # set when it was opened
+
+
+def contrast(a: str, b: str) -> float:
+    """Of two colours as `rgb(r, g, b)` (WCAG 2.2, relative luminance)."""
+
+    def luminance(colour: str) -> float:
+        channels = [int(part) / 255 for part in colour.removeprefix("rgb(").removesuffix(")").split(",")]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dark, light = sorted((luminance(a), luminance(b)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_names_are_shown_and_never_run(browser: Browser, pages: dict[str, Path]) -> None:
+    for name in ("alone", "beside"):
+        page = opened(browser, pages[name])
+        assert page.title() == f"Maps of {NAME}"
+        assert NAME in page.locator("h1").inner_text()
+        assert NAME in page.locator("#maps-heading").inner_text()
+        assert NAME in page.locator("#layer-name").inner_text()
+        assert page.locator("b").count() == 0
+        assert page.complaints == []  # type: ignore[attr-defined]  # set when it was opened
+
+
+def test_the_mouse_shows_a_maps_partner_error_and_filter(browser: Browser, pages: dict[str, Path]) -> None:
+    page = opened(browser, pages["alone"])
+    assert page.locator(".map").count() == 40
+    page.locator(".map[data-index='12']").hover()
+    assert detail(page) == "Map 12. Map 3 is most like it: the best 3×3 filter of that one leaves 0.00 %."
+    assert page.locator(".map.partner").get_attribute("data-index") == "3"
+    assert page.locator("#detail td").count() == 9
+    assert page.locator("#detail td").nth(4).inner_text() == "-2.00"
+    page.locator(".map[data-index='7']").hover()
+    assert detail(page) == "Map 7. It is constant."
+    assert page.locator("#detail td").count() == 0
+    page.locator(".map[data-index='12']").click()  # held from here on
+    page.locator(".map[data-index='20']").hover()
+    assert detail(page).startswith("Map 12.")
+    assert page.locator(".map[aria-selected=true]").get_attribute("data-index") == "12"
+    page.keyboard.press("Escape")
+    page.locator(".map[data-index='25']").hover()
+    assert detail(page).startswith("Map 25.")
+
+
+def test_a_finger_holds_a_map(browser: Browser, pages: dict[str, Path]) -> None:
+    page = opened(browser, pages["alone"], 375, touch=True)
+    page.locator(".map[data-index='5']").tap()
+    assert detail(page).startswith("Map 5.")
+    page.locator(".map[data-index='2']").tap()
+    assert detail(page).startswith("Map 2.")
+
+
+def test_the_keyboard_reaches_every_map_with_one_tab_stop(browser: Browser, pages: dict[str, Path]) -> None:
+    page = opened(browser, pages["alone"])
+    for _ in range(4):  # layer, size, order, maps
+        page.keyboard.press("Tab")
+    focused = "document.activeElement.dataset.index"
+    assert page.evaluate(focused) == "0"
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate(focused) == "1"
+    assert detail(page).startswith("Map 1.")
+    tops = page.evaluate("[...document.querySelectorAll('.map')].map((map) => map.offsetTop)")
+    columns = tops.count(tops[0])
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate(focused) == str(1 + columns)
+    page.keyboard.press("End")
+    assert page.evaluate(focused) == "39"
+    page.keyboard.press("ArrowRight")  # no further
+    assert page.evaluate(focused) == "39"
+    page.keyboard.press("Home")
+    page.keyboard.press("Enter")
+    assert page.locator(".map[aria-selected=true]").get_attribute("data-index") == "0"
+    labels = page.evaluate("[...document.querySelectorAll('[role=option]')].map((map) => map.ariaLabel)")
+    assert len(labels) == 40
+    assert all(label.startswith("Map ") for label in labels)
+
+
+def test_the_sliders_change_filter_and_layer(browser: Browser, pages: dict[str, Path]) -> None:
+    page = opened(browser, pages["alone"])
+    assert page.locator("#pairs tr").count() == 9
+    assert page.locator(".links line").count() == 8
+    assert page.locator(".map.pair").count() == 16
+    first = page.locator("#pairs tr").nth(1).locator("td").all_inner_texts()
+    assert {first[0], first[1]} == {"3", "12"}
+    for place, size in enumerate(("1×1", "3×3", "5×5", "7×7")):
+        page.locator("#size").fill(str(place))
+        assert page.locator("#size-name").inner_text() == size
+        assert page.locator("#size").get_attribute("aria-valuetext") == size
+        assert f"({size} filters)" in page.locator("#explained-text").inner_text()
+    page.locator("#layer").fill("1")
+    assert page.locator("#layer-name").inner_text() == "next"
+    assert page.locator(".map").count() == 16
+    assert page.locator("#size").get_attribute("max") == "1"  # 11×11 pixels are too few for 5×5
+    assert page.locator("#explained polyline").count() == 3
+
+
+def test_maps_are_sorted_as_asked(browser: Browser, pages: dict[str, Path]) -> None:
+    page = opened(browser, pages["alone"])
+    shown = "[...document.querySelectorAll('.map')].map((map) => Number(map.dataset.index))"
+    assert page.evaluate(shown) == list(range(40))
+    page.locator("#order").select_option("similar")
+    similar = page.evaluate(shown)
+    assert set(similar[:2]) == {3, 12}
+    assert similar[-1] == 7  # constant
+    page.locator("#order").select_option("alone")
+    assert page.evaluate(shown)[:39] == similar[:39][::-1]
+    page.locator("#order").select_option("varied")
+    assert sorted(page.evaluate(shown)) == list(range(40))
+
+
+def test_a_ghost_stands_beside_its_original(browser: Browser, pages: dict[str, Path]) -> None:
+    page = opened(browser, pages["beside"])
+    assert page.locator(".map").count() == 40
+    assert page.locator(".map").first.locator(".tile").count() == 3
+    assert page.locator(".map.intrinsic").count() == page.locator(".map.ghost").count() == 20
+    page.locator(".map[data-index='30']").hover()
+    assert detail(page).startswith("Map 30, a ghost.")
+    assert "of the original's variance" in detail(page)
+    assert page.locator("#detail figcaption").all_inner_texts()[2] == "difference"
