@@ -4,8 +4,9 @@
         --methods mixed pruned --epochs 0 4 --draws 0 1 2 --out benchmarks/results/keep.csv
 
 Each row: one network made by one method from one draw of calibration images, and trained for so many epochs with
-labels. Rows that are there already are not made again, and with `--made DIR` neither are the networks. A tenth of train
-is held out: compare settings by `val_top1`; `test_top1` is for the record.
+labels. Rows that are there already are not made again, and with `--made DIR` neither are the networks, and
+an interrupted training goes on. A tenth of train is held out: compare settings by `val_top1`; `test_top1` is for the
+record.
 """
 
 import argparse
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--images", type=int, default=1024)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--made", type=Path, help="directory that keeps the networks as made, before any epoch")
+    parser.add_argument("--made", type=Path, help="folder that keeps the networks as made, and trainings")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
 
@@ -78,6 +79,8 @@ def main() -> None:
                         data,
                         replace(recipe, epochs=epochs, seed=draw),
                         teacher=teacher,
+                        checkpoint=file and file.with_suffix(f".{epochs}_epochs.pt"),
+                        resume=True,
                         device=arguments.device,
                         progress=lambda task, detail, step, steps: print(detail, end="\r", file=sys.stderr),
                     )

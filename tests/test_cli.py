@@ -53,6 +53,29 @@ def test_count_prints_the_published_figures(capsys: pytest.CaptureFixture[str]) 
     assert "layer3.8.conv2.cheap_operation.0" in out
 
 
+def test_look_writes_a_page_and_tells_the_numbers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "look"
+    look = ["look", "tiny:Tiny", "--input-shape", "3,24,24", "--layer", "conv1", "--out", str(out)]
+    told = printed(capsys, *look, "--json")
+    [layer] = told["layers"]
+    assert (layer["layer"], layer["maps"], layer["height"]) == ("conv1", 16, 24)
+    assert sorted(file.name for file in out.iterdir()) == ["look.html", "look.png"]
+    assert main(look) == 0
+    assert "Half of the maps explain of all: " in capsys.readouterr().out
+
+    printed(capsys, "convert", "tiny:Tiny", "--input-shape", "3,24,24", "--out", str(tmp_path / "g"), "--json")
+    against = ["--against", str(tmp_path / "g" / "ghost.safetensors"), "--factory", "tiny:Tiny"]
+    told = printed(capsys, *look[:4], *against, "--out", str(out), "--json")
+    assert [layer["layer"] for layer in told["layers"]] == ["conv2"]
+    assert len(told["layers"][0]["intrinsic"]) == 16
+    assert (out / "against.png").exists()
+
+    assert "there is no layer 'conv9'" in refused(capsys, *look, "--layer", "conv9")
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    assert "broken.jpg cannot be decoded" in refused(capsys, *look, "--image", str(tmp_path / "broken.jpg"))
+    assert "expected 3 channels" in refused(capsys, "look", "tiny:Tiny", "--input-shape", "1,24,24")
+
+
 def test_convert_writes_a_ghost_that_loads(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     result = printed(capsys, "convert", "resnet20", "--skip", "conv1", "--out", str(tmp_path / "g"), "--json")
     assert result["replaced"] == 18

@@ -61,7 +61,7 @@ def opened(browser: Browser, file: Path, width: int = 1200, scheme: str = "light
 
 
 def detail(page: Page) -> str:
-    return page.locator("#detail p").inner_text()
+    return page.locator("#detail p").inner_text().replace("\u00a0", " ")
 
 
 @pytest.mark.parametrize("name", ["alone", "beside"])

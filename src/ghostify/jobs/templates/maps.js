@@ -14,7 +14,7 @@
     node.className = className;
     return node;
   };
-  const percent = (share) => `${(100 * share).toFixed(share < 0.00995 ? 2 : share < 0.0995 ? 1 : 0)} %`;
+  const percent = (share) => `${(100 * share).toFixed(share < 0.00995 ? 2 : share < 0.0995 ? 1 : 0)}\u00a0%`;
 
   let layer = layers[0];
   let size = "3";
