@@ -349,6 +349,6 @@ def beside_picture(layer: SeenLayer, title: str) -> Figure:
         marks = [pictures.COLOURS["original" if layer.intrinsic[place] else "ghost"] for place in shown]
     ghost, difference = (grey[shown] for grey in beside_in_grey(layer))
     original = pictures.to_grey(layer.maps[layer.beside.original[shown]])
-    convolved = [pictures.COLOURS["original"]] * len(shown)
+    convolved: list[str | None] = [pictures.COLOURS["original"]] * len(shown)
     parts = {"original": (original, convolved), "ghost": (ghost, marks), "difference": (difference, marks)}
     return pictures.beside(f"{title}, {layer.name}: made by convolution in blue, ghosts in orange", parts)
