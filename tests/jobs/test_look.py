@@ -133,6 +133,16 @@ def test_a_page_with_512_maps_is_light() -> None:
     assert len(json.dumps(page_layer(layer))) < 4e6  # the page around it is 30 kB
 
 
+def test_stages_that_show_nothing_are_left_out_unless_asked_for() -> None:
+    torch.manual_seed(0)
+    network = create_model("vgg16_cifar").eval()
+    names = [layer.name for layer in look(network, photograph(32))]
+    assert names == [f"features.{i}" for i in (5, 12, 22, 32)]  # the last stage's maps have four pixels
+    with torch.no_grad():
+        network.features[21].bias.fill_(-100.0)  # a dead ReLU behind
+    assert [layer.name for layer in look(network, photograph(32))] == ["features.5", "features.12"]
+
+
 def test_layers_that_show_nothing_are_refused() -> None:
     with pytest.raises(InputError, match="both makes 0 maps that are not constant, of 24×24 pixels: expected"):
         look(Copies(), torch.zeros(1, 3, 24, 24), ["both"])

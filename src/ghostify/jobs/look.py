@@ -187,6 +187,8 @@ def look(
     """
     names = list(layers) or default_layers(network, x, against)
     own = maps_of(network, names, x)
+    if not layers:  # what nobody asked for need not be refused
+        names = [name for name in names if int((~constant_maps(own[name])).sum()) >= 2] or names[:1]
     others = maps_of(against, names, x) if against is not None else {}
     found = []
     for done, name in enumerate(names):
@@ -202,7 +204,7 @@ def look(
 
 
 def default_layers(network: nn.Module, x: Tensor, against: nn.Module | None) -> list[str]:
-    found = [stage for stage in stages(network, x) if stage.convolutions and stage.height * stage.width > 1]
+    found = [stage for stage in stages(network, x) if stage.convolutions and usable_sizes(stage.height, stage.width)]
     found = [stage for stage in found if stage.convolutions >= 2] or found  # a stem is hardly a stage
     if not found:
         raise InputError("this network has no stages of convolutions: name a layer")
