@@ -24,7 +24,8 @@ from ghostify.data.photograph import SAMPLE, photograph
 from ghostify.data.sample import draw_inputs
 from ghostify.jobs.evaluate import evaluate
 from ghostify.jobs.look import look, write_look
-from ghostify.jobs.train import Recipe, train
+from ghostify.jobs.recipe import Recipe
+from ghostify.jobs.train import train
 from ghostify.network_file import open_network
 
 COLOURS = 96  # of a small picture

@@ -28,7 +28,8 @@ from ghostify.allocator import keep_freed_memory
 from ghostify.data import ImageData, load_data
 from ghostify.data.sample import draw_inputs
 from ghostify.jobs.evaluate import evaluate
-from ghostify.jobs.train import Recipe, Teacher, train
+from ghostify.jobs.recipe import Recipe
+from ghostify.jobs.train import Teacher, train
 from ghostify.measure.environment import describe_environment
 from ghostify.models.weights import load_weights_
 from ghostify.network_file import read_extra

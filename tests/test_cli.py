@@ -1,5 +1,6 @@
 """The command line as a user meets it."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -11,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from ghostify import create_model, list_models, load
+from ghostify import count, create_model, list_models, load
 from ghostify.cli import main
 from ghostify.cli.output import print_table
+from ghostify.jobs.recipe import Recipe
 from ghostify.network_file import read_extra
 
 
@@ -51,6 +53,43 @@ def test_count_prints_the_published_figures(capsys: pytest.CaptureFixture[str]) 
     out = capsys.readouterr().out
     assert "63.01 M" in out
     assert "layer3.8.conv2.cheap_operation.0" in out
+
+
+def test_a_published_row_is_trained_for_by_its_name(
+    capsys: pytest.CaptureFixture[str], colours: Path, tmp_path: Path
+) -> None:
+    rows = printed(capsys, "recipes", "--json")["recipes"]
+    assert (rows["cifar10_ghost_resnet56"]["top1"], rows["imagenet_ghost_resnet50_s4"]["top5"]) == (92.7, 91.9)
+    assert rows["imagenet_ghostnet_100"]["recipe"]["lr_batch_size"] == 256
+    assert main(["recipes"]) == 0
+    assert "imagenet_ghostnet_050" in capsys.readouterr().out
+
+    train = ["train", "--data", f"npz:{colours}", "--device", "cpu", "--out", str(tmp_path / "out"), "--json"]
+    row = ["--recipe", "cifar10_ghost_resnet56", "--epochs", "1", "--batch-size", "20"]
+    told = printed(capsys, *train, *row)
+    assert told["model"] == "ghost_resnet56"
+    published = Recipe(epochs=400, batch_size=128, lr=0.1, weight_decay=1e-4, schedule="steps", warmup_epochs=0)
+    assert Recipe(**told["recipe"]) == dataclasses.replace(published, epochs=1, batch_size=20)
+    assert told["published"]["top1"] == 92.7
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        *("settings.json", "log.csv", "checkpoint.pt", "best.safetensors", "history.json", "network.safetensors")
+    }
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert settings["row"] == "cifar10_ghost_resnet56"
+    counted = count(load(tmp_path / "out" / "network.safetensors"), (3, 32, 32))
+    assert round(counted.macs / 1e6, 1) == 63.0  # the paper's row is d = 1
+    assert "a MODEL or --recipe NAME, and not both" in refused(capsys, *train, *row, "resnet20")
+    assert "a MODEL or --recipe NAME, and not both" in refused(capsys, *train)
+
+
+def test_evaluate_tells_each_class(capsys: pytest.CaptureFixture[str], colours: Path) -> None:
+    evaluate = ["evaluate", "tiny:Tiny", "--data", f"npz:{colours}", "--device", "cpu"]
+    told = printed(capsys, *evaluate, "--json")
+    assert [row["images"] for row in told["classes"].values()] == [10, 10, 10]
+    assert sum(row["top1"] for row in told["classes"].values()) / 3 == pytest.approx(told["top1"])
+    assert told["images_per_second"] > 0
+    assert main([*evaluate, "--per-class"]) == 0
+    assert "95 % interval" in capsys.readouterr().out
 
 
 def test_look_writes_a_page_and_tells_the_numbers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

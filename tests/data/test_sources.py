@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from ghostify import InputError
-from ghostify.data import load_data
+from ghostify.data import ImageData, load_data
 from ghostify.data.images import read_image
+from ghostify.data.sources import augmented
 
 
 def test_digits_are_the_same_disjoint_images_each_time() -> None:
@@ -101,6 +103,23 @@ def test_a_folder_of_odd_images_is_read(folder: Path) -> None:
             assert pixels.shape == (1, 3, 24, 24)
             assert pixels.dtype == torch.uint8
             assert label.item() in (0, 1)
+
+
+def test_a_folders_training_images_are_changed_as_asked(folder: Path) -> None:
+    data = load_data(f"imagefolder:{folder}", image_size=24)
+
+    def some(data: ImageData) -> Tensor:
+        torch.manual_seed(0)
+        return torch.cat([data.train[index][0] for index in range(len(data.train))])
+
+    plain = some(data)
+    jittered, changed = augmented(data, 0.4, rand_augment=False), augmented(data, 0.0, rand_augment=True)
+    assert augmented(data, 0.0, rand_augment=False) is data
+    for other in (jittered, changed):
+        assert some(other).shape == plain.shape
+        assert not torch.equal(some(other), plain)
+        assert torch.equal(some(other), some(other))  # a function of the seed
+        assert torch.equal(other.test[0][0], data.test[0][0])
 
 
 @pytest.mark.parametrize("kind", ["imagefolder", "imagenet"])

@@ -11,7 +11,8 @@ from ghostify import InputError
 from ghostify.data import ImageData, load_data
 from ghostify.data.sample import draw_inputs
 from ghostify.jobs.accuracy import plan_for_accuracy
-from ghostify.jobs.train import Recipe, train
+from ghostify.jobs.recipe import Recipe
+from ghostify.jobs.train import train
 from ghostify.planning.plan_file import Plan
 from ghostify.transform.plan import LayerPlan
 

@@ -33,6 +33,6 @@ def test_top1_and_top5_are_counted_by_hand() -> None:
 def test_the_wilson_interval_is_that_of_the_formula() -> None:
     n, p, z = 250, 0.88, 1.959963984540054
     centre, half = p + z * z / (2 * n), z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
-    low, high = Score(250, 220, 250).interval
+    low, high = Score(((250, 220, 250),)).interval
     assert abs(low - (centre - half) / (1 + z * z / n)) < 1e-12
     assert abs(high - (centre + half) / (1 + z * z / n)) < 1e-12

@@ -10,8 +10,8 @@ import torch
 
 from ghostify import InputError, count, create_model, load
 from ghostify.data import load_data
+from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.run import Proof, make_narrower, run
-from ghostify.jobs.train import Recipe
 
 
 def small_run(colours: Path, out: Path, resume: bool = False) -> Proof:

@@ -1,6 +1,8 @@
 """Training repeats, resumes and stops as it says."""
 
+import csv
 import dataclasses
+import json
 import math
 import os
 import subprocess
@@ -8,15 +10,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import killing
+import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing import event_accumulator
 from torch import Tensor, nn
 
 from ghostify import InputError, create_model
 from ghostify.data import load_data
 from ghostify.data.images import MemoryImages
+from ghostify.jobs.checkpoint import Epoch
 from ghostify.jobs.evaluate import evaluate
-from ghostify.jobs.train import Recipe, Teacher, lr_factor, make_optimizer, train, trains_in_bf16
+from ghostify.jobs.recipe import Recipe
+from ghostify.jobs.train import Teacher, lr_factor, make_optimizer, train, trains_in_bf16
+from ghostify.jobs.training_folder import TrainingFolder, best_epoch
 from ghostify.network_file import load
 
 RECIPE = Recipe(epochs=3, batch_size=16, lr=0.05, precision="fp32")
@@ -160,7 +168,7 @@ def test_steps_divide_the_learning_rate_by_ten() -> None:
 
 
 def test_norms_and_biases_have_no_weight_decay() -> None:
-    decayed, others = make_optimizer(create_model("tiny:Tiny"), Recipe(weight_decay=0.5)).param_groups
+    decayed, others = make_optimizer(create_model("tiny:Tiny"), Recipe(weight_decay=0.5), 0.1).param_groups
     assert {p.ndim for p in decayed["params"]} == {2, 4}
     assert {p.ndim for p in others["params"]} == {1}
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.5, 0)
@@ -183,20 +191,129 @@ def test_bf16_can_be_asked_for_and_trains(colours: Path) -> None:
     assert not same(bf16, trained(colours))
 
 
+def torchrun(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python -m torch.distributed.run` with so many processes, done well."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launcher, *arguments], env=environment, capture_output=True, text=True, timeout=1800, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done
+
+
+def test_two_processes_learn_what_one_learns_with_twice_the_batch(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(404) % 3
+    pixels = rng.integers(0, 100, (404, 12, 12, 3))
+    pixels[np.arange(404), :, :, labels] += 50
+    images = {"x_train": pixels.astype(np.uint8), "y_train": labels}
+    np.savez(tmp_path / "some.npz", **images, x_test=images["x_train"][:3], y_test=labels[:3])
+    found = {}
+    # 303 images to fit: 18 steps of 16 an epoch, 54 in all; 101 held out do not divide by two.
+    for processes, batch_size in ((1, "16"), (2, "8")):
+        out = tmp_path / str(processes)
+        out.mkdir()
+        script = str(Path(__file__).with_name("two_processes.py"))
+        torchrun(processes, script, str(tmp_path / "some.npz"), batch_size, "3", str(out))
+        found[processes] = (
+            torch.load(out / "weights.pt", weights_only=True),
+            json.loads((out / "counted.json").read_text()),
+        )
+    (alone, counted), (shared, shared_counted) = found[1], found[2]
+    assert counted["images"] == shared_counted["images"] == [288, 288, 288]
+    assert counted["val_top1"] == shared_counted["val_top1"]
+    assert all(
+        float(share * 101).is_integer() or abs(share * 101 - round(share * 101)) < 1e-9 for share in counted["val_top1"]
+    )
+    assert all(torch.allclose(weight, shared[name], rtol=0, atol=1e-5) for name, weight in alone.items())
+    moved = create_model("tiny:Tiny").state_dict()
+    assert not torch.allclose(moved["conv2.weight"], alone["conv2.weight"], atol=1e-2)
+
+
+def test_gathered_gradients_are_those_of_one_large_batch(colours: Path) -> None:
+    settings = {"augment": False, "freeze_norm": True, "warmup_epochs": 0.0}
+    once = trained(colours, dataclasses.replace(RECIPE, batch_size=20, **settings))
+    gathered = trained(colours, dataclasses.replace(RECIPE, batch_size=10, accumulate=2, **settings))
+    pairs = zip(once.state_dict().values(), gathered.state_dict().values(), strict=True)
+    assert all(torch.allclose(a, b, rtol=0, atol=1e-6) for a, b in pairs)
+
+
+def test_the_average_of_the_weights_is_what_a_training_ends_with(colours: Path, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, epochs=2, ema=0.5, augment=False)
+    weights: list[Tensor] = []
+    torch.manual_seed(0)
+    model = create_model("tiny:Tiny")
+    wanted = model.head.weight.detach().clone()  # the average begins with the first step's weights
+
+    def note(task: str, detail: str, done: int, total: int) -> None:
+        weights.append(model.head.weight.detach().clone())
+
+    train(model, load_data(f"npz:{colours}"), recipe, progress=note)
+    wanted = weights[0]
+    for weight in weights[1:]:
+        wanted = 0.5 * wanted + 0.5 * weight
+    assert torch.allclose(model.head.weight, wanted, atol=1e-6)
+
+    class StopError(Exception):
+        pass
+
+    def stop(task: str, detail: str, done: int, total: int) -> None:
+        if done == total - 1:
+            raise StopError
+
+    place = tmp_path / "checkpoint.pt"
+    with pytest.raises(StopError):
+        trained(colours, recipe, checkpoint=place, progress=stop)
+    assert same(trained(colours, recipe, checkpoint=place, resume=True), model)
+
+
+def test_the_log_and_the_best_network_are_of_the_epochs(colours: Path, tmp_path: Path) -> None:
+    data = load_data(f"npz:{colours}", hold_out=0.2)
+    folder = TrainingFolder(tmp_path / "out", data.preprocessing, tensorboard=True)
+    folder.begin({"model": "tiny"}, "cpu")
+    torch.manual_seed(0)
+    model = create_model("tiny:Tiny")
+    seen: list[Tensor] = []
+
+    def after_epoch(history: list[Epoch], network: nn.Module) -> None:
+        seen.append(network.head.weight.detach().clone())
+        folder.after_epoch(history, network)
+
+    history = train(model, data, RECIPE, checkpoint=folder.checkpoint, after_epoch=after_epoch)
+    with (tmp_path / "out" / "log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["val_top1"]) for row in rows] == [epoch.val_top1 for epoch in history]
+    assert all(float(row["images_per_second"]) > 0 for row in rows)
+    best = best_epoch(history)
+    assert best is not None
+    assert history[best - 1].val_top1 == max(epoch.val_top1 or 0 for epoch in history)
+    assert torch.equal(load(tmp_path / "out" / "best.safetensors", factory="tiny:Tiny").head.weight, seen[best - 1])
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert settings["model"] == "tiny"
+    assert "torch" in settings["environment"]
+    events = event_accumulator.EventAccumulator(str(tmp_path / "out" / "tensorboard")).Reload()
+    logged = [event.value for event in events.Scalars("val_top1")]
+    assert logged == pytest.approx([epoch.val_top1 for epoch in history])
+
+
+def test_changes_of_a_folders_images_are_refused_for_images_in_memory(colours: Path) -> None:
+    with pytest.raises(InputError, match=r"are for images of a folder: npz:.* is in memory"):
+        trained(colours, dataclasses.replace(RECIPE, rand_augment=True))
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(colours: Path, tmp_path: Path) -> None:
+    kills = 3
+    killing.train_whole(colours, tmp_path / "whole", kills)
+    deaths = killing.train_killed(colours, tmp_path / "killed", kills)
+    assert set(deaths) == {"at random", "amid a checkpoint"}
+    assert killing.differences(tmp_path / "whole", tmp_path / "killed") == []
+
+
 def test_torchrun_starts_two_processes_that_share_the_images(colours: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["tiny:Tiny", "--data", f"npz:{colours}", "--epochs", "1", "--batch-size", "8", "--out", str(out)]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "ghostify", "train"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*torchrun, *arguments, "--device", "cpu", "--hold-out", "0"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=1800,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = torchrun(2, "-m", "ghostify", "train", *arguments, "--device", "cpu", "--hold-out", "0")
     # 60 images are 7 whole batches of 8, of which each of two processes has 3; one of them tells.
     assert "(1/3)" in done.stderr
     assert done.stderr.count("(3/3)") == 1

@@ -8,7 +8,7 @@ import click
 
 import ghostify
 from ghostify.allocator import keep_freed_memory
-from ghostify.cli import compare, convert, count, evaluate, explain, export, look, models, plan, run, train
+from ghostify.cli import compare, convert, count, evaluate, explain, export, look, models, plan, recipes, run, train
 from ghostify.errors import InputError
 
 INTERRUPTED = 130
@@ -71,5 +71,6 @@ for verb in (
     export.export,
     look.look,
     models.models,
+    recipes.recipes,
 ):
     cli.add_command(verb)

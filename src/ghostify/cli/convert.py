@@ -27,7 +27,8 @@ from ghostify.data import load_data
 from ghostify.data.sample import draw_inputs
 from ghostify.errors import InputError
 from ghostify.jobs.evaluate import check_fit
-from ghostify.jobs.train import Recipe, Teacher, train
+from ghostify.jobs.recipe import Recipe
+from ghostify.jobs.train import Teacher, train
 from ghostify.measure.count import count
 from ghostify.network_file import save
 from ghostify.planning.plan_file import read_plan
@@ -91,7 +92,15 @@ def convert(
     """
     recipe = None
     if finetune:
-        recipe = Recipe(finetune, batch_size, optimizer, lr, warmup_epochs=0.5, freeze_norm=freeze_norm, seed=seed)
+        recipe = Recipe(
+            epochs=finetune,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            lr=lr,
+            warmup_epochs=0.5,
+            freeze_norm=freeze_norm,
+            seed=seed,
+        )
     if recipe and data_name is None:
         raise InputError("--finetune needs images to learn from: name them with --data")
     if plan_file is not None and data_name is None:

@@ -1,14 +1,17 @@
 """`ghostify evaluate`: how often a network is right."""
 
+import time
 from typing import Any
 
 import click
 
 from ghostify.cli.opening import Channels, normalised_for, open_for
 from ghostify.cli.options import data_options, ghost_options, json_option, source_options
-from ghostify.cli.output import score_row, score_text, show
+from ghostify.cli.output import percent, print_table, score_row, score_text, show
 from ghostify.data import load_data
+from ghostify.jobs.evaluate import Score
 from ghostify.jobs.evaluate import evaluate as score_network
+from ghostify.measure.environment import describe_environment
 
 
 @click.command()
@@ -18,6 +21,7 @@ from ghostify.jobs.evaluate import evaluate as score_network
 @ghost_options()
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), default=250, show_default=True)
+@click.option("--per-class", is_flag=True, help="Print a table of all classes, the least known first.")
 @json_option
 def evaluate(
     model: str,
@@ -26,6 +30,7 @@ def evaluate(
     std: Channels,
     precision: str,
     batch_size: int,
+    per_class: bool,
     image_size: int | None,
     device: str,
     workers: int,
@@ -35,8 +40,42 @@ def evaluate(
     """Score MODEL on the test images of DATA."""
     data = normalised_for(model, load_data(data_name, image_size=image_size), mean, std)
     network = open_for(data, model, options).to(device)
+    started = time.perf_counter()
     score = score_network(
         network, data.test, data, device=device, precision=precision, batch_size=batch_size, workers=workers
     )
-    result = {"model": model, "data": data_name, "mean": data.mean, "std": data.std, **score_row(score)}
-    show(result, as_json, lambda: print(score_text(score)))
+    per_second = score.images / (time.perf_counter() - started)
+    result = {
+        "model": model,
+        "data": data_name,
+        "mean": data.mean,
+        "std": data.std,
+        **score_row(score),
+        "images_per_second": round(per_second, 2),
+        "classes": {name: class_row(*counts) for name, counts in zip(data.classes, score.counts, strict=True)},
+        "environment": describe_environment(device),
+    }
+
+    def tables() -> None:
+        if per_class:
+            rows = sorted(result["classes"].items(), key=lambda row: row[1]["top1"])
+            print_table(
+                ("class", "images", "top-1, %", "95 % interval", "top-5, %"), [class_text(*row) for row in rows]
+            )
+        print(f"{score_text(score)}, {per_second:.0f} images a second, reading and decoding included")
+
+    show(result, as_json, tables)
+
+
+def class_row(images: int, right: int, right_in_5: int) -> dict[str, Any]:
+    """One class's share of right answers; of a class without images 0, from 0 to 1."""
+    if not images:
+        return {"images": 0, "top1": 0.0, "top1_low": 0.0, "top1_high": 1.0, "top5": 0.0}
+    alone = Score(((images, right, right_in_5),))
+    low, high = alone.interval
+    return {"images": images, "top1": alone.top1, "top1_low": low, "top1_high": high, "top5": alone.top5}
+
+
+def class_text(name: str, row: dict[str, Any]) -> tuple[str, ...]:
+    interval = f"{percent(row['top1_low'])}–{percent(row['top1_high'])}"
+    return name, str(row["images"]), percent(row["top1"]), interval, percent(row["top5"])

@@ -7,11 +7,14 @@ from typing import Any, TypeVar
 
 import click
 import torch
+from click.core import ParameterSource
 
-from ghostify.jobs.train import OPTIMIZERS, PRECISIONS, SCHEDULES, Recipe
+from ghostify.jobs.recipe import OPTIMIZERS, PRECISIONS, SCHEDULES, Recipe
 from ghostify.layers.ghost_conv import CHEAP_KINDS
 from ghostify.transform.keep import EFFORTS
 
+# Where an option's value is from when the user gave it.
+SAID = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -158,6 +161,11 @@ def training_options(data: str | None = None, **defaults: Any) -> Callable[[Comm
     )
 
 
-def take_recipe(options: dict[str, Any]) -> Recipe:
-    """The recipe among a verb's options; it is taken out of them."""
-    return Recipe(**{field.name: options.pop(field.name) for field in dataclasses.fields(Recipe)})
+def take_recipe(options: dict[str, Any], row: Recipe | None = None) -> Recipe:
+    """The recipe among a verb's options, which are taken out of them; of a published row but for what was given."""
+    given = {field.name: options.pop(field.name) for field in dataclasses.fields(Recipe)}
+    if row is None:
+        return Recipe(**given)
+    context = click.get_current_context()
+    said = {name: value for name, value in given.items() if context.get_parameter_source(name) in SAID}
+    return dataclasses.replace(row, **said)

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ghostify.jobs.checkpoint import Epoch
 from ghostify.jobs.evaluate import Score
-from ghostify.jobs.train import Epoch
 
 
 def score_row(score: Score) -> dict[str, Any]:

@@ -1,36 +1,42 @@
 """`ghostify train`: weights fitted to labelled images."""
 
 import dataclasses
-import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
-from ghostify.atomic import replacing
 from ghostify.cli.opening import Channels, normalised_for, open_for
 from ghostify.cli.options import ghost_options, json_option, take_recipe, training_options
 from ghostify.cli.output import first_process, print_history, progress_bars, score_row, score_text, show
 from ghostify.data import load_data
+from ghostify.errors import InputError
 from ghostify.jobs.evaluate import evaluate
+from ghostify.jobs.recipes import ROWS, find_row
 from ghostify.jobs.train import Teacher
 from ghostify.jobs.train import train as train_network
+from ghostify.jobs.training_folder import HISTORY, NETWORK, TrainingFolder
 from ghostify.measure.environment import describe_environment
 from ghostify.network_file import load, save
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", required=False)
+@click.option("--recipe", "row_name", type=click.Choice(ROWS), help="A published row, see `ghostify recipes`.")
 @training_options()
 @ghost_options()
 @click.option("--teacher", type=Path, help="Network file to learn from beside the labels, such as a ghost's original.")
 @click.option("--teacher-weight", type=float, default=Teacher.weight, show_default=True, help="Of the loss, 0..1.")
 @click.option("--temperature", type=float, default=Teacher.temperature, show_default=True, help="Of the teacher.")
-@click.option("--out", type=Path, required=True, help="Folder for network.safetensors, history.json, checkpoint.pt.")
+@click.option("--tensorboard", is_flag=True, help="Log for TensorBoard, too.")
+@click.option("--out", type=Path, required=True, help="Folder for settings, log, checkpoint, best and last network.")
 @json_option
 def train(
-    model: str,
+    model: str | None,
+    row_name: str | None,
     data_name: str,
     hold_out: float,
     out: Path,
@@ -38,6 +44,7 @@ def train(
     teacher: Path | None,
     teacher_weight: float,
     temperature: float,
+    tensorboard: bool,
     image_size: int | None,
     mean: Channels,
     std: Channels,
@@ -46,43 +53,62 @@ def train(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Train MODEL on DATA and score it on the test images. torchrun may start several processes."""
-    recipe = take_recipe(options)
-    data = normalised_for(model, load_data(data_name, image_size=image_size, hold_out=hold_out), mean, std)
+    """Train MODEL on DATA and score it on the test images. torchrun may start several processes.
+
+    With --recipe the network and all settings are those of a published row, but for what is given beside it.
+    """
+    if (model is None) == (row_name is None):
+        raise InputError("expected a MODEL or --recipe NAME, and not both")
+    row = find_row(row_name) if row_name is not None else None
+    recipe = take_recipe(options, row.recipe if row else None)
+    if row is not None:
+        model, options = row.model, {**options, **row.options}
+    data = normalised_for(str(model), load_data(data_name, image_size=image_size, hold_out=hold_out), mean, std)
     torch.manual_seed(recipe.seed)
-    network = open_for(data, model, options)
+    network = open_for(data, str(model), options)
     known = load(teacher, factory=options["factory"]) if teacher else None
+    folder = TrainingFolder(out, data.preprocessing, tensorboard)
+    settings = {
+        "model": model,
+        "row": row_name,
+        "data": data_name,
+        "recipe": dataclasses.asdict(recipe),
+        "teacher": {"network": str(teacher), "weight": teacher_weight, "temperature": temperature} if teacher else None,
+        "command": shlex.join(["ghostify", *sys.argv[1:]]),
+    }
+    if first_process():
+        folder.begin(settings, device)
     with progress_bars() as progress:
         history = train_network(
             network,
             data,
             recipe,
             teacher=Teacher(known, teacher_weight, temperature) if known else None,
-            checkpoint=out / "checkpoint.pt",
+            checkpoint=folder.checkpoint,
             resume=resume,
             device=device,
             workers=workers,
             progress=progress,
+            after_epoch=folder.after_epoch,
         )
     if not first_process():
         return
     score = evaluate(network, data.test, data, device=device, workers=workers)
-    save(network, out / "network.safetensors", extra=data.preprocessing)
+    save(network, out / NETWORK, extra=data.preprocessing)
     result = {
-        "model": model,
-        "data": data_name,
-        "recipe": dataclasses.asdict(recipe),
-        "teacher": {"network": str(teacher), "weight": teacher_weight, "temperature": temperature} if teacher else None,
+        **settings,
         "history": [dataclasses.asdict(epoch) for epoch in history],
         **score_row(score),
+        "published": {"top1": row.top1, "top5": row.top5, "source": row.source} if row else None,
         "environment": describe_environment(device),
-        "out": str(out / "network.safetensors"),
+        "out": str(out / NETWORK),
     }
-    with replacing(out / "history.json") as temporary:
-        temporary.write_text(json.dumps(result, indent=2) + "\n")
+    folder.write_json(HISTORY, result)
 
     def tables() -> None:
         print_history(history)
-        print(f"{score_text(score)}; wrote {out / 'network.safetensors'}")
+        print(f"{score_text(score)}; wrote {out / NETWORK}")
+        if row is not None:
+            print(f"It should reach {row.top1} % in {row.recipe.epochs} epochs ({row.source}).")
 
     show(result, as_json, tables)

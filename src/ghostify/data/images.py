@@ -1,5 +1,6 @@
 """Labelled images, in memory or in a folder, as batches of uint8 tensors."""
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,12 @@ class FolderImages(Dataset[Batch]):
         self.transform = transform
         self.samples = [folder.samples[i] for i in (range(len(folder.samples)) if indices is None else indices)]
         self.labels = torch.tensor([label for _, label in self.samples])
+
+    def changed(self, transform: Callable[[Image.Image], Tensor]) -> "FolderImages":
+        """The same images under another transform."""
+        other = copy.copy(self)
+        other.transform = transform
+        return other
 
     def __len__(self) -> int:
         return len(self.samples)

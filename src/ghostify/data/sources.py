@@ -1,5 +1,6 @@
 """Data sets by reference: ``digits``, ``cifar10:DIR``, ``npz:FILE``, ``imagefolder:DIR``, ``imagenet:DIR``."""
 
+import dataclasses
 import os
 import zipfile
 from collections.abc import Callable, Sequence
@@ -169,12 +170,11 @@ def folder_data(name: str, root: Path, size: int, hold_out: float, verify: bool)
     if verify:
         with ThreadPoolExecutor() as pool:
             list(pool.map(read_image, [path for path, _ in train.samples + test.samples]))
-    augmented = to_pixels(v2.RandomResizedCrop(size), v2.RandomHorizontalFlip())
     plain = plain_crop(size, size)
     fit, val = held_out(name, np.array(train.targets), hold_out)
     return ImageData(
         name=name,
-        train=FolderImages(train, augmented, fit.tolist()),
+        train=FolderImages(train, random_crop(size), fit.tolist()),
         val=FolderImages(train, plain, val.tolist()) if len(val) else None,
         test=FolderImages(test, plain),
         classes=tuple(train.classes),
@@ -182,6 +182,30 @@ def folder_data(name: str, root: Path, size: int, hold_out: float, verify: bool)
         crop_padding=0,
         flip=False,
     )
+
+
+def random_crop(size: int, *changes: v2.Transform) -> Callable[[object], Tensor]:
+    """A part of a PIL image, mirrored or not, at random, as uint8 ``[3, size, size]`` (Szegedy et al. 2015)."""
+    return to_pixels(v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), *changes)
+
+
+def augmented(data: ImageData, color_jitter: float, rand_augment: bool) -> ImageData:
+    """The same data set, whose training images have more changed in them than their crop.
+
+    Args:
+        color_jitter: How far brightness, contrast and saturation change at random, 0..1.
+        rand_augment: Whether two of RandAugment's changes meet each image (Cubuk et al. 2019, arXiv:1909.13719).
+    Raises:
+        InputError: If the images are not a folder's and something is asked for.
+    """
+    if not color_jitter and not rand_augment:
+        return data
+    if not isinstance(data.train, FolderImages):
+        raise InputError(f"color jitter and RandAugment are for images of a folder: {data.name} is in memory")
+    changes: list[v2.Transform] = [v2.RandAugment()] if rand_augment else []
+    if color_jitter:
+        changes.append(v2.ColorJitter(color_jitter, color_jitter, color_jitter))
+    return dataclasses.replace(data, train=data.train.changed(random_crop(data.image_size, *changes)))
 
 
 def open_folder(path: Path) -> DatasetFolder:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from scipy.stats import binomtest
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from ghostify.data.augment import normalise
 from ghostify.data.images import Batch, ImageData, MemoryImages, join_batches
@@ -19,14 +19,25 @@ class Score:
     """Right answers of a network.
 
     Args:
-        images: How many were asked.
-        right: How many first guesses were right.
-        right_in_5: How many had the right class among the first five guesses.
+        counts: For each class: how many of its images were asked, how many first guesses were right, and for how many
+            the right class was among the first five guesses.
     """
 
-    images: int
-    right: int
-    right_in_5: int
+    counts: tuple[tuple[int, ...], ...]
+
+    @property
+    def images(self) -> int:
+        return sum(images for images, _, _ in self.counts)
+
+    @property
+    def right(self) -> int:
+        """How many first guesses were right."""
+        return sum(right for _, right, _ in self.counts)
+
+    @property
+    def right_in_5(self) -> int:
+        """How many had the right class among the first five guesses."""
+        return sum(in_5 for _, _, in_5 in self.counts)
 
     @property
     def top1(self) -> float:
@@ -43,7 +54,7 @@ class Score:
         """95 % Wilson interval of ``top1``, 0..1 (Wilson 1927).
 
         Example:
-            >>> [round(end, 4) for end in Score(100, 90, 100).interval]
+            >>> [round(end, 4) for end in Score(((100, 90, 100),)).interval]
             [0.8256, 0.9448]
         """
         low, high = binomtest(self.right, self.images).proportion_ci(0.95, method="wilson")
@@ -59,6 +70,7 @@ def evaluate(
     precision: str = "fp32",
     batch_size: int = 250,
     workers: int = 0,
+    share: tuple[int, int] = (0, 1),
 ) -> Score:
     """Ask a network for the class of every image once.
 
@@ -66,24 +78,26 @@ def evaluate(
         dataset: One of the data set's parts: ``data.test`` or ``data.val``.
         data: Gives the normalisation.
         precision: "fp32", or "bf16" for autocast.
+        share: Which part of how many of the images to ask about; the parts of several processes are added up.
     """
+    part, parts = share
+    length = len(dataset)  # type: ignore[arg-type]  # ours have a length; the base class does not say so
     loader = DataLoader(
-        dataset,
+        Subset(dataset, range(part, length, parts)) if parts > 1 else dataset,
         batch_size,
         collate_fn=join_batches,
         num_workers=0 if isinstance(dataset, MemoryImages) else workers,
     )
-    right = right_in_5 = images = 0
+    counts = torch.zeros(len(data.classes), 3, dtype=torch.long)
     with evaluating(model), torch.inference_mode():
         for pixels, labels in loader:
             x = normalise(pixels.to(device), data.mean, data.std)
             with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
                 logits = logits_of(model(x))
-            hits = logits.topk(min(5, logits.shape[1])).indices == labels.to(device)[:, None]
-            right += int(hits[:, 0].sum())
-            right_in_5 += int(hits.sum())
-            images += len(labels)
-    return Score(images, right, right_in_5)
+            hits = (logits.topk(min(5, logits.shape[1])).indices == labels.to(device)[:, None]).cpu()
+            told = torch.stack([torch.ones(len(labels), dtype=torch.bool), hits[:, 0], hits.any(1)], 1)
+            counts.index_add_(0, labels, told.long())
+    return Score(tuple(map(tuple, counts.tolist())))
 
 
 def check_fit(model: nn.Module, data: ImageData) -> int:

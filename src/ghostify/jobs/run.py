@@ -17,9 +17,11 @@ from ghostify.data.sample import draw_inputs
 from ghostify.errors import InputError
 from ghostify.inference.compare import compare
 from ghostify.inference.explain import Explanation, explain
+from ghostify.jobs.checkpoint import Epoch
 from ghostify.jobs.evaluate import Score, check_fit, evaluate
+from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.report import write_report
-from ghostify.jobs.train import Epoch, Recipe, Teacher, train
+from ghostify.jobs.train import Teacher, train
 from ghostify.layers.ghost_conv import Cheap
 from ghostify.measure.count import Count, count
 from ghostify.measure.environment import describe_environment, disturbance

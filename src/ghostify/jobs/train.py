@@ -2,74 +2,31 @@
 
 import math
 import os
-import pickle
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
-from ghostify.atomic import replacing
 from ghostify.data.augment import normalise, random_crop_flip
 from ghostify.data.images import Batch, ImageData, MemoryImages, join_batches
+from ghostify.data.sources import augmented
 from ghostify.errors import InputError
+from ghostify.jobs.checkpoint import Epoch, Learner, load_checkpoint, save_checkpoint
 from ghostify.jobs.evaluate import Score, check_fit, evaluate, logits_of
+from ghostify.jobs.recipe import Recipe
 from ghostify.measure.environment import computes_in_bf16
 from ghostify.progress import Progress
 
-OPTIMIZERS = ("sgd", "adamw")
-SCHEDULES = ("cosine", "steps")
-PRECISIONS = ("auto", "fp32", "bf16")
-CHECKPOINT_FORMAT = "ghostify training 2"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train.
-
-    Args:
-        epochs: Passes over the training images.
-        batch_size: Images per step and process.
-        optimizer: "sgd" (momentum 0.9, Nesterov) or "adamw".
-        lr: Peak learning rate.
-        weight_decay: Of weights; biases and BatchNorm have none.
-        schedule: "cosine" down to 0, or "steps": a tenth after each of 50 %, 75 % and 94 % of the epochs.
-        warmup_epochs: Epochs, or parts of one, of linear rise from 0.
-        label_smoothing: Share of the target spread over all classes.
-        augment: Random crops, and mirror images where the data set allows.
-        precision: "fp32", "bf16" (autocast), or "auto": bf16 where the processor computes in it.
-        channels_last: Memory order of the maps.
-        freeze_norm: Hold BatchNorm's statistics, as for a trained network that has them folded away.
-        seed: Of weights, order and augmentation.
-    """
-
-    epochs: int = 10
-    batch_size: int = 128
-    optimizer: str = "sgd"
-    lr: float = 0.1
-    weight_decay: float = 5e-4
-    schedule: str = "cosine"
-    warmup_epochs: float = 1.0
-    label_smoothing: float = 0.0
-    augment: bool = True
-    precision: str = "auto"
-    channels_last: bool = True
-    freeze_norm: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, allowed in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
-            if getattr(self, name) not in allowed:
-                raise InputError(f"{name} is {getattr(self, name)!r}: expected one of {', '.join(allowed)}")
-        if self.epochs < 1 or self.batch_size < 2:
-            raise InputError(f"epochs is {self.epochs}, batch size {self.batch_size}: expected at least 1 and 2")
-        if not (self.lr > 0 and self.weight_decay >= 0 and self.warmup_epochs >= 0 and 0 <= self.label_smoothing < 1):
-            raise InputError("expected lr > 0, weight decay and warm-up epochs >= 0, label smoothing from 0 to below 1")
+# Shares of a training after which the learning rate falls to a tenth.
+DROPS = {"steps": (0.5, 0.75, 0.9375), "thirds": (1 / 3, 2 / 3)}
+AfterEpoch = Callable[[list[Epoch], nn.Module], None]
 
 
 @dataclass(frozen=True)
@@ -91,29 +48,6 @@ class Teacher:
             raise InputError("teacher: expected a weight above 0 to 1 and a temperature above 0")
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """What one pass over the training images gave.
-
-    Args:
-        epoch: Counted from 1.
-        train_loss: Mean over the pass.
-        train_top1: Share right on the augmented images, while learning, 0..1.
-        val_top1: Share right on the held-out images after the pass; None where nothing is held out.
-        lr: Learning rate of the last step.
-        seconds: Of the pass, without evaluation.
-        data_share: Part of them spent waiting for and augmenting images, 0..1.
-    """
-
-    epoch: int
-    train_loss: float
-    train_top1: float
-    val_top1: float | None
-    lr: float
-    seconds: float
-    data_share: float
-
-
 def train(
     model: nn.Module,
     data: ImageData,
@@ -125,6 +59,7 @@ def train(
     device: str = "cpu",
     workers: int = 0,
     progress: Progress | None = None,
+    after_epoch: AfterEpoch | None = None,
 ) -> list[Epoch]:
     """Train a network in place.
 
@@ -135,10 +70,12 @@ def train(
     Args:
         teacher: To learn from beside the labels, such as the original of a ghost.
         checkpoint: File for the state after each epoch, replaced whole; None for none.
-        resume: Go on from ``checkpoint`` if it is there.
+        resume: Go on with ``checkpoint`` if it is there.
         device: "cpu" or "cuda".
         workers: Processes that decode images; none for images in memory.
         progress: Told of each step.
+        after_epoch: Given the history and the network that was validated, in process 0, before the checkpoint is
+            written: what an interrupted epoch wrote is written again.
     Returns:
         One entry per epoch, those before a resume included.
     Raises:
@@ -149,8 +86,9 @@ def train(
     if path is not None and path.exists() and not resume:
         raise InputError(f"{path} holds a training that began before: resume it or choose another place")
     outputs = check_fit(model, data)
+    data = augmented(data, recipe.color_jitter, recipe.rand_augment)
 
-    accelerator = Accelerator(cpu=device == "cpu")
+    accelerator = Accelerator(cpu=device == "cpu", gradient_accumulation_steps=recipe.accumulate)
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
     model.to(memory_format=memory_format)
     if teacher is not None:
@@ -160,23 +98,33 @@ def train(
             raise InputError(f"the teacher returns {known} logits, the network {outputs}: expected as many of both")
     order = torch.Generator()
     loader = make_loader(data.train, recipe.batch_size, workers, order)
-    optimizer = make_optimizer(model, recipe)
+    optimizer = make_optimizer(model, recipe, recipe.peak_lr(accelerator.num_processes))
     net, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    scheduler = LambdaLR(optimizer, lambda step: lr_factor(step, len(loader), recipe))
+    average = (
+        AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True) if recipe.ema else None
+    )
+    optimizer.zero_grad()
+    steps = math.ceil(len(loader) / recipe.accumulate)
+    learner = Learner(model, average, optimizer, LambdaLR(optimizer, lambda step: lr_factor(step, steps, recipe)))
     history: list[Epoch] = []
     learning = {"teacher_weight": teacher.weight, "temperature": teacher.temperature} if teacher else {}
-    settings = asdict(recipe) | learning
+    settings = asdict(recipe) | learning | {"processes": accelerator.num_processes}
     if path is not None and path.exists():
-        history = load_checkpoint(path, model, optimizer, scheduler, settings)
+        history = load_checkpoint(path, learner, settings)
 
-    run = TrainingRun(accelerator, net, loader, optimizer, scheduler, data, recipe, teacher, memory_format)
+    run = TrainingRun(accelerator, net, learner, loader, data, recipe, teacher, memory_format)
     for number in range(len(history) + 1, recipe.epochs + 1):
         order.manual_seed(recipe.seed * 1_000_003 + number)
         torch.manual_seed(recipe.seed * 1_000_003 + number * 1_009 + accelerator.process_index)
         history.append(run.epoch(number, progress))
-        if path is not None and accelerator.is_main_process:
-            save_checkpoint(path, model, optimizer, scheduler, settings, history)
+        if accelerator.is_main_process:
+            if after_epoch is not None:
+                after_epoch(history, run.validated)
+            if path is not None:
+                save_checkpoint(path, learner, settings, history)
     accelerator.wait_for_everyone()
+    if average is not None:
+        model.load_state_dict(average.module.state_dict())
     return history
 
 
@@ -186,9 +134,8 @@ class TrainingRun:
 
     accelerator: Accelerator
     model: nn.Module
+    learner: Learner
     loader: DataLoader[Batch]
-    optimizer: torch.optim.Optimizer
-    scheduler: LambdaLR
     data: ImageData
     recipe: Recipe
     teacher: Teacher | None
@@ -222,15 +169,22 @@ class TrainingRun:
                 done, total = (number - 1) * steps + step + 1, self.recipe.epochs * steps
                 progress("train", f"epoch {number}/{self.recipe.epochs}, loss {loss_sum / seen:.3f}", done, total)
         seconds = time.perf_counter() - started
+        all_loss, all_right, images = self.over_all_processes([loss_sum, right, seen])
         return Epoch(
             epoch=number,
-            train_loss=loss_sum / seen,
-            train_top1=right / seen,
+            images=int(images),
+            train_loss=all_loss / images,
+            train_top1=all_right / images,
             val_top1=self.validate(self.data.val).top1 if self.data.val is not None else None,
-            lr=float(self.scheduler.get_last_lr()[0]),
+            lr=float(self.learner.scheduler.get_last_lr()[0]),
             seconds=seconds,
             data_share=data_seconds / seconds,
         )
+
+    def over_all_processes(self, sums: list[float]) -> list[float]:
+        """The sums of what the processes counted, exact for whole numbers."""
+        mine = torch.tensor(sums, dtype=torch.float64, device=self.accelerator.device)
+        return self.accelerator.reduce(mine, "sum").tolist()
 
     def prepare(self, pixels: Tensor) -> Tensor:
         """uint8 images to the network's augmented, normalised input."""
@@ -239,26 +193,39 @@ class TrainingRun:
         return normalise(pixels, self.data.mean, self.data.std).contiguous(memory_format=self.memory_format)
 
     def step(self, x: Tensor, labels: Tensor) -> tuple[float, Tensor]:
-        """One optimisation step; the loss and the logits before it."""
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=trains_in_bf16(self.recipe.precision, x.device)):
-            logits = logits_of(self.model(x))
-            loss = nn.functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
-            if self.teacher is not None:
-                with torch.no_grad():
-                    answers = logits_of(self.teacher.network(x))
-                apart = disagreement(logits, answers, self.teacher.temperature)
-                loss = (1 - self.teacher.weight) * loss + self.teacher.weight * apart
-        value = loss.item()
-        if math.isfinite(value):
-            self.optimizer.zero_grad()
-            self.accelerator.backward(loss)
-            self.optimizer.step()
-            self.scheduler.step()
+        """One batch, and where enough are gathered a step of the optimizer; the loss and the logits before it."""
+        learner, accelerator = self.learner, self.accelerator
+        with accelerator.accumulate(self.model):
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=trains_in_bf16(self.recipe.precision, x.device)):
+                logits = logits_of(self.model(x))
+                loss = nn.functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+                if self.teacher is not None:
+                    with torch.no_grad():
+                        answers = logits_of(self.teacher.network(x))
+                    apart = disagreement(logits, answers, self.teacher.temperature)
+                    loss = (1 - self.teacher.weight) * loss + self.teacher.weight * apart
+            value = loss.item()
+            if math.isfinite(value):
+                accelerator.backward(loss)
+                learner.optimizer.step()
+                learner.optimizer.zero_grad()
+                if accelerator.sync_gradients:
+                    learner.scheduler.step()
+                    if learner.average is not None:
+                        learner.average.update_parameters(learner.model)
         return value, logits.detach()
 
+    @property
+    def validated(self) -> nn.Module:
+        """The network that counts: the average of the weights where there is one."""
+        return self.learner.model if self.learner.average is None else self.learner.average.module
+
     def validate(self, val: Dataset[Batch]) -> Score:
-        network = self.accelerator.unwrap_model(self.model)
-        return evaluate(network, val, self.data, device=str(self.accelerator.device))
+        """Each process asks about its share of the images; each image counts once."""
+        device, share = self.accelerator.device, (self.accelerator.process_index, self.accelerator.num_processes)
+        mine = evaluate(self.validated, val, self.data, device=str(device), share=share)
+        counts = torch.tensor(mine.counts, device=device)
+        return Score(counts=tuple(map(tuple, self.accelerator.reduce(counts, "sum").tolist())))
 
 
 def disagreement(logits: Tensor, answers: Tensor, temperature: float) -> Tensor:
@@ -286,14 +253,14 @@ def make_loader(dataset: Dataset[Batch], batch_size: int, workers: int, order: t
     )
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, recipe: Recipe, lr: float) -> torch.optim.Optimizer:
     """SGD or AdamW; weight decay acts on weights, not on biases and BatchNorm."""
     weights = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
     others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
     groups = [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.lr)
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, nesterov=True)
+        return torch.optim.AdamW(groups, lr=lr)
+    return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
 
 
 def lr_factor(step: int, steps_per_epoch: int, recipe: Recipe) -> float:
@@ -307,55 +274,11 @@ def lr_factor(step: int, steps_per_epoch: int, recipe: Recipe) -> float:
     warmup, steps = recipe.warmup_epochs * steps_per_epoch, recipe.epochs * steps_per_epoch
     if step < warmup:
         return min(1.0, (step + 1) / warmup)
-    if recipe.schedule == "steps":
-        return 0.1 ** sum(step >= share * steps for share in (0.5, 0.75, 0.9375))
+    if recipe.schedule in DROPS:
+        return 0.1 ** sum(step >= share * steps for share in DROPS[recipe.schedule])
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 def trains_in_bf16(precision: str, device: torch.device) -> bool:
     """Whether bf16 is asked for, or for "auto", whether the processor computes in it."""
     return precision == "bf16" or (precision == "auto" and computes_in_bf16(device))
-
-
-def save_checkpoint(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scheduler: LambdaLR,
-    settings: dict[str, Any],
-    history: list[Epoch],
-) -> None:
-    state = {
-        "format": CHECKPOINT_FORMAT,
-        "settings": settings,
-        "history": [asdict(epoch) for epoch in history],
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scheduler": {"last_epoch": scheduler.last_epoch},
-    }
-    with replacing(path) as temporary:
-        torch.save(state, temporary)
-
-
-def load_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: LambdaLR, settings: dict[str, Any]
-) -> list[Epoch]:
-    """Put a saved state back; the epochs that it has behind it."""
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError) as error:
-        raise InputError(f"{path} is no training checkpoint, or is cut short: start anew in another place") from error
-    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
-        raise InputError(f"{path} is no training checkpoint of this version: expected {CHECKPOINT_FORMAT!r}")
-    before = state["settings"]
-    changed = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
-    if changed:
-        was = ", ".join(f"{key} was {before.get(key)}" for key in changed)
-        raise InputError(f"{path} was begun otherwise: {was}; resume with the same settings")
-    try:
-        model.load_state_dict(state["model"])
-    except RuntimeError as error:
-        raise InputError(f"{path} is of another network than {type(model).__name__} as given here") from error
-    optimizer.load_state_dict(state["optimizer"])
-    scheduler.last_epoch = state["scheduler"]["last_epoch"]
-    return [Epoch(**epoch) for epoch in state["history"]]

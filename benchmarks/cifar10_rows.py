@@ -1,0 +1,115 @@
+"""The CIFAR-10 rows: VGG-16, ResNet-56, their ghosts, and the originals made narrower to the ghosts' cost; as CSV.
+
+    python benchmarks/cifar10_rows.py --data npz:cifar10.npz --epochs 15 --seeds 0 --work trainings \\
+        --out benchmarks/results/cifar10_rows.csv
+
+All learn by the same recipe from random weights; `--epochs 0` takes the recipe's own number. A tenth of train is held
+out only to watch. A training that was interrupted goes on, rows that are there are left. `right` lists the test images
+that were right as hexadecimal bits, so that two networks can be compared image by image.
+"""
+
+import argparse
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from rows import read_rows, write_rows
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ghostify import count, create_model
+from ghostify.allocator import keep_freed_memory
+from ghostify.data import ImageData, load_data
+from ghostify.data.augment import normalise
+from ghostify.data.images import join_batches
+from ghostify.jobs.recipes import ROWS
+from ghostify.jobs.train import train
+from ghostify.measure.environment import describe_environment
+from ghostify.transform.narrow import narrow
+
+SHAPE = (3, 32, 32)
+GHOSTS = {"vgg16": "ghost_vgg16", "resnet56": "ghost_resnet56"}
+NETWORKS = [name for original, ghost in GHOSTS.items() for name in (original, ghost, f"narrow_{original}")]
+
+
+def main() -> None:
+    keep_freed_memory()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
+    parser.add_argument("--recipe", choices=["paper", "modern"], default="modern")
+    parser.add_argument("--epochs", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--work", type=Path, required=True, help="folder for what interrupted trainings go on with")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    data = load_data(arguments.data, hold_out=0.1)
+    rows = read_rows(arguments.out)
+    for seed in arguments.seeds:
+        for name in arguments.networks:
+            row = ROWS[f"cifar10_{name.removeprefix('narrow_')}{'_modern' if arguments.recipe == 'modern' else ''}"]
+            epochs = arguments.epochs or row.recipe.epochs
+            key = (name, arguments.recipe, str(epochs), str(seed))
+            if key in {(r["network"], r["recipe"], r["epochs"], r["seed"]) for r in rows}:
+                continue
+            warmup = row.recipe.warmup_epochs * epochs / row.recipe.epochs
+            recipe = replace(row.recipe, epochs=epochs, warmup_epochs=warmup, seed=seed)
+            torch.manual_seed(seed)
+            model = build(name)
+            history = train(
+                model,
+                data,
+                recipe,
+                checkpoint=arguments.work / f"{', '.join(key)}.pt",
+                resume=True,
+                device=arguments.device,
+                progress=lambda task, detail, step, steps: print(detail, end="\r", file=sys.stderr),
+            )
+            right = right_answers(model, data, arguments.device)
+            counted = count(model, SHAPE)
+            rows.append(
+                {
+                    "network": name,
+                    "recipe": arguments.recipe,
+                    "epochs": epochs,
+                    "seed": seed,
+                    "macs": counted.macs,
+                    "params": counted.params,
+                    "val_top1": f"{history[-1].val_top1:.4f}",
+                    "test_top1": f"{right.float().mean().item():.4f}",
+                    "seconds": f"{sum(epoch.seconds for epoch in history):.0f}",
+                    **describe_environment(arguments.device),
+                    "command": "python " + shlex.join(sys.argv),
+                    "right": np.packbits(right.numpy()).tobytes().hex(),
+                }
+            )
+            write_rows(arguments.out, rows)
+
+
+def build(name: str) -> nn.Module:
+    """One of the networks, from random weights."""
+    original = ROWS[f"cifar10_{name.removeprefix('narrow_')}"]
+    model = create_model(original.model, **original.options)
+    if not name.startswith("narrow_"):
+        return model
+    ghost = ROWS[f"cifar10_{GHOSTS[name.removeprefix('narrow_')]}"]
+    return narrow(model, SHAPE, count(create_model(ghost.model, **ghost.options), SHAPE).macs)
+
+
+@torch.inference_mode()
+def right_answers(model: nn.Module, data: ImageData, device: str) -> Tensor:
+    """Which test images are right: bool ``[images]``."""
+    model.eval()
+    found = []
+    for pixels, labels in DataLoader(data.test, 250, collate_fn=join_batches):
+        logits = model(normalise(pixels.to(device), data.mean, data.std))
+        found.append(logits.argmax(1).cpu() == labels)
+    return torch.cat(found)
+
+
+if __name__ == "__main__":
+    main()

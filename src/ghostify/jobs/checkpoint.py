@@ -1,0 +1,101 @@
+"""Trainings on disk: what happened so far, and all that is needed to go on."""
+
+import pickle
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
+
+from ghostify.atomic import replacing
+from ghostify.errors import InputError
+
+CHECKPOINT_FORMAT = "ghostify training 3"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one pass over the training images gave.
+
+    Args:
+        epoch: Counted from 1.
+        train_loss: Mean over the pass.
+        images: Training images that were seen, in all processes.
+        train_top1: Share right on the augmented images, while learning, 0..1.
+        val_top1: Share right on the held-out images after the pass; None where nothing is held out.
+        lr: Learning rate of the last step.
+        seconds: Of the pass, without evaluation.
+        data_share: Part of them spent waiting for and augmenting images, 0..1.
+    """
+
+    epoch: int
+    images: int
+    train_loss: float
+    train_top1: float
+    val_top1: float | None
+    lr: float
+    seconds: float
+    data_share: float
+
+    @property
+    def images_per_second(self) -> float:
+        return self.images / self.seconds
+
+
+@dataclass(frozen=True)
+class Learner:
+    """Everything in a training that changes with its steps.
+
+    Args:
+        model: The network.
+        average: Moving average of its weights, or None.
+        optimizer: With its momenta.
+        scheduler: Of the learning rate.
+    """
+
+    model: nn.Module
+    average: AveragedModel | None
+    optimizer: torch.optim.Optimizer
+    scheduler: LambdaLR
+
+
+def save_checkpoint(path: Path, learner: Learner, settings: dict[str, Any], history: list[Epoch]) -> None:
+    """Put the state into a file, whole or not at all."""
+    state = {
+        "format": CHECKPOINT_FORMAT,
+        "settings": settings,
+        "history": [asdict(epoch) for epoch in history],
+        "model": learner.model.state_dict(),
+        "average": learner.average.state_dict() if learner.average is not None else {},
+        "optimizer": learner.optimizer.state_dict(),
+        "scheduler": {"last_epoch": learner.scheduler.last_epoch},
+    }
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_checkpoint(path: Path, learner: Learner, settings: dict[str, Any]) -> list[Epoch]:
+    """Put a saved state back; the epochs that it has behind it."""
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError) as error:
+        raise InputError(f"{path} is no training checkpoint, or is cut short: start anew in another place") from error
+    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
+        raise InputError(f"{path} is no training checkpoint of this version: expected {CHECKPOINT_FORMAT!r}")
+    before = state["settings"]
+    changed = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
+    if changed:
+        was = ", ".join(f"{key} was {before.get(key)}" for key in changed)
+        raise InputError(f"{path} was begun otherwise: {was}; resume with the same settings")
+    try:
+        learner.model.load_state_dict(state["model"])
+        if learner.average is not None:
+            learner.average.load_state_dict(state["average"])
+    except RuntimeError as error:
+        raise InputError(f"{path} is of another network than {type(learner.model).__name__} as given here") from error
+    learner.optimizer.load_state_dict(state["optimizer"])
+    learner.scheduler.last_epoch = state["scheduler"]["last_epoch"]
+    return [Epoch(**epoch) for epoch in state["history"]]

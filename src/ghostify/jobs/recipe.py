@@ -1,0 +1,83 @@
+"""How to train: every setting of a training, in one frozen place."""
+
+from dataclasses import dataclass
+
+from ghostify.errors import InputError
+
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("cosine", "steps", "thirds")
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    Args:
+        epochs: Passes over the training images.
+        batch_size: Images per forward pass and process.
+        accumulate: Forward passes whose gradients make one step of the optimizer.
+        optimizer: "sgd" (momentum 0.9, Nesterov) or "adamw".
+        lr: Peak learning rate.
+        lr_batch_size: Images per step that ``lr`` is for: it grows and shrinks with batch size, accumulation and
+            processes (Goyal et al. 2017, arXiv:1706.02677); 0 leaves it as it is.
+        weight_decay: Of weights; biases and BatchNorm have none.
+        schedule: "cosine" down to 0, or a tenth after 50 %, 75 % and 94 % of the epochs ("steps") or after each third
+            ("thirds").
+        warmup_epochs: Epochs, or parts of one, of linear rise from 0.
+        label_smoothing: Share of the target spread over all classes.
+        ema: Part of the moving average of all weights that each step keeps, 0 to below 1, such as 0.9999; the
+            average is what is validated and what the training ends with. 0 for none.
+        augment: Random crops, and mirror images where the data set allows.
+        color_jitter: How far brightness, contrast and saturation are changed at random, 0 to 1; of a folder's images.
+        rand_augment: Whether two of RandAugment's changes (Cubuk et al. 2019, arXiv:1909.13719) meet each of a
+            folder's images.
+        precision: "fp32", "bf16" (autocast), or "auto": bf16 where the processor computes in it.
+        channels_last: Memory order of the maps.
+        freeze_norm: Hold BatchNorm's statistics, as for a trained network that has them folded away.
+        seed: Of weights, order and augmentation.
+    """
+
+    epochs: int = 10
+    batch_size: int = 128
+    accumulate: int = 1
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    lr_batch_size: int = 0
+    weight_decay: float = 5e-4
+    schedule: str = "cosine"
+    warmup_epochs: float = 1.0
+    label_smoothing: float = 0.0
+    ema: float = 0.0
+    augment: bool = True
+    color_jitter: float = 0.0
+    rand_augment: bool = False
+    precision: str = "auto"
+    channels_last: bool = True
+    freeze_norm: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
+            if getattr(self, name) not in allowed:
+                raise InputError(f"{name} is {getattr(self, name)!r}: expected one of {', '.join(allowed)}")
+        if self.epochs < 1 or self.batch_size < 2 or self.accumulate < 1:
+            raise InputError(
+                f"epochs is {self.epochs}, batch size {self.batch_size}, accumulate {self.accumulate}: "
+                "expected at least 1, 2 and 1"
+            )
+        if not (self.lr > 0 and self.lr_batch_size >= 0 and self.weight_decay >= 0 and self.warmup_epochs >= 0):
+            raise InputError("expected lr > 0, and lr batch size, weight decay and warm-up epochs >= 0")
+        if not (0 <= self.label_smoothing < 1 and 0 <= self.ema < 1 and 0 <= self.color_jitter <= 1):
+            raise InputError("expected label smoothing and ema from 0 to below 1, color jitter from 0 to 1")
+
+    def peak_lr(self, processes: int = 1) -> float:
+        """The learning rate for so many processes.
+
+        Example:
+            >>> Recipe(batch_size=64, accumulate=2, lr=0.1, lr_batch_size=256).peak_lr(processes=4)
+            0.2
+        """
+        if not self.lr_batch_size:
+            return self.lr
+        return self.lr * self.batch_size * self.accumulate * processes / self.lr_batch_size
