@@ -16,6 +16,17 @@
   };
   const percent = (share) => `${(100 * share).toFixed(share < 0.00995 ? 2 : share < 0.0995 ? 1 : 0)}\u00a0%`;
 
+  // A short address for each sheet: hundreds of tiles with a megabyte of `data:` each would take seconds.
+  const addresses = new Map();
+  function address(sheet) {
+    if (!addresses.has(sheet)) {
+      const [kind, content] = sheet.uri.slice("data:".length).split(";base64,");
+      const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+      addresses.set(sheet, URL.createObjectURL(new Blob([bytes], { type: kind })));
+    }
+    return addresses.get(sheet);
+  }
+
   let layer = layers[0];
   let size = "3";
   let cells = []; // by index of the map
@@ -26,7 +37,7 @@
   function tile(sheet, index) {
     const node = element("span", "", "tile");
     const column = index % sheet.columns, row = Math.floor(index / sheet.columns);
-    node.style.backgroundImage = `url("${sheet.uri}")`;
+    node.style.backgroundImage = `url("${address(sheet)}")`;
     node.style.backgroundSize = `${100 * sheet.columns}% ${100 * sheet.rows}%`;
     const across = sheet.columns > 1 ? (100 * column) / (sheet.columns - 1) : 0;
     const down = sheet.rows > 1 ? (100 * row) / (sheet.rows - 1) : 0;
@@ -54,24 +65,35 @@
     return `${text} ${mine} is most like it: the best ${size}×${size} filter of that one leaves ${percent(partner.error[own(index)])}.`;
   }
 
+  // The maps of a layer as elements, made once.
+  const made = new Map();
+  function cellsOf(which) {
+    if (made.has(which)) return made.get(which);
+    const ghosts = which.against;
+    const all = Array.from({ length: ghosts ? ghosts.maps : which.maps }, (_, index) => {
+      const cell = element("div", "", "map");
+      const original = ghosts ? ghosts.original[index] : index;
+      cell.setAttribute("role", "option");
+      cell.dataset.index = index;
+      cell.append(tile(which.sheet, original));
+      if (ghosts) cell.append(tile(ghosts.sheet, index), tile(ghosts.difference, index));
+      if (which.intrinsic) cell.classList.add(which.intrinsic.includes(index) ? "intrinsic" : "ghost");
+      if (which.constant.includes(original)) cell.classList.add("constant");
+      return cell;
+    });
+    made.set(which, all);
+    return all;
+  }
+
   function build() {
     const grid = by("maps");
+    if (held !== null) hold(null);
     grid.replaceChildren();
     grid.style.setProperty("--aspect", layer.width / layer.height);
     grid.style.setProperty("--cell", layer.against ? "9rem" : count() > 600 ? "1.7rem" : count() > 128 ? "2.4rem" : "4rem");
-    held = null;
+    cells = cellsOf(layer);
     current = 0;
-    cells = Array.from({ length: count() }, (_, index) => {
-      const cell = element("div", "", "map");
-      cell.setAttribute("role", "option");
-      cell.dataset.index = index;
-      cell.tabIndex = index === 0 ? 0 : -1;
-      cell.append(tile(layer.sheet, own(index)));
-      if (layer.against) cell.append(tile(layer.against.sheet, index), tile(layer.against.difference, index));
-      if (role(index)) cell.classList.add(role(index));
-      if (isConstant(index)) cell.classList.add("constant");
-      return cell;
-    });
+    cells.forEach((cell, index) => (cell.tabIndex = index === 0 ? 0 : -1));
     const roles = by("roles");
     if (roles) roles.hidden = !layer.intrinsic;
     const kind = layer.against ? "of the ghost" : "";
@@ -298,4 +320,12 @@
   by("order").addEventListener("change", sort);
   new ResizeObserver(link).observe(grid);
   chooseLayer(0);
+  // The other layers while nobody waits.
+  const idle = window.requestIdleCallback ?? ((work) => setTimeout(work, 200));
+  for (const other of layers)
+    idle(() => {
+      cellsOf(other);
+      for (const sheet of [other.sheet, other.against?.sheet, other.against?.difference])
+        if (sheet) Object.assign(new Image(), { src: address(sheet) }).decode();
+    });
 })();
