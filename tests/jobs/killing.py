@@ -24,6 +24,7 @@ import torch
 from ghostify.cli import main as ghostify
 from ghostify.jobs import checkpoint
 
+TESTS = str(Path(__file__).parents[1])  # where `tiny` lies
 EPOCHS_PER_KILL = 12
 LONGEST_SECONDS = 1.0  # between the start of a training and its death
 
@@ -52,7 +53,7 @@ def start(data: Path, out: Path, kills: int, amid_checkpoint: int = 0) -> subpro
     arguments = [str(data), str(out), str(EPOCHS_PER_KILL * kills), str(amid_checkpoint)]
     process = subprocess.Popen(
         [sys.executable, __file__, "train", *arguments],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([TESTS, *sys.path]), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
