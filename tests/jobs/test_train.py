@@ -215,7 +215,7 @@ def test_two_processes_learn_what_one_learns_with_twice_the_batch(tmp_path: Path
         out = tmp_path / str(processes)
         out.mkdir()
         script = str(Path(__file__).with_name("two_processes.py"))
-        torchrun(processes, script, str(tmp_path / "some.npz"), batch_size, "3", str(out))
+        torchrun(processes, script, str(tmp_path / "some.npz"), "0.25", batch_size, "0.02", "3", str(out))
         found[processes] = (
             torch.load(out / "weights.pt", weights_only=True),
             json.loads((out / "counted.json").read_text()),

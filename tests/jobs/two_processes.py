@@ -1,29 +1,33 @@
-"""Started by torchrun from `test_train`: a few steps, and what each process counted."""
+"""Started by torchrun from `test_train` and `benchmarks/processes.py`: a few steps, and what each process counted."""
 
 import json
 import sys
 from pathlib import Path
 
 import torch
-from tiny import Tiny
 from torch import nn
 
+from ghostify import create_model
 from ghostify.data import load_data
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.train import train
+from ghostify.models.weights import load_weights_
 
 
-def main(data_file: str, batch_size: str, epochs: str, out: str) -> None:
-    data = load_data(f"npz:{data_file}", hold_out=0.25)
+def main(data_file: str, hold_out: str, batch_size: str, lr: str, epochs: str, out: str, weights: str = "") -> None:
+    data = load_data(f"npz:{data_file}", hold_out=float(hold_out))
     torch.manual_seed(0)
-    model = Tiny()
-    with torch.no_grad():  # statistics to hold
-        model.bn1.running_mean.normal_()
-        model.bn1.running_var.uniform_(0.5, 2)
+    if weights:
+        model = load_weights_(create_model("resnet20"), weights)
+    else:
+        model = create_model("tiny:Tiny")
+        with torch.no_grad():  # statistics to hold
+            model.bn1.running_mean.normal_()
+            model.bn1.running_var.uniform_(0.5, 2)
     recipe = Recipe(
         epochs=int(epochs),
         batch_size=int(batch_size),
-        lr=0.02,
+        lr=float(lr),
         lr_batch_size=16,
         warmup_epochs=0,
         augment=False,
