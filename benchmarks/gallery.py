@@ -23,7 +23,8 @@ from ghostify.data.augment import normalise
 from ghostify.data.photograph import SAMPLE, photograph
 from ghostify.data.sample import draw_inputs
 from ghostify.jobs.evaluate import evaluate
-from ghostify.jobs.look import look, write_look
+from ghostify.jobs.look import look
+from ghostify.jobs.look_page import write_look
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.train import train
 from ghostify.network_file import open_network
@@ -98,11 +99,7 @@ def draw(
         file = out / f"{title.lower().replace('-', '')}{'' if ghost is None else '_ghost'}.png"
         with Image.open(Path(folder) / name) as picture:
             picture.convert("RGB").quantize(COLOURS).save(file, optimize=True)
-    half = (len(layer.maps) + 1) // 2
-    explained = {
-        way: round(next(share for m, share in zip(*curve, strict=True) if m >= half), 3)
-        for way, curve in layer.explained.items()
-    }
+    explained = {way: round(share, 3) for way, share in layer.explained_by_half().items()}
     errors = {d: round(partners.error[~layer.constant].median().item(), 3) for d, partners in layer.partners.items()}
     return {
         "layer": layer.name,

@@ -24,7 +24,8 @@ from ghostify import convert
 from ghostify.data import ImageData
 from ghostify.data.augment import normalise
 from ghostify.data.photograph import photograph
-from ghostify.jobs.look import look, write_look
+from ghostify.jobs.look import look
+from ghostify.jobs.look_page import write_look
 from ghostify.measure.environment import describe_environment
 
 MAPS, SIDE, REPEATS = 512, 56, 15

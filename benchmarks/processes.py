@@ -34,28 +34,32 @@ def main() -> None:
         count = FIT + HELD_OUT
         part = {"x_train": images["x_train"][:count], "y_train": images["y_train"][:count]}
         np.savez(Path(name) / "part.npz", **part, x_test=images["x_test"][:10], y_test=images["y_test"][:10])
-        found = {processes: learn(Path(name), processes, arguments.weights) for processes in (1, 2)}
-    (alone, counted), (shared, shared_counted) = found[1], found[2]
-    start = read_state_dict(arguments.weights)
-    result = {
-        "steps": counted["images"][0] // 128,
-        "most_apart": max(float((alone[key] - shared[key]).abs().max()) for key in alone),
-        "moved": max(float((alone[key] - start[key]).abs().max()) for key in alone if key.endswith("weight")),
-        "held_out": HELD_OUT,
-        "right_by_one_process": round(counted["val_top1"][0] * HELD_OUT, 6),
-        "right_by_two_processes": round(shared_counted["val_top1"][0] * HELD_OUT, 6),
-        **describe_environment("cpu"),
-        "command": "python " + shlex.join(sys.argv),
-    }
+        found = {dtype: compared(Path(name), arguments.weights, dtype) for dtype in ("float32", "float64")}
+    result = {**found, **describe_environment("cpu"), "command": "python " + shlex.join(sys.argv)}
     with replacing(arguments.out) as temporary:
         temporary.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def learn(folder: Path, processes: int, weights: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def compared(folder: Path, weights: Path, dtype: str) -> dict[str, Any]:
+    """How far apart the weights are, and what both counted."""
+    (alone, counted), (shared, shared_counted) = (learn(folder, processes, weights, dtype) for processes in (1, 2))
+    start = read_state_dict(weights)
+    learnt = [key for key in alone if key in start]
+    return {
+        "steps": counted["images"][0] // 128,
+        "most_apart": max(float((alone[key] - shared[key]).abs().max()) for key in alone),
+        "most_moved": max(float((alone[key] - start[key]).abs().max()) for key in learnt),
+        "held_out": HELD_OUT,
+        "right_by_one_process": round(counted["val_top1"][0] * HELD_OUT, 6),
+        "right_by_two_processes": round(shared_counted["val_top1"][0] * HELD_OUT, 6),
+    }
+
+
+def learn(folder: Path, processes: int, weights: Path, dtype: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Weights after an epoch, and what was counted."""
-    out = folder / str(processes)
+    out = folder / f"{processes}, {dtype}"
     out.mkdir()
-    settings = [str(HELD_OUT / (FIT + HELD_OUT)), str(128 // processes), "0.001", "1", str(out), str(weights)]
+    settings = [str(HELD_OUT / (FIT + HELD_OUT)), str(128 // processes), "0.001", "1", str(out), str(weights), dtype]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), str(SCRIPT)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([*launcher, str(folder / "part.npz"), *settings], env=environment, check=True)

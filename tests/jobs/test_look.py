@@ -9,7 +9,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ghostify import InputError, convert, create_model
-from ghostify.jobs.look import look, page_layer, put_beside, write_look
+from ghostify.jobs.look import look, put_beside
+from ghostify.jobs.look_page import page_layer, write_look
 from ghostify.layers import GhostConv2d
 
 
@@ -80,9 +81,11 @@ def test_a_layers_own_ghosts_are_marked() -> None:
 
 def test_grouped_ghosts_are_marked_where_they_stand() -> None:
     layer = GhostConv2d(4, 8, 3, groups=2)
+    assert layer.cheap is not None
+    assert layer.cheap.bias is not None
     with torch.no_grad():
-        layer.cheap.weight.zero_()  # type: ignore[union-attr]  # ratio 2 has ghosts
-        layer.cheap.bias.fill_(7.0)  # type: ignore[union-attr]  # as the convolution has one
+        layer.cheap.weight.zero_()
+        layer.cheap.bias.fill_(7.0)
     maps = layer(torch.randn(1, 4, 6, 6))[0]
     assert torch.equal(layer.intrinsic_maps, ~(maps == 7.0).all(2).all(1))
 

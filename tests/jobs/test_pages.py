@@ -11,7 +11,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from torch import nn
 
 from ghostify import convert
-from ghostify.jobs.look import look, write_look
+from ghostify.jobs.look import look
+from ghostify.jobs.look_page import write_look
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
@@ -45,8 +46,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: folder / "look.html" for name, folder in folders.items()}
 
 
-def opened(browser: Browser, file: Path, width: int = 1200, scheme: str = "light", touch: bool = False) -> Page:
-    """The page, with what its console says and what it asks the network for in `complaints`."""
+def opened(
+    browser: Browser, file: Path, width: int = 1200, scheme: str = "light", touch: bool = False
+) -> tuple[Page, list[str]]:
+    """The page, and what its console says or what it asks the network for."""
     context = browser.new_context(
         viewport={"width": width, "height": 800}, color_scheme=scheme, has_touch=touch, is_mobile=touch
     )
@@ -55,9 +58,8 @@ def opened(browser: Browser, file: Path, width: int = 1200, scheme: str = "light
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda request: complaints.append(request.url) if request.url.startswith("http") else None)
-    page.complaints = complaints  # type: ignore[attr-defined]  # carried along for the test's end
     page.goto(file.as_uri())
-    return page
+    return page, complaints
 
 
 def detail(page: Page) -> str:
@@ -70,7 +72,7 @@ def detail(page: Page) -> str:
 def test_it_fits_and_is_readable_everywhere(
     browser: Browser, pages: dict[str, Path], name: str, scheme: str, width: int
 ) -> None:
-    page = opened(browser, pages[name], width, scheme, touch=width == 375)
+    page, complaints = opened(browser, pages[name], width, scheme, touch=width == 375)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     ink, paper = page.evaluate(
         "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
@@ -81,7 +83,7 @@ def test_it_fits_and_is_readable_everywhere(
     page.locator("#layer").fill("1")
     page.locator("#size").fill("0")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.complaints == []  # type: ignore[attr-defined]  # set when it was opened
+    assert complaints == []
 
 
 def contrast(a: str, b: str) -> float:
@@ -98,17 +100,17 @@ def contrast(a: str, b: str) -> float:
 
 def test_names_are_shown_and_never_run(browser: Browser, pages: dict[str, Path]) -> None:
     for name in ("alone", "beside"):
-        page = opened(browser, pages[name])
+        page, complaints = opened(browser, pages[name])
         assert page.title() == f"Maps of {NAME}"
         assert NAME in page.locator("h1").inner_text()
         assert NAME in page.locator("#maps-heading").inner_text()
         assert NAME in page.locator("#layer-name").inner_text()
         assert page.locator("b").count() == 0
-        assert page.complaints == []  # type: ignore[attr-defined]  # set when it was opened
+        assert complaints == []
 
 
 def test_the_mouse_shows_a_maps_partner_error_and_filter(browser: Browser, pages: dict[str, Path]) -> None:
-    page = opened(browser, pages["alone"])
+    page, complaints = opened(browser, pages["alone"])
     assert page.locator(".map").count() == 40
     page.locator(".map[data-index='12']").hover()
     assert detail(page) == "Map 12. Map 3 is most like it: the best 3×3 filter of that one leaves 0.00 %."
@@ -125,18 +127,20 @@ def test_the_mouse_shows_a_maps_partner_error_and_filter(browser: Browser, pages
     page.keyboard.press("Escape")
     page.locator(".map[data-index='25']").hover()
     assert detail(page).startswith("Map 25.")
+    assert complaints == []
 
 
 def test_a_finger_holds_a_map(browser: Browser, pages: dict[str, Path]) -> None:
-    page = opened(browser, pages["alone"], 375, touch=True)
+    page, complaints = opened(browser, pages["alone"], 375, touch=True)
     page.locator(".map[data-index='5']").tap()
     assert detail(page).startswith("Map 5.")
     page.locator(".map[data-index='2']").tap()
     assert detail(page).startswith("Map 2.")
+    assert complaints == []
 
 
 def test_the_keyboard_reaches_every_map_with_one_tab_stop(browser: Browser, pages: dict[str, Path]) -> None:
-    page = opened(browser, pages["alone"])
+    page, complaints = opened(browser, pages["alone"])
     for _ in range(4):  # layer, size, order, maps
         page.keyboard.press("Tab")
     focused = "document.activeElement.dataset.index"
@@ -158,10 +162,11 @@ def test_the_keyboard_reaches_every_map_with_one_tab_stop(browser: Browser, page
     labels = page.evaluate("[...document.querySelectorAll('[role=option]')].map((map) => map.ariaLabel)")
     assert len(labels) == 40
     assert all(label.startswith("Map ") for label in labels)
+    assert complaints == []
 
 
 def test_the_sliders_change_filter_and_layer(browser: Browser, pages: dict[str, Path]) -> None:
-    page = opened(browser, pages["alone"])
+    page, complaints = opened(browser, pages["alone"])
     assert page.locator("#pairs tr").count() == 9
     assert page.locator(".links line").count() == 8
     assert page.locator(".map.pair").count() == 16
@@ -177,10 +182,11 @@ def test_the_sliders_change_filter_and_layer(browser: Browser, pages: dict[str, 
     assert page.locator(".map").count() == 16
     assert page.locator("#size").get_attribute("max") == "1"  # 11×11 pixels are too few for 5×5
     assert page.locator("#explained polyline").count() == 3
+    assert complaints == []
 
 
 def test_maps_are_sorted_as_asked(browser: Browser, pages: dict[str, Path]) -> None:
-    page = opened(browser, pages["alone"])
+    page, complaints = opened(browser, pages["alone"])
     shown = "[...document.querySelectorAll('.map')].map((map) => Number(map.dataset.index))"
     assert page.evaluate(shown) == list(range(40))
     page.locator("#order").select_option("similar")
@@ -191,10 +197,11 @@ def test_maps_are_sorted_as_asked(browser: Browser, pages: dict[str, Path]) -> N
     assert page.evaluate(shown)[:39] == similar[:39][::-1]
     page.locator("#order").select_option("varied")
     assert sorted(page.evaluate(shown)) == list(range(40))
+    assert complaints == []
 
 
 def test_a_ghost_stands_beside_its_original(browser: Browser, pages: dict[str, Path]) -> None:
-    page = opened(browser, pages["beside"])
+    page, complaints = opened(browser, pages["beside"])
     assert page.locator(".map").count() == 40
     assert page.locator(".map").first.locator(".tile").count() == 3
     assert page.locator(".map.intrinsic").count() == page.locator(".map.ghost").count() == 20
@@ -202,3 +209,4 @@ def test_a_ghost_stands_beside_its_original(browser: Browser, pages: dict[str, P
     assert detail(page).startswith("Map 30, a ghost.")
     assert "of the original's variance" in detail(page)
     assert page.locator("#detail figcaption").all_inner_texts()[2] == "difference"
+    assert complaints == []

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ghostify import create_model
 from ghostify.data import load_data
@@ -14,7 +14,20 @@ from ghostify.jobs.train import train
 from ghostify.models.weights import load_weights_
 
 
-def main(data_file: str, hold_out: str, batch_size: str, lr: str, epochs: str, out: str, weights: str = "") -> None:
+class Double(nn.Module):
+    """A network that computes in float64 whatever it is given."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x.double())
+
+
+def main(
+    data_file: str, hold_out: str, batch_size: str, lr: str, epochs: str, out: str, weights: str = "", dtype: str = ""
+) -> None:
     data = load_data(f"npz:{data_file}", hold_out=float(hold_out))
     torch.manual_seed(0)
     if weights:
@@ -24,6 +37,7 @@ def main(data_file: str, hold_out: str, batch_size: str, lr: str, epochs: str, o
         with torch.no_grad():  # statistics to hold
             model.bn1.running_mean.normal_()
             model.bn1.running_var.uniform_(0.5, 2)
+    learner = Double(model) if dtype == "float64" else model
     recipe = Recipe(
         epochs=int(epochs),
         batch_size=int(batch_size),
@@ -35,7 +49,7 @@ def main(data_file: str, hold_out: str, batch_size: str, lr: str, epochs: str, o
         precision="fp32",
     )
     told: list[nn.Module] = []
-    history = train(model, data, recipe, after_epoch=lambda history, network: told.append(network))
+    history = train(learner, data, recipe, after_epoch=lambda history, network: told.append(network))
     if told:  # the process that writes
         torch.save(model.state_dict(), Path(out) / "weights.pt")
         counted = {"images": [epoch.images for epoch in history], "val_top1": [epoch.val_top1 for epoch in history]}

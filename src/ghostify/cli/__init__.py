@@ -16,6 +16,7 @@ BAD_INPUT = 2
 # What brings a package that only some verbs need.
 EXTRAS = {
     **dict.fromkeys(("matplotlib", "jinja2"), "run"),
+    "tensorboard": "tensorboard",
     **dict.fromkeys(("onnx", "onnx_ir", "onnxscript", "onnxruntime", "openvino"), "export"),
 }
 

@@ -1,7 +1,7 @@
 """`ghostify look`: which maps of a layer are ghosts of which."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import torch
@@ -13,9 +13,8 @@ from ghostify.data.augment import normalise
 from ghostify.data.images import ImageData
 from ghostify.data.photograph import SAMPLE, photograph
 from ghostify.errors import InputError
-
-if TYPE_CHECKING:
-    from ghostify.jobs.look import SeenLayer
+from ghostify.jobs.look import SeenLayer
+from ghostify.jobs.look import look as look_at
 
 
 @click.command()
@@ -50,7 +49,7 @@ def look(
     Writes a page to look at, look.html, and the pictures of its first layer. With --against, the maps of
     the ghost stand beside the original's.
     """
-    from ghostify.jobs import look as job  # here: drawing and templates are an extra that other verbs spare
+    from ghostify.jobs import look_page  # here: drawing and templates are an extra that other verbs spare
 
     torch.manual_seed(0)
     network = open_given(model, {"weights": weights, "factory": factory, "num_classes": num_classes})
@@ -62,13 +61,13 @@ def look(
     pixels = photograph(image, shape[1], shape[2])
     x = normalise(pixels, mean or extra.get("mean", ImageData.mean), std or extra.get("std", ImageData.std))
     with progress_bars() as progress:
-        found = job.look(network, x, layers, against=ghost, progress=progress)
-    name = SAMPLE if image is None else image.name
-    job.write_look(out, found, title=model, image=name, against=against)
+        found = look_at(network, x, layers, against=ghost, progress=progress)
+    photo = SAMPLE if image is None else image.name
+    look_page.write_look(out, found, title=model, image=photo, against=against)
     result: dict[str, Any] = {
         "model": model,
         "against": against,
-        "image": name,
+        "image": photo,
         "input_shape": shape,
         "layers": [layer.numbers() for layer in found],
     }
@@ -76,13 +75,15 @@ def look(
     def tables() -> None:
         for layer in found:
             print_layer(layer)
-        pages = [out / job.PAGE, out / job.PICTURE] + ([out / job.BESIDE] if ghost is not None else [])
+        pages = [out / look_page.PAGE, out / look_page.PICTURE] + (
+            [out / look_page.BESIDE] if ghost is not None else []
+        )
         print(f"Wrote {', '.join(map(str, pages))}.")
 
     show(result, as_json, tables)
 
 
-def print_layer(layer: "SeenLayer") -> None:
+def print_layer(layer: SeenLayer) -> None:
     sizes = layer.sizes
     size = 3 if 3 in sizes else sizes[-1]
     count, height, width = layer.maps.shape
@@ -94,11 +95,7 @@ def print_layer(layer: "SeenLayer") -> None:
         for pair in layer.pairs[size]
     ]
     print_table(headings, rows)
-    half = count - count // 2
-    shares = []
-    for way, (counts, share) in layer.explained.items():
-        place = next(i for i, m in enumerate(counts) if m >= half)
-        shares.append(f"{way} {100 * share[place]:.1f} %")
+    shares = [f"{way} {100 * share:.1f} %" for way, share in layer.explained_by_half().items()]
     print(f"Half of the maps explain of all: {', '.join(shares)}.")
     if layer.beside is not None:
         median, most = 100 * float(layer.beside.error.median()), 100 * float(layer.beside.error.max())

@@ -15,7 +15,7 @@ from ghostify.cli.output import first_process, print_history, progress_bars, sco
 from ghostify.data import load_data
 from ghostify.errors import InputError
 from ghostify.jobs.evaluate import evaluate
-from ghostify.jobs.recipes import ROWS, find_row
+from ghostify.jobs.recipes import ROWS
 from ghostify.jobs.train import Teacher
 from ghostify.jobs.train import train as train_network
 from ghostify.jobs.training_folder import HISTORY, NETWORK, TrainingFolder
@@ -59,7 +59,7 @@ def train(
     """
     if (model is None) == (row_name is None):
         raise InputError("expected a MODEL or --recipe NAME, and not both")
-    row = find_row(row_name) if row_name is not None else None
+    row = ROWS[row_name] if row_name is not None else None
     recipe = take_recipe(options, row.recipe if row else None)
     if row is not None:
         model, options = row.model, {**options, **row.options}

@@ -70,6 +70,11 @@ class FolderImages(Dataset[Batch]):
         return self.transform(read_image(path))[None], torch.tensor([label])
 
 
+def count_images(dataset: Dataset[Batch]) -> int:
+    """How many images a part of a data set has."""
+    return len(dataset)  # type: ignore[arg-type]  # ours have a length; the base class does not say so
+
+
 def read_image(path: str | Path) -> Image.Image:
     """Decode an image of any mode, the first frame of an animated one, to RGB.
 

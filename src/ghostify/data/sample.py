@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from ghostify.data.augment import normalise
-from ghostify.data.images import Batch, ImageData, MemoryImages, join_batches
+from ghostify.data.images import Batch, ImageData, MemoryImages, count_images, join_batches
 from ghostify.errors import InputError
 
 
@@ -37,8 +37,7 @@ def draw(
     """
     if images < 1:
         raise InputError(f"images is {images}: expected at least 1")
-    length = len(dataset)  # type: ignore[arg-type]  # ours have a length; the base class does not say so
-    chosen = torch.randperm(length, generator=torch.Generator().manual_seed(seed))[:images].tolist()
+    chosen = torch.randperm(count_images(dataset), generator=torch.Generator().manual_seed(seed))[:images].tolist()
     loader = DataLoader(
         Subset(dataset, chosen),
         batch_size,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from ghostify.data.augment import normalise
-from ghostify.data.images import Batch, ImageData, MemoryImages, join_batches
+from ghostify.data.images import Batch, ImageData, MemoryImages, count_images, join_batches
 from ghostify.errors import InputError
 from ghostify.modes import evaluating
 
@@ -81,9 +81,8 @@ def evaluate(
         share: Which part of how many of the images to ask about; the parts of several processes are added up.
     """
     part, parts = share
-    length = len(dataset)  # type: ignore[arg-type]  # ours have a length; the base class does not say so
     loader = DataLoader(
-        Subset(dataset, range(part, length, parts)) if parts > 1 else dataset,
+        Subset(dataset, range(part, count_images(dataset), parts)) if parts > 1 else dataset,
         batch_size,
         collate_fn=join_batches,
         num_workers=0 if isinstance(dataset, MemoryImages) else workers,

@@ -1,20 +1,15 @@
-"""Which maps of a layer are ghosts of which: the numbers, the page and the pictures."""
+"""Which maps of a layer are nearly filtered copies of which."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from matplotlib.figure import Figure
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from ghostify.atomic import replacing
 from ghostify.errors import InputError
-from ghostify.jobs.page import render
 from ghostify.layers import GhostConv2d, GhostModule
-from ghostify.measure import pictures
 from ghostify.measure.redundancy import (
     MapFilter,
     constant_maps,
@@ -31,10 +26,8 @@ from ghostify.progress import Progress
 
 SIZES = (1, 3, 5, 7)
 LEAST_MAPS = 32
-PAIRS = len(pictures.PAIR_COLOURS)
-MAPS_DRAWN = 32
+PAIRS = 8  # as many as there are colours to tell them apart
 CURVE_POINTS = 64
-PAGE, PICTURE, BESIDE = "look.html", "look.png", "against.png"
 Ways = Mapping[str, tuple[list[int], list[float]]]
 
 
@@ -116,6 +109,14 @@ class SeenLayer:
     @property
     def sizes(self) -> tuple[int, ...]:
         return tuple(self.partners)
+
+    def explained_by_half(self) -> dict[str, float]:
+        """What half of the maps, or the next more that a curve has, explain of all, by way, 0..1."""
+        half = (len(self.maps) + 1) // 2
+        return {
+            way: next(share for m, share in zip(*curve, strict=True) if m >= half)
+            for way, curve in self.explained.items()
+        }
 
     def numbers(self) -> dict[str, Any]:
         """All but the maps themselves, as JSON values."""
@@ -287,70 +288,3 @@ def correlations(a: Tensor, b: Tensor) -> Tensor:
         values = values - values.mean(1, keepdim=True)
         standard.append(values / values.norm(dim=1, keepdim=True).clamp_min(1e-30))
     return standard[0] @ standard[1].T
-
-
-def page_layer(layer: SeenLayer) -> dict[str, Any]:
-    """The layer's numbers and its maps as pictures, for a page."""
-    shown = {**layer.numbers(), "sheet": vars(pictures.sheet(pictures.to_grey(layer.maps)))}
-    if layer.beside is not None:
-        ghost, difference = beside_in_grey(layer)
-        shown["against"] |= {"sheet": vars(pictures.sheet(ghost)), "difference": vars(pictures.sheet(difference))}
-    return shown
-
-
-def beside_in_grey(layer: SeenLayer) -> tuple[Tensor, Tensor]:
-    """The ghost's maps with the original's black and white, and the difference, grey where there is none."""
-    assert layer.beside is not None
-    wanted = layer.maps[layer.beside.original]
-    low, high = wanted.amin((1, 2)), wanted.amax((1, 2))
-    span = high - low
-    difference = pictures.to_grey(layer.beside.maps - wanted, -span, span)
-    return pictures.to_grey(layer.beside.maps, low, high), difference
-
-
-def write_look(out: Path, layers: Sequence[SeenLayer], *, title: str, image: str, against: str | None = None) -> None:
-    """Write the page and the pictures of the first layer.
-
-    Args:
-        out: Folder for ``look.html``, ``look.png`` and, with a ghost beside, ``against.png``; each is replaced whole.
-        title: Name of the network.
-        image: Of the photograph.
-        against: Of the ghost.
-    """
-    first = layers[0]
-    with replacing(out / PICTURE) as temporary:
-        temporary.write_bytes(pictures.png(pairs_picture(first, title)))
-    if first.beside is not None:
-        with replacing(out / BESIDE) as temporary:
-            temporary.write_bytes(pictures.png(beside_picture(first, title)))
-    shown = [page_layer(layer) for layer in layers]
-    page = render("look.html", title=title, image=image, against=against, layers=shown, colours=pictures.PAIR_COLOURS)
-    with replacing(out / PAGE) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-
-
-def pairs_picture(layer: SeenLayer, title: str) -> Figure:
-    """The layer's maps, its most similar pairs by 3×3 filters, and what few maps explain."""
-    d = 3 if 3 in layer.sizes else layer.sizes[-1]
-    pairs = [pictures.DrawnPair(p.source, p.target, {e: f.error for e, f in p.filters.items()}) for p in layer.pairs[d]]
-    heading = f"{title}, {layer.name}: {len(layer.maps)} maps of {layer.maps.shape[1]}×{layer.maps.shape[2]}"
-    ways = {way: curve for way, curve in layer.explained.items() if way in ("dropped", f"{d}×{d} filters")}
-    ways["combinations"] = layer.explained["combinations"]
-    return pictures.paired_maps(heading, pictures.to_grey(layer.maps), pairs, ways)
-
-
-def beside_picture(layer: SeenLayer, title: str) -> Figure:
-    """Half intrinsic maps, half ghosts: the original's, the ghost's and the difference."""
-    assert layer.beside is not None
-    everyone = torch.arange(len(layer.beside.maps))
-    shown = everyone[:MAPS_DRAWN]
-    marks: list[str | None] = [None] * len(shown)
-    if layer.intrinsic is not None:
-        first = everyone[layer.intrinsic][: MAPS_DRAWN // 2]
-        shown = torch.cat([first, everyone[~layer.intrinsic]])[:MAPS_DRAWN]
-        marks = [pictures.COLOURS["original" if layer.intrinsic[place] else "ghost"] for place in shown]
-    ghost, difference = (grey[shown] for grey in beside_in_grey(layer))
-    original = pictures.to_grey(layer.maps[layer.beside.original[shown]])
-    convolved: list[str | None] = [pictures.COLOURS["original"]] * len(shown)
-    parts = {"original": (original, convolved), "ghost": (ghost, marks), "difference": (difference, marks)}
-    return pictures.beside(f"{title}, {layer.name}: made by convolution in blue, ghosts in orange", parts)

@@ -1,14 +1,13 @@
 """The published rows as recipes: which network, trained how, should reach what, and which table says so.
 
-The schedules: Han et al. 2020, arXiv:1911.11907, section 4, and what its authors said of them in public since. All
-counts, top-1 and top-5 as published; where the table has no such figure it is None.
+The schedules: Han et al. 2020, arXiv:1911.11907, section 4, and what its authors said of them in public since.
+Top-1 and top-5 are as published; where the table has no such figure it is None.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ghostify.errors import InputError
 from ghostify.jobs.recipe import Recipe
 
 PAPER = "Han et al. 2020, arXiv:1911.11907"
@@ -84,14 +83,3 @@ ROWS: Mapping[str, Row] = {
         "ghost_resnet50", {"ratio": 4}, "imagenet", RESNET50, 74.1, 91.9, f"{PAPER}, table 6"
     ),
 }
-
-
-def find_row(name: str) -> Row:
-    """The row of a name.
-
-    Raises:
-        InputError: If there is none, with those that there are.
-    """
-    if name not in ROWS:
-        raise InputError(f"there is no recipe {name!r}: expected one of {', '.join(ROWS)}")
-    return ROWS[name]

@@ -12,7 +12,8 @@ from ghostify.data import ImageData
 from ghostify.data.augment import normalise
 from ghostify.errors import InputError
 from ghostify.inference.explain import ExplainedLayer, Explanation
-from ghostify.jobs.look import look, page_layer
+from ghostify.jobs.look import look
+from ghostify.jobs.look_page import page_layer
 from ghostify.jobs.page import render
 from ghostify.measure.pictures import PAIR_COLOURS, layer_speeds, svg, training_curves
 

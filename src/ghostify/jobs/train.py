@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from ghostify.data.augment import normalise, random_crop_flip
-from ghostify.data.images import Batch, ImageData, MemoryImages, join_batches
+from ghostify.data.images import Batch, ImageData, MemoryImages, count_images, join_batches
 from ghostify.data.sources import augmented
 from ghostify.errors import InputError
 from ghostify.jobs.checkpoint import Epoch, Learner, load_checkpoint, save_checkpoint
@@ -241,7 +241,6 @@ def disagreement(logits: Tensor, answers: Tensor, temperature: float) -> Tensor:
 
 
 def make_loader(dataset: Dataset[Batch], batch_size: int, workers: int, order: torch.Generator) -> DataLoader[Batch]:
-    length = len(dataset)  # type: ignore[arg-type]  # ours have a length; the base class does not say so
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -249,7 +248,8 @@ def make_loader(dataset: Dataset[Batch], batch_size: int, workers: int, order: t
         generator=order,
         collate_fn=join_batches,
         num_workers=0 if isinstance(dataset, MemoryImages) else workers,
-        drop_last=length >= 2 * batch_size,  # a last batch of a few images would spoil BatchNorm's statistics
+        drop_last=count_images(dataset)
+        >= 2 * batch_size,  # a last batch of a few images would spoil BatchNorm's statistics
     )
 
 

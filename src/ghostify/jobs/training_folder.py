@@ -4,13 +4,13 @@ import csv
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from ghostify.atomic import replacing
-from ghostify.errors import InputError
 from ghostify.jobs.checkpoint import Epoch
 from ghostify.measure.environment import describe_environment
 from ghostify.network_file import save
@@ -72,8 +72,9 @@ def best_epoch(history: list[Epoch]) -> int | None:
 
 
 def writer_class() -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  # imports TensorBoard, which few have
-    except ImportError as error:
-        raise InputError("the TensorBoard log needs tensorboard: pip install 'ghostify[tensorboard]'") from error
-    return SummaryWriter
+    """TensorBoard's, an extra that few have.
+
+    Raises:
+        ModuleNotFoundError: If it is not installed.
+    """
+    return import_module("torch.utils.tensorboard").SummaryWriter

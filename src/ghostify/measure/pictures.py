@@ -166,7 +166,7 @@ def paired_maps(
     columns = max(6, round((1.35 * len(grey)) ** 0.5))
     figure = Figure(figsize=(10, 4.8), layout="constrained")
     figure.suptitle(title, fontsize=11)
-    grid, right = figure.subfigures(1, 2, squeeze=True, width_ratios=(1.55, 1))  # type: ignore[misc]  # two of them
+    grid, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1.55, 1))[0]
     marks: list[str | None] = [None] * len(grey)
     for pair, colour in zip(pairs, PAIR_COLOURS, strict=False):
         marks[pair.source] = marks[pair.target] = colour

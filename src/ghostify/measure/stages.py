@@ -1,6 +1,6 @@
 """The maps that a network's layers make of an image, and the layers at which its stages end."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -116,7 +116,8 @@ def maps_of(network: nn.Module, names: Sequence[str], x: Tensor) -> dict[str, Te
 
 
 @contextmanager
-def watching(network: nn.Module, names: Iterable[str], tell: Any) -> Iterator[None]:
+def watching(network: nn.Module, names: Iterable[str], tell: Callable[[str, Any], None]) -> Iterator[None]:
+    """Have layers tell what they make, by name, until the block ends."""
     modules = dict(network.named_modules())
     hooks = []
     try:
