@@ -21,8 +21,8 @@ from rows import read_rows, write_rows
 
 from ghostify import create_model
 from ghostify.allocator import keep_freed_memory
+from ghostify.jobs.learn import make_optimizer, trains_in_bf16
 from ghostify.jobs.recipe import Recipe
-from ghostify.jobs.train import make_optimizer, trains_in_bf16
 from ghostify.measure.environment import describe_environment
 
 # Original, ghost, size of the images, images per step.

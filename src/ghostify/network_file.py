@@ -18,6 +18,7 @@ from ghostify.atomic import replacing
 from ghostify.errors import InputError
 from ghostify.layers import GhostConv2d
 from ghostify.layers.ghost_conv import intrinsic_channels
+from ghostify.models.detectors import DETECTORS
 from ghostify.models.registry import MODELS, Origin, create_model, known_origin, remember_origin
 from ghostify.models.weights import load_weights_
 from ghostify.transform.surgery import module_names, replace_modules_
@@ -231,7 +232,7 @@ def load(path: str | os.PathLike[str], *, factory: str | None = None) -> nn.Modu
         blueprint = Blueprint(origin, dict(note["replaced"]))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} does not say how its network is built") from error
-    trusted = origin.name in MODELS or origin.name.startswith(("torchvision:", "timm:"))
+    trusted = origin.name in (*MODELS, *DETECTORS) or origin.name.startswith(("torchvision:", "timm:"))
     if not trusted and factory != origin.name:
         raise InputError(
             f"{path} was built by {origin.name}, code that is not run on a file's word: name it as the factory"

@@ -22,8 +22,9 @@ from ghostify.data import load_data
 from ghostify.data.images import MemoryImages
 from ghostify.jobs.checkpoint import Epoch
 from ghostify.jobs.evaluate import evaluate
+from ghostify.jobs.learn import lr_factor, make_optimizer, trains_in_bf16
 from ghostify.jobs.recipe import Recipe
-from ghostify.jobs.train import Teacher, lr_factor, make_optimizer, train, trains_in_bf16
+from ghostify.jobs.train import Teacher, train
 from ghostify.jobs.training_folder import TrainingFolder, best_epoch
 from ghostify.network_file import load
 

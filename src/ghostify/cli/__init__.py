@@ -8,7 +8,21 @@ import click
 
 import ghostify
 from ghostify.allocator import keep_freed_memory
-from ghostify.cli import compare, convert, count, evaluate, explain, export, look, models, plan, recipes, run, train
+from ghostify.cli import (
+    compare,
+    convert,
+    count,
+    detect,
+    evaluate,
+    explain,
+    export,
+    look,
+    models,
+    plan,
+    recipes,
+    run,
+    train,
+)
 from ghostify.errors import InputError
 
 INTERRUPTED = 130
@@ -17,6 +31,7 @@ BAD_INPUT = 2
 EXTRAS = {
     **dict.fromkeys(("matplotlib", "jinja2"), "run"),
     "tensorboard": "tensorboard",
+    "pycocotools": "detect",
     **dict.fromkeys(("onnx", "onnx_ir", "onnxscript", "onnxruntime", "openvino"), "export"),
 }
 
@@ -56,7 +71,7 @@ def cli() -> None:
     """Make a convolutional network faster by ghost maps, and measure what it costs.
 
     MODEL is a name from `ghostify models`, torchvision:NAME, timm:NAME, package.module:factory, or a file
-    that ghostify wrote. DATA is digits, cifar10:DIR, npz:FILE, imagefolder:DIR or imagenet:DIR.
+    that ghostify wrote. DATA is digits, cifar10:DIR, npz:FILE, imagefolder:DIR or imagenet:DIR; with boxes, coco:DIR.
     """
 
 
@@ -67,6 +82,7 @@ for verb in (
     convert.convert,
     train.train,
     evaluate.evaluate,
+    detect.detect,
     compare.compare,
     explain.explain,
     export.export,

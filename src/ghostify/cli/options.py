@@ -72,6 +72,25 @@ source_options = together(
 )
 
 
+machine_options = together(
+    device_option,
+    click.option(
+        "--threads",
+        type=click.IntRange(1),
+        callback=set_threads,
+        expose_value=False,
+        help="CPU threads; default: all cores.",
+    ),
+    click.option(
+        "--workers",
+        type=click.IntRange(0),
+        default=2,
+        show_default=True,
+        help="Processes that decode images of a folder.",
+    ),
+)
+
+
 def cheap_option(default: str) -> Callable[[Command], Command]:
     return click.option("--cheap", type=click.Choice(CHEAP_KINDS), default=default, show_default=True)
 
@@ -116,21 +135,7 @@ def data_options(default: str | None = None, required: bool = True) -> Callable[
             "--mean", callback=channels, help="Of the channels in 0..1; default: the file's, else ImageNet's."
         ),
         click.option("--std", callback=channels, help="Likewise."),
-        device_option,
-        click.option(
-            "--threads",
-            type=click.IntRange(1),
-            callback=set_threads,
-            expose_value=False,
-            help="CPU threads; default: all cores.",
-        ),
-        click.option(
-            "--workers",
-            type=click.IntRange(0),
-            default=2,
-            show_default=True,
-            help="Processes that decode images of a folder.",
-        ),
+        machine_options,
     )
 
 
@@ -163,7 +168,7 @@ def training_options(data: str | None = None, **defaults: Any) -> Callable[[Comm
 
 def take_recipe(options: dict[str, Any], row: Recipe | None = None) -> Recipe:
     """The recipe among a verb's options, which are taken out of them; of a published row but for what was given."""
-    given = {field.name: options.pop(field.name) for field in dataclasses.fields(Recipe)}
+    given = {field.name: options.pop(field.name) for field in dataclasses.fields(Recipe) if field.name in options}
     if row is None:
         return Recipe(**given)
     context = click.get_current_context()

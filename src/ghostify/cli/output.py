@@ -59,19 +59,28 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], left: in
 
 
 def print_history(history: Iterable[Epoch]) -> None:
-    """A line for each epoch of a training."""
+    """A line for each epoch of a training, and of what could be right in it."""
+    history = list(history)
+    shares = {
+        "train, %": "train_top1",
+        "held out, %": "val_top1",
+        "held-out AP, %": "val_ap",
+        "held-out AP50, %": "val_ap50",
+    }
+    known = {
+        heading: name for heading, name in shares.items() if any(getattr(epoch, name) is not None for epoch in history)
+    }
     rows = [
         (
             str(e.epoch),
             f"{e.train_loss:.3f}",
-            percent(e.train_top1),
-            percent(e.val_top1),
+            *(percent(getattr(e, name)) for name in known.values()),
             f"{e.seconds:.1f}",
             percent(e.data_share),
         )
         for e in history
     ]
-    print_table(("epoch", "loss", "train, %", "held out, %", "seconds", "data, %"), rows)
+    print_table(("epoch", "loss", *known, "seconds", "data, %"), rows)
 
 
 @contextmanager

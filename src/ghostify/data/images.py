@@ -15,6 +15,7 @@ from torchvision.datasets import DatasetFolder
 from ghostify.errors import InputError
 
 Batch = tuple[Tensor, Tensor]
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class MemoryImages(Dataset[Batch]):
@@ -121,8 +122,8 @@ class ImageData:
     image_size: int
     crop_padding: int = 4
     flip: bool = True
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
 
     @property
     def preprocessing(self) -> dict[str, Any]:

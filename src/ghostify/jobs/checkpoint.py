@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from ghostify.atomic import replacing
 from ghostify.errors import InputError
 
-CHECKPOINT_FORMAT = "ghostify training 3"
+CHECKPOINT_FORMAT = "ghostify training 4"
 
 
 @dataclass(frozen=True)
@@ -24,21 +24,30 @@ class Epoch:
         epoch: Counted from 1.
         train_loss: Mean over the pass.
         images: Training images that were seen, in all processes.
-        train_top1: Share right on the augmented images, while learning, 0..1.
-        val_top1: Share right on the held-out images after the pass; None where nothing is held out.
+        train_top1: Share right on the augmented images, while learning, 0..1; None for a detector.
         lr: Learning rate of the last step.
         seconds: Of the pass, without evaluation.
         data_share: Part of them spent waiting for and augmenting images, 0..1.
+        val_top1: Share right on the held-out images after the pass; None where nothing is held out.
+        val_ap: Of a detector, COCO's average precision there, 0..1.
+        val_ap50: The same at the overlap 0.50.
     """
 
     epoch: int
     images: int
     train_loss: float
-    train_top1: float
-    val_top1: float | None
+    train_top1: float | None
     lr: float
     seconds: float
     data_share: float
+    val_top1: float | None = None
+    val_ap: float | None = None
+    val_ap50: float | None = None
+
+    @property
+    def score(self) -> float | None:
+        """By which epochs are compared; None where nothing is held out."""
+        return self.val_top1 if self.val_ap is None else self.val_ap
 
     @property
     def images_per_second(self) -> float:

@@ -25,7 +25,7 @@ class TrainingFolder:
 
     Args:
         path: The folder: ``settings.json``, ``log.csv``, ``checkpoint.pt``, and once something is held out
-            ``best.safetensors``, the network of the epoch that was right most often there.
+            ``best.safetensors``, the network of the epoch that was best there.
         preprocessing: What whoever uses the networks must know of their images.
         tensorboard: Whether to log to ``tensorboard/``, too.
     """
@@ -66,9 +66,9 @@ class TrainingFolder:
 
 
 def best_epoch(history: list[Epoch]) -> int | None:
-    """The first epoch with the most held-out images right; None where nothing is held out."""
-    judged = [epoch for epoch in history if epoch.val_top1 is not None]
-    return max(judged, key=lambda epoch: (epoch.val_top1 or 0.0, -epoch.epoch)).epoch if judged else None
+    """The first epoch that was best on what is held out; None where nothing is held out."""
+    judged = [epoch for epoch in history if epoch.score is not None]
+    return max(judged, key=lambda epoch: (epoch.score or 0.0, -epoch.epoch)).epoch if judged else None
 
 
 def writer_class() -> Any:

@@ -14,6 +14,7 @@ from torch import nn
 
 from ghostify.errors import InputError
 from ghostify.models import ghostnet, mobilenet, resnet, vgg
+from ghostify.models.detectors import DETECTORS, detector
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "ghostnet_050": partial(ghostnet.GhostNet, 0.5),
@@ -78,11 +79,21 @@ def list_models() -> list[str]:
     return list(MODELS)
 
 
+def list_detectors() -> list[str]:
+    """The detectors that ``create_model`` knows by name.
+
+    Example:
+        >>> "retinanet_ghostnet_110_fpn" in list_detectors()
+        True
+    """
+    return list(DETECTORS)
+
+
 def create_model(name: str, *, num_classes: int | None = None, **options: Any) -> nn.Module:
     """Build a network with random weights.
 
     Args:
-        name: A name of ``list_models()``, ``torchvision:NAME``, ``timm:NAME`` or
+        name: A name of ``list_models()`` or ``list_detectors()``, ``torchvision:NAME``, ``timm:NAME`` or
             ``package.module:factory``, a callable of the user's that returns a module.
         num_classes: Outputs; None leaves the builder's default.
         options: Passed to the builder; ghost builders take ``ratio`` and ``cheap_kernel_size``.
@@ -101,6 +112,8 @@ def find_builder(name: str) -> Callable[..., nn.Module]:
     """The callable behind a name; nothing is downloaded."""
     if name in MODELS:
         return MODELS[name]
+    if name in DETECTORS:
+        return partial(detector, create_model, *DETECTORS[name])
     source, _, rest = name.partition(":")
     if source == "torchvision":
         known = torchvision.models.list_models(module=torchvision.models)
@@ -119,8 +132,8 @@ def find_builder(name: str) -> Callable[..., nn.Module]:
             raise InputError(f"{name}: module {source!r} has no callable {rest!r}")
         return factory  # the caller checks what it returns
     raise InputError(
-        f"there is no network {name!r}{suggestion(name, MODELS)}: expected a name from 'ghostify models', "
-        "torchvision:NAME, timm:NAME, package.module:factory or a file"
+        f"there is no network {name!r}{suggestion(name, (*MODELS, *DETECTORS))}: "
+        "expected a name from 'ghostify models', torchvision:NAME, timm:NAME, package.module:factory or a file"
     )
 
 

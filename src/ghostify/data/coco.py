@@ -1,0 +1,271 @@
+"""Images with boxes in COCO's layout: ``coco:DIR``, ``coco:DIR?train=NAME&val=NAME``."""
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as TF  # torchvision's own spelling
+
+from ghostify.data.images import read_image
+from ghostify.errors import InputError
+
+# Boxes that people drew end a rounding beyond the image; more is another image's box.
+OUTSIDE = 1.0  # pixels
+SCALES = (0.8, 1.25)  # between which training images are enlarged or shrunk
+Target = dict[str, Tensor]
+Example = tuple[Tensor, Target]
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """One annotation file, checked.
+
+    Args:
+        path: The file, for messages.
+        folder: Of the images.
+        content: As in the file; ``images``, ``annotations`` and ``categories`` are lists of objects.
+    """
+
+    path: Path
+    folder: Path
+    content: dict[str, Any]
+
+    @property
+    def categories(self) -> dict[int, str]:
+        """Names by category id, in the order of the ids, which may have gaps."""
+        return dict(sorted((row["id"], row["name"]) for row in self.content["categories"]))
+
+    def of_images(self, images: Sequence[Mapping[str, Any]]) -> "Annotations":
+        """The part of the file that speaks of some of its images."""
+        chosen = {image["id"] for image in images}
+        rows = [row for row in self.content["annotations"] if row["image_id"] in chosen]
+        return Annotations(self.path, self.folder, self.content | {"images": list(images), "annotations": rows})
+
+
+class CocoImages(Dataset[Example]):
+    """Images and their boxes, decoded when asked for.
+
+    Each example is an image, uint8 ``[3, height, width]``, and its target: ``boxes`` ``[objects, 4]`` as x1, y1, x2, y2
+    in pixels, ``labels`` ``[objects]`` from 1 in the order of the category ids, and ``image_id``. Crowds and boxes
+    without area are no target: nothing can be learnt from them. What is scored against is ``annotations``, with all.
+
+    Args:
+        annotations: What is in the images.
+        change: Makes another example of one; None leaves it.
+    """
+
+    def __init__(self, annotations: Annotations, change: Callable[[Image.Image, Target], Any] | None = None) -> None:
+        self.annotations, self.change = annotations, change
+        self.images: list[dict[str, Any]] = annotations.content["images"]
+        label_of = {category: index + 1 for index, category in enumerate(annotations.categories)}
+        boxes: defaultdict[int, list[list[float]]] = defaultdict(list)
+        labels: defaultdict[int, list[int]] = defaultdict(list)
+        for row in annotations.content["annotations"]:
+            x, y, width, height = row["bbox"]
+            if not row.get("iscrowd", 0) and width > 0 and height > 0:
+                boxes[row["image_id"]].append([x, y, x + width, y + height])
+                labels[row["image_id"]].append(label_of[row["category_id"]])
+        # As arrays: lists of lists of numbers would be copied into every worker, page by page.
+        self.boxes = [np.array(boxes[image["id"]], np.float32).reshape(-1, 4) for image in self.images]
+        self.labels = [np.array(labels[image["id"]], np.int64) for image in self.images]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Example:
+        row = self.images[index]
+        path = self.annotations.folder / row["file_name"]
+        image = read_image(path)
+        if image.size != (row["width"], row["height"]):
+            raise InputError(
+                f"{path} is {image.width}×{image.height}: {self.annotations.path} says {row['width']}×{row['height']}"
+            )
+        boxes = torch.from_numpy(self.boxes[index].copy())
+        target = {
+            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(image.height, image.width)),
+            "labels": torch.from_numpy(self.labels[index].copy()),
+            "image_id": torch.tensor(row["id"]),
+        }
+        if self.change is not None:
+            image, target = self.change(image, target)
+        return TF.pil_to_tensor(image), target | {"boxes": target["boxes"].as_subclass(Tensor)}
+
+
+@dataclass(frozen=True)
+class DetectionData:
+    """A data set for detection.
+
+    Args:
+        name: As the user gave it.
+        train: What weights are fitted to.
+        val: Held out of the training images, for every choice; None where nothing is held out.
+        test: What the user calls val, for the final figure.
+        classes: Names of the categories, in the order of the labels 1, 2, ...
+        category_ids: Their ids in the files, in the same order.
+    """
+
+    name: str
+    train: CocoImages
+    val: CocoImages | None
+    test: CocoImages
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+
+
+def load_coco(reference: str, *, hold_out: float = 0.0) -> DetectionData:
+    """Open a data set with boxes.
+
+    Args:
+        reference: ``coco:DIR``, with ``annotations/instances_NAME.json`` and the images in ``NAME/``, where NAME is
+            train2017 and val2017, or others after ``coco:DIR?train=NAME&val=NAME``.
+        hold_out: Share of the training images, 0 to 0.5, held out as ``val``.
+    Raises:
+        InputError: If there is no such data set or something in it is wrong.
+    """
+    source, _, place = reference.partition(":")
+    root, _, query = place.partition("?")
+    splits = {"train": "train2017", "val": "val2017"}
+    given = dict(parse_qsl(query, keep_blank_values=True))
+    if source != "coco" or not root or not given.keys() <= splits.keys() or not all(given.values()):
+        raise InputError(
+            f"there is no data set with boxes {reference!r}: expected coco:DIR or coco:DIR?train=NAME&val=NAME"
+        )
+    if not 0 <= hold_out <= 0.5:
+        raise InputError(f"hold_out is {hold_out}: expected a share from 0 to 0.5")
+    train, test = (read_annotations(Path(root), name) for name in (splits | given).values())
+    if train.categories != test.categories:
+        odd = sorted(set(train.categories.items()) ^ set(test.categories.items()))[0]
+        raise InputError(f"{train.path} and {test.path} have different categories, such as {odd[1]!r} ({odd[0]})")
+    fit, val = train, None
+    if hold_out:
+        images = train.content["images"]
+        # Evenly spread over the file; which images are held out depends on nothing else.
+        number = max(1, round(hold_out * len(images)))
+        held = {round((i + 0.5) * len(images) / number) for i in range(number)}
+        fit, val = (
+            train.of_images([image for i, image in enumerate(images) if (i in held) == wanted])
+            for wanted in (False, True)
+        )
+    return DetectionData(
+        name=reference,
+        train=CocoImages(fit),
+        val=CocoImages(val) if val is not None else None,
+        test=CocoImages(test),
+        classes=tuple(train.categories.values()),
+        category_ids=tuple(train.categories),
+    )
+
+
+def changed_at_random(min_size: int, max_size: int) -> Callable[[Image.Image, Target], Any]:
+    """Mirror, enlarge or shrink, and crop an image with its boxes, at random.
+
+    The result has the very size to which a detector would bring the image, so that it does not undo the change.
+
+    Args:
+        min_size, max_size: The detector's: to what it brings the shorter side, and at most the longer one, pixels.
+    """
+
+    def change(image: Image.Image, target: Target) -> Any:
+        scale = min(min_size / min(image.size), max_size / max(image.size))
+        canvas = max(1, int(image.height * scale)), max(1, int(image.width * scale))
+        return v2.Compose(
+            [
+                v2.RandomHorizontalFlip(),
+                v2.ScaleJitter(canvas, SCALES),
+                v2.RandomCrop(canvas, pad_if_needed=True),
+                v2.SanitizeBoundingBoxes(min_size=1),
+            ]
+        )(image, target)
+
+    return change
+
+
+def read_annotations(root: Path, split: str) -> Annotations:
+    """One annotation file, and all in it checked against all else and against the folder of images."""
+    path, folder = root / "annotations" / f"instances_{split}.json", root / split
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path} is not there: expected COCO's layout, with the images in {folder}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path} is no JSON file, or is cut short: {error}") from error
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not there: expected the images of {path}")
+    found = Annotations(path, folder, content)
+    check_shape(path, content)
+    check_images(found)
+    check_objects(found)
+    return found
+
+
+def check_shape(path: Path, content: Any) -> None:
+    """Refuse a file that is not COCO's instances."""
+    fields = {
+        "images": {"id": int, "file_name": str, "width": int, "height": int},
+        "annotations": {"id": int, "image_id": int, "category_id": int, "bbox": list},
+        "categories": {"id": int, "name": str},
+    }
+    for key, expected in fields.items():
+        rows = content.get(key) if isinstance(content, dict) else None
+        if not isinstance(rows, list):
+            raise InputError(f"{path} has no list {key!r}: expected COCO's instances")
+        for number, row in enumerate(rows):
+            for name, kind in expected.items():
+                if not isinstance(row, dict) or type(row.get(name)) is not kind:
+                    raise InputError(f"{path}: {key}[{number}] has no {name!r} of type {kind.__name__}")
+        refuse_twice(path, key, [row["id"] for row in rows])
+    for key in ("images", "categories"):
+        if not content[key]:
+            raise InputError(f"{path} has no {key}: expected at least one")
+
+
+def refuse_twice(path: Path, key: str, ids: Sequence[int]) -> None:
+    twice = [number for number, times in Counter(ids).items() if times > 1]
+    if twice:
+        raise InputError(f"{path}: two of {key} have the id {twice[0]}")
+
+
+def check_images(annotations: Annotations) -> None:
+    """Refuse images that are not in the folder."""
+    path, folder = annotations.path, annotations.folder
+    there = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+    for row in annotations.content["images"]:
+        if row["file_name"] not in there:
+            raise InputError(f"{folder / row['file_name']} is not there: {path} names it")
+        if row["width"] < 1 or row["height"] < 1:
+            raise InputError(f"{path}: {row['file_name']} is {row['width']}×{row['height']}: expected at least 1×1")
+
+
+def check_objects(annotations: Annotations) -> None:
+    """Refuse objects of no known image or category, and boxes that are none or lie outside."""
+    path, content = annotations.path, annotations.content
+    images, categories = {row["id"]: row for row in content["images"]}, annotations.categories
+    for row in content["annotations"]:
+        what = f"{path}: annotation {row['id']}"
+        if row["image_id"] not in images:
+            raise InputError(f"{what} is of image {row['image_id']}, which is not in the file")
+        if row["category_id"] not in categories:
+            known = ", ".join(map(str, list(categories)[:10]))
+            raise InputError(f"{what} is of category {row['category_id']}: expected one of {known}")
+        box, image = row["bbox"], images[row["image_id"]]
+        if len(box) != 4 or not all(type(v) in (int, float) and math.isfinite(v) for v in box) or min(box[2:]) < 0:
+            raise InputError(f"{what} has the box {box}: expected x, y, width, height in pixels")
+        x, y, width, height = box
+        beyond = max(-x, -y, x + width - image["width"], y + height - image["height"])
+        if beyond > OUTSIDE:
+            raise InputError(
+                f"{what} has the box {box}, {beyond:g} pixels outside {image['file_name']} "
+                f"({image['width']}×{image['height']})"
+            )

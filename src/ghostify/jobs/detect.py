@@ -1,0 +1,203 @@
+"""Train detectors, and ask them for boxes."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+
+from ghostify.data.coco import CocoImages, DetectionData, Example, Target, changed_at_random
+from ghostify.errors import InputError
+from ghostify.jobs.checkpoint import Epoch
+from ghostify.jobs.coco_score import CocoScore, Found, score_boxes
+from ghostify.jobs.learn import AfterEpoch, Answer, learn
+from ghostify.jobs.recipe import Recipe
+from ghostify.modes import evaluating
+from ghostify.plain_part import is_detector
+from ghostify.progress import Progress
+
+Batch = tuple[list[Tensor], list[Target]]
+
+
+def train_detector(
+    model: nn.Module,
+    data: DetectionData,
+    recipe: Recipe,
+    *,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    device: str = "cpu",
+    workers: int = 0,
+    progress: Progress | None = None,
+    after_epoch: AfterEpoch | None = None,
+) -> list[Epoch]:
+    """Train a detector on images with boxes, in place; see ``learn`` for what holds of every training.
+
+    With ``recipe.augment`` the images are mirrored, enlarged or shrunk, and cropped at random.
+
+    Args:
+        model: A detector of ``create_model`` or torchvision's RetinaNet or Faster R-CNN, for the data's categories.
+        checkpoint, resume, progress, after_epoch: See ``learn``.
+        device: "cpu" or "cuda".
+        workers: Processes that decode images.
+    Returns:
+        One entry per epoch, those before a resume included.
+    Raises:
+        InputError: If network, data, recipe and checkpoint do not go together, or the loss is no longer finite.
+    """
+    check_detector(model, data)
+    for name, unsuited in (("label_smoothing", 0.0), ("color_jitter", 0.0), ("rand_augment", False)):
+        if getattr(recipe, name) != unsuited:
+            raise InputError(f"{name.replace('_', ' ')} is for classification: leave it out for a detector")
+    accelerator = Accelerator(cpu=device == "cpu", gradient_accumulation_steps=recipe.accumulate)
+    return learn(
+        model,
+        Detection(model, data, recipe.augment, workers),
+        recipe,
+        settings={"task": "detection"},
+        checkpoint=checkpoint,
+        resume=resume,
+        accelerator=accelerator,
+        progress=progress,
+        after_epoch=after_epoch,
+    )
+
+
+@dataclass(frozen=True)
+class Detection:
+    """The task: a box and a category for every object."""
+
+    detector: nn.Module
+    data: DetectionData
+    augment: bool
+    workers: int
+
+    def loader(self, recipe: Recipe, order: torch.Generator) -> DataLoader[Batch]:
+        sizes = self.detector.transform
+        change = changed_at_random(sizes.min_size[-1], sizes.max_size) if self.augment else None  # type: ignore[union-attr, index, arg-type]  # of torchvision's transform
+        images = CocoImages(self.data.train.annotations, change)
+        return DataLoader(
+            images,
+            batch_size=recipe.batch_size,
+            shuffle=True,
+            generator=order,
+            collate_fn=as_lists,
+            num_workers=self.workers,
+            drop_last=len(images) >= 2 * recipe.batch_size,  # as for images without boxes
+        )
+
+    def prepare(self, batch: Batch, recipe: Recipe) -> Batch:
+        images, targets = batch
+        return [as_floats(image) for image in images], targets
+
+    def answer(self, model: nn.Module, batch: Batch) -> Answer:
+        images, targets = batch
+        losses: dict[str, Tensor] = model(images, targets)
+        return Answer(torch.stack([loss.float() for loss in losses.values()]).sum(), len(images))
+
+    def validate(self, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
+        """Each process looks at its share of the images; all score the boxes of all."""
+        if self.data.val is None:
+            return {}
+        share = (accelerator.process_index, accelerator.num_processes)
+        mine = find_objects(model, self.data.val, self.data, device=str(accelerator.device), share=share)
+        score = score_boxes(self.data.val.annotations, gather_object(list(mine)))
+        return {"val_ap": score.ap, "val_ap50": score.ap50}
+
+
+def evaluate_detector(
+    model: nn.Module,
+    images: CocoImages,
+    data: DetectionData,
+    *,
+    device: str = "cpu",
+    workers: int = 0,
+    progress: Progress | None = None,
+) -> tuple[CocoScore, list[Found]]:
+    """COCO's twelve numbers on some images, and the boxes they are of."""
+    check_detector(model, data)
+    found = list(find_objects(model, images, data, device=device, workers=workers, progress=progress))
+    return score_boxes(images.annotations, found), found
+
+
+def find_objects(
+    model: nn.Module,
+    images: CocoImages,
+    data: DetectionData,
+    *,
+    device: str = "cpu",
+    workers: int = 0,
+    share: tuple[int, int] = (0, 1),
+    progress: Progress | None = None,
+) -> Iterator[Found]:
+    """Ask a detector for the objects in images, one image after the other.
+
+    Args:
+        share: Which part of how many of the images to look at.
+    Yields:
+        COCO's result rows: ``image_id``, ``category_id``, ``bbox`` as x, y, width, height in pixels, ``score``.
+    """
+    part, parts = share
+    mine = Subset(images, range(part, len(images), parts))
+    loader = DataLoader(mine, batch_size=None, num_workers=workers)
+    for index, (image, target) in enumerate(loader):
+        for label, score, box in objects_in(model, image, device):
+            if label > len(data.category_ids):  # a network for more categories than there are
+                continue
+            yield {
+                "image_id": int(target["image_id"]),
+                "category_id": data.category_ids[label - 1],
+                "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
+                "score": score,
+            }
+        if progress:
+            progress("look for objects", f"image {index + 1}", index + 1, len(mine))
+
+
+def objects_in(model: nn.Module, image: Tensor, device: str) -> list[tuple[int, float, list[float]]]:
+    """Label, score 0..1 and box as x1, y1, x2, y2 in pixels of what is found in a uint8 image ``[3, h, w]``."""
+    with evaluating(model), torch.inference_mode():
+        (found,) = model([as_floats(image.to(device))])
+    return [
+        (int(label), float(score), box)
+        for label, score, box in zip(
+            found["labels"].tolist(), found["scores"].tolist(), found["boxes"].tolist(), strict=True
+        )
+        if label > 0  # 0 is the background
+    ]
+
+
+def check_detector(model: nn.Module, data: DetectionData) -> None:
+    """Refuse what is no detector, and one for fewer categories than there are."""
+    if not is_detector(model):
+        raise InputError(
+            f"{type(model).__name__} is no detector: expected one such as retinanet_ghostnet_110_fpn, "
+            "see `ghostify models`"
+        )
+    known = categories_of(model)
+    if known < len(data.classes):
+        raise InputError(f"the detector knows {known} categories: {data.name} has {len(data.classes)}")
+
+
+def categories_of(detector: nn.Module) -> int:
+    """How many kinds of objects a detector tells apart."""
+    head: nn.Module = detector.get_submodule(
+        "head.classification_head" if hasattr(detector, "head") else "roi_heads.box_predictor.cls_score"
+    )
+    with_background: int = getattr(head, "num_classes", None) or head.out_features  # type: ignore[assignment]  # ints of torchvision's
+    return with_background - 1
+
+
+def as_floats(image: Tensor) -> Tensor:
+    """uint8 to 0..1, as torchvision's detectors take images."""
+    return image.float() / 255
+
+
+def as_lists(examples: list[Example]) -> Batch:
+    """Images of several sizes, and their targets."""
+    images, targets = zip(*examples, strict=True)
+    return list(images), list(targets)

@@ -1,0 +1,242 @@
+"""The loop of a training, whatever is learnt: epochs, steps, processes, and going on after an interruption."""
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
+from ghostify.errors import InputError
+from ghostify.jobs.checkpoint import Epoch, Learner, load_checkpoint, save_checkpoint
+from ghostify.jobs.recipe import Recipe
+from ghostify.measure.environment import computes_in_bf16
+from ghostify.progress import Progress
+
+# Shares of a training after which the learning rate falls to a tenth.
+DROPS = {"steps": (0.5, 0.75, 0.9375), "thirds": (1 / 3, 2 / 3)}
+AfterEpoch = Callable[[list[Epoch], nn.Module], None]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a network gave for one batch.
+
+    Args:
+        loss: Mean over the batch.
+        images: In the batch.
+        right: For how many of them the first guess was right; None where that is no question.
+    """
+
+    loss: Tensor
+    images: int
+    right: int | None = None
+
+
+class Task(Protocol):
+    """What is learnt."""
+
+    def loader(self, recipe: Recipe, order: torch.Generator) -> DataLoader[Any]:
+        """Batches of training images in the order that the generator gives."""
+
+    def prepare(self, batch: Any, recipe: Recipe) -> Any:
+        """A batch of the loader as the network gets it."""
+
+    def answer(self, model: nn.Module, batch: Any) -> Answer:
+        """What the network in training gives for a prepared batch."""
+
+    def validate(self, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
+        """How good it is on what is held out, the same in all processes, as fields of ``Epoch``."""
+
+
+def learn(
+    model: nn.Module,
+    task: Task,
+    recipe: Recipe,
+    *,
+    settings: dict[str, Any],
+    checkpoint: str | os.PathLike[str] | None,
+    resume: bool,
+    accelerator: Accelerator,
+    progress: Progress | None,
+    after_epoch: AfterEpoch | None,
+) -> list[Epoch]:
+    """Train a network in place.
+
+    Every epoch is a function of the seed, its number and the weights, so that on a CPU, with the same
+    number of threads, the same call gives the same weights, whether or not it was interrupted.
+    Started by torchrun, the processes share the images and process 0 writes.
+
+    Args:
+        settings: What a checkpoint must agree with, beside the recipe.
+        checkpoint: File for the state after each epoch, replaced whole; None for none.
+        resume: Go on with ``checkpoint`` if it is there.
+        progress: Told of each step.
+        after_epoch: Given the history and the network that was validated, in process 0, before the checkpoint is
+            written: what an interrupted epoch wrote is written again.
+    Returns:
+        One entry per epoch, those before a resume included.
+    Raises:
+        InputError: If the checkpoint is another training's, or the loss is no longer finite; the checkpoint is then
+            that of the last whole epoch.
+    """
+    path = Path(checkpoint) if checkpoint is not None else None
+    refuse_to_overwrite(path, resume)
+    model.to(memory_format=memory_format_of(recipe))  # type: ignore[call-overload]  # torch's stub wants all arguments
+    order = torch.Generator()
+    loader = task.loader(recipe, order)
+    optimizer = make_optimizer(model, recipe, recipe.peak_lr(accelerator.num_processes))
+    net, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    average = (
+        AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True) if recipe.ema else None
+    )
+    optimizer.zero_grad()
+    steps = math.ceil(len(loader) / recipe.accumulate)
+    learner = Learner(model, average, optimizer, LambdaLR(optimizer, lambda step: lr_factor(step, steps, recipe)))
+    history: list[Epoch] = []
+    settings = asdict(recipe) | settings | {"processes": accelerator.num_processes}
+    if path is not None and path.exists():
+        history = load_checkpoint(path, learner, settings)
+
+    run = TrainingRun(accelerator, net, learner, loader, task, recipe)
+    for number in range(len(history) + 1, recipe.epochs + 1):
+        order.manual_seed(recipe.seed * 1_000_003 + number)
+        torch.manual_seed(recipe.seed * 1_000_003 + number * 1_009 + accelerator.process_index)
+        history.append(run.epoch(number, progress))
+        if accelerator.is_main_process:
+            if after_epoch is not None:
+                after_epoch(history, run.validated)
+            if path is not None:
+                save_checkpoint(path, learner, settings, history)
+    accelerator.wait_for_everyone()
+    if average is not None:
+        model.load_state_dict(average.module.state_dict())
+    return history
+
+
+def refuse_to_overwrite(path: Path | None, resume: bool) -> None:
+    if path is not None and path.exists() and not resume:
+        raise InputError(f"{path} holds a training that began before: resume it or choose another place")
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What stays the same from epoch to epoch."""
+
+    accelerator: Accelerator
+    model: nn.Module
+    learner: Learner
+    loader: DataLoader[Any]
+    task: Task
+    recipe: Recipe
+
+    def epoch(self, number: int, progress: Progress | None) -> Epoch:
+        """One pass over the training images, then one over those held out."""
+        self.model.train()
+        if self.recipe.freeze_norm:
+            for module in self.model.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        started, data_seconds = time.perf_counter(), 0.0
+        loss_sum, right, seen = 0.0, 0, 0
+        knows_right = False
+        batches, steps = iter(self.loader), len(self.loader)
+        for step in range(steps):
+            waiting = time.perf_counter()
+            batch = self.task.prepare(next(batches), self.recipe)
+            data_seconds += time.perf_counter() - waiting
+            loss, answer = self.step(batch)
+            if not math.isfinite(loss):
+                raise InputError(
+                    f"the loss is {loss} at step {step + 1} of epoch {number}: "
+                    f"expected a finite one; try a lower learning rate than {self.recipe.lr:g}"
+                )
+            loss_sum += loss * answer.images
+            right, knows_right = right + (answer.right or 0), answer.right is not None
+            seen += answer.images
+            if progress:
+                done, total = (number - 1) * steps + step + 1, self.recipe.epochs * steps
+                progress("train", f"epoch {number}/{self.recipe.epochs}, loss {loss_sum / seen:.3f}", done, total)
+        seconds = time.perf_counter() - started
+        all_loss, all_right, images = self.over_all_processes([loss_sum, right, seen])
+        return Epoch(
+            epoch=number,
+            images=int(images),
+            train_loss=all_loss / images,
+            train_top1=all_right / images if knows_right else None,
+            lr=float(self.learner.scheduler.get_last_lr()[0]),
+            seconds=seconds,
+            data_share=data_seconds / seconds,
+            **self.task.validate(self.validated, self.accelerator),
+        )
+
+    def over_all_processes(self, sums: list[float]) -> list[float]:
+        """The sums of what the processes counted, exact for whole numbers."""
+        mine = torch.tensor(sums, dtype=torch.float64, device=self.accelerator.device)
+        return self.accelerator.reduce(mine, "sum").tolist()
+
+    def step(self, batch: Any) -> tuple[float, Answer]:
+        """One batch, and where enough are gathered a step of the optimizer; the loss and the answer before it."""
+        learner, accelerator = self.learner, self.accelerator
+        device = accelerator.device
+        with accelerator.accumulate(self.model):
+            with torch.autocast(device.type, torch.bfloat16, enabled=trains_in_bf16(self.recipe.precision, device)):
+                answer = self.task.answer(self.model, batch)
+            value = answer.loss.item()
+            if math.isfinite(value):
+                accelerator.backward(answer.loss)
+                learner.optimizer.step()
+                learner.optimizer.zero_grad()
+                if accelerator.sync_gradients:
+                    learner.scheduler.step()
+                    if learner.average is not None:
+                        learner.average.update_parameters(learner.model)
+        return value, answer
+
+    @property
+    def validated(self) -> nn.Module:
+        """The network that counts: the average of the weights where there is one."""
+        return self.learner.model if self.learner.average is None else self.learner.average.module
+
+
+def memory_format_of(recipe: Recipe) -> torch.memory_format:
+    return torch.channels_last if recipe.channels_last else torch.contiguous_format
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe, lr: float) -> torch.optim.Optimizer:
+    """SGD or AdamW; weight decay acts on weights, not on biases and BatchNorm."""
+    weights = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=lr)
+    return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
+
+
+def lr_factor(step: int, steps_per_epoch: int, recipe: Recipe) -> float:
+    """The share of the peak learning rate that a step has.
+
+    Example:
+        >>> recipe = Recipe(epochs=4, warmup_epochs=1)
+        >>> [round(lr_factor(step, 10, recipe), 2) for step in (0, 9, 10, 25, 39)]
+        [0.1, 1.0, 1.0, 0.5, 0.0]
+    """
+    warmup, steps = recipe.warmup_epochs * steps_per_epoch, recipe.epochs * steps_per_epoch
+    if step < warmup:
+        return min(1.0, (step + 1) / warmup)
+    if recipe.schedule in DROPS:
+        return 0.1 ** sum(step >= share * steps for share in DROPS[recipe.schedule])
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def trains_in_bf16(precision: str, device: torch.device) -> bool:
+    """Whether bf16 is asked for, or for "auto", whether the processor computes in it."""
+    return precision == "bf16" or (precision == "auto" and computes_in_bf16(device))

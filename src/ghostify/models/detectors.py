@@ -1,0 +1,136 @@
+"""Object detectors: torchvision's, on the backbones of this library."""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import product
+
+import torch
+from torch import nn
+from torchvision.models.detection import FasterRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
+
+from ghostify.data.images import IMAGENET_MEAN, IMAGENET_STD
+from ghostify.errors import InputError
+
+ASPECT_RATIOS = (0.5, 1.0, 2.0)
+CreateNetwork = Callable[..., nn.Module]
+
+
+def whole_network(network: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    return network, ("layer1", "layer2", "layer3", "layer4")
+
+
+def numbered_features(stages: Sequence[int], network: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    return network.features, tuple(map(str, stages))  # type: ignore[return-value]  # a Sequential of torchvision's
+
+
+def ghostnet_stages(network: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    """All that runs before the last 1×1 convolution: 24, 40, 112 and 160 maps (at width 1) at the ends of stages."""
+    parts = OrderedDict(conv_stem=network.conv_stem, bn1=network.bn1, relu=nn.ReLU())
+    blocks: nn.Sequential = network.blocks  # type: ignore[assignment]  # GhostNet's own
+    parts |= {f"stage{index}": stage for index, stage in enumerate(blocks)}
+    return nn.Sequential(parts), ("stage2", "stage4", "stage6", "stage8")
+
+
+# What of a classification network is a detector's backbone: a module whose children run one after the other, and
+# those of them that end the stages at 1/4, 1/8, 1/16 and 1/32 of the image's side.
+BACKBONES: dict[str, Callable[[nn.Module], tuple[nn.Module, tuple[str, ...]]]] = {
+    "ghostnet_100": ghostnet_stages,
+    "ghostnet_110": ghostnet_stages,
+    "ghostnet_130": ghostnet_stages,
+    "mobilenet_v2": partial(numbered_features, (3, 6, 13, 17)),
+    "mobilenet_v3_large": partial(numbered_features, (3, 6, 12, 15)),
+    "ghost_mobilenet_v3_large": partial(numbered_features, (3, 6, 12, 15)),
+    "resnet50": whole_network,
+    "ghost_resnet50": whole_network,
+}
+FAMILIES = ("retinanet", "fasterrcnn")
+DETECTORS = {f"{family}_{backbone}_fpn": (family, backbone) for family, backbone in product(FAMILIES, BACKBONES)}
+
+
+def detector(
+    create_network: CreateNetwork,
+    family: str,
+    backbone: str,
+    *,
+    num_classes: int = 90,
+    fpn_channels: int = 256,
+    min_size: int = 800,
+    max_size: int = 1333,
+    smallest_anchor: int = 32,
+    norm: bool = False,
+    image_mean: Sequence[float] = IMAGENET_MEAN,
+    image_std: Sequence[float] = IMAGENET_STD,
+    **options: int,
+) -> RetinaNet | FasterRCNN:
+    """A RetinaNet or Faster R-CNN with a feature pyramid (Lin et al. 2017, arXiv:1708.02002, arXiv:1612.03144).
+
+    Args:
+        create_network: Builds the classification network by name.
+        backbone: A name of ``BACKBONES``.
+        num_classes: Kinds of objects; the detector answers 1 for the first of them.
+        fpn_channels: Maps at each level of the pyramid.
+        min_size: To which the shorter side of images is brought, pixels, ...
+        max_size: ... but the longer side to no more than this.
+        smallest_anchor: Side of the smallest anchor boxes, pixels after that; each level doubles it.
+        norm: Whether the pyramid has BatchNorm and a RetinaNet's head GroupNorm: to learn without ImageNet weights.
+        image_mean: Of the channels in 0..1, for which the backbone was trained.
+        image_std: Likewise.
+        options: Of the backbone's builder, such as ``ratio``.
+    """
+    if fpn_channels < 1 or fpn_channels % 8:
+        raise InputError(f"fpn_channels is {fpn_channels}: expected a multiple of 8")
+    if not (1 <= min_size <= max_size and smallest_anchor >= 1):
+        raise InputError(
+            f"min_size is {min_size}, max_size {max_size}, smallest_anchor {smallest_anchor}: "
+            "expected at least 1, and no less than min_size"
+        )
+    single_stage = family == "retinanet"
+    body, stages = BACKBONES[backbone](create_network(backbone_name(backbone), **options))
+    stages = stages[1:] if single_stage else stages
+    pyramid = BackboneWithFPN(
+        body,
+        {stage: str(level) for level, stage in enumerate(stages)},
+        channels_at(body, stages),
+        fpn_channels,
+        LastLevelP6P7(fpn_channels, fpn_channels) if single_stage else LastLevelMaxPool(),
+        nn.BatchNorm2d if norm else None,
+    )
+    images = {"min_size": min_size, "max_size": max_size, "image_mean": list(image_mean), "image_std": list(image_std)}
+    sides = [smallest_anchor * 2**level for level in range(5)]
+    if not single_stage:
+        anchors = AnchorGenerator(tuple((side,) for side in sides), (ASPECT_RATIOS,) * len(sides))
+        return FasterRCNN(pyramid, num_classes + 1, rpn_anchor_generator=anchors, **images)
+    # Three sizes at each level, a third of an octave apart (arXiv:1708.02002, section 4).
+    sizes = tuple(tuple(int(side * 2 ** (third / 3)) for third in range(3)) for side in sides)
+    anchors = AnchorGenerator(sizes, (ASPECT_RATIOS,) * len(sizes))
+    head = RetinaNetHead(
+        fpn_channels,
+        anchors.num_anchors_per_location()[0],
+        num_classes + 1,
+        norm_layer=partial(nn.GroupNorm, 8) if norm else None,
+    )
+    return RetinaNet(pyramid, num_classes + 1, anchor_generator=anchors, head=head, **images)
+
+
+def backbone_name(backbone: str) -> str:
+    """The name that ``create_model`` knows the classification network by."""
+    return "torchvision:mobilenet_v2" if backbone == "mobilenet_v2" else backbone
+
+
+def channels_at(body: nn.Module, stages: Sequence[str]) -> list[int]:
+    """How many maps there are at the ends of stages."""
+    found = {}
+    shapes_only = copy.deepcopy(body).to("meta").eval()
+    x = torch.zeros(1, 3, 64, 64, device="meta")
+    for name, part in shapes_only.named_children():
+        x = part(x)
+        found[name] = x.shape[1]
+        if name == stages[-1]:
+            break
+    return [found[stage] for stage in stages]

@@ -1,0 +1,125 @@
+"""The part of a detector that is a plain network: images in, maps out, nothing chosen among them."""
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN, RetinaNet
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import concat_box_prediction_layers
+
+PARTS = ("backbone", "fpn", "head")
+Detections = list[dict[str, Tensor]]
+
+
+class PlainPart(nn.Module):
+    """Backbone, feature pyramid and the head that sees all of an image, under the detector's own names.
+
+    What stays outside is what has no fixed size: resizing, anchors, the choice of boxes, and a Faster R-CNN's second
+    stage. The modules are the detector's, not copies.
+
+    Args:
+        detector: torchvision's RetinaNet or Faster R-CNN.
+        proposals: So many regions go through the second stage of a Faster R-CNN, too, all of them zeros: to count it.
+    """
+
+    def __init__(self, detector: nn.Module, proposals: int = 0) -> None:
+        super().__init__()
+        self.backbone = detector.backbone
+        self.proposals = proposals
+        if isinstance(detector, RetinaNet):
+            self.head = detector.head
+        else:
+            assert isinstance(detector, FasterRCNN)
+            self.rpn = nn.ModuleDict({"head": detector.rpn.head})
+            if proposals:
+                self.roi_heads = nn.ModuleDict(
+                    {name: getattr(detector.roi_heads, name) for name in ("box_head", "box_predictor")}
+                )
+                self.region = (proposals, self.backbone.out_channels, *detector.roi_heads.box_roi_pool.output_size)
+        self.train(detector.training)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Normalised images ``[batch, 3, height, width]``, sides of whole 32 pixels, to what the boxes are made of.
+
+        Returns:
+            Of a RetinaNet the logits ``[batch, anchors, classes]`` and the boxes' offsets ``[batch, anchors, 4]``; of
+            a Faster R-CNN the maps of the pyramid ``[batch, channels, h, w]``, finest first, and for each of them
+            logits ``[batch, anchors, h, w]``, then for each offsets ``[batch, 4 * anchors, h, w]``.
+        """
+        maps = list(self.backbone(x).values())
+        if "head" in self._modules:
+            answers = self.head(maps)
+            return answers["cls_logits"], answers["bbox_regression"]
+        logits, offsets = self.rpn["head"](maps)
+        if self.proposals:
+            region = x.new_zeros(self.region)
+            self.roi_heads["box_predictor"](self.roi_heads["box_head"](region))
+        return (*maps, *logits, *offsets)
+
+
+def is_detector(model: nn.Module) -> bool:
+    """Whether it is a detector of a kind whose plain part is known."""
+    return isinstance(model, RetinaNet | FasterRCNN)
+
+
+def plain_part(model: nn.Module, *, second_stage: bool = False) -> nn.Module:
+    """The plain part of a detector; any other network itself.
+
+    Args:
+        second_stage: Whether the second stage of a Faster R-CNN counts, for as many regions as it looks at in an image.
+    """
+    if not is_detector(model):
+        return model
+    proposals = model.rpn.post_nms_top_n() if second_stage and isinstance(model, FasterRCNN) else 0
+    return PlainPart(model, proposals)
+
+
+def input_shape_of(detector: RetinaNet | GeneralizedRCNN) -> tuple[int, int, int]:
+    """The largest input of its plain part for one image that lies: ``(3, height, width)``, whole 32 pixels."""
+    height, width = detector.transform.min_size[-1], detector.transform.max_size
+    return 3, -(-height // 32) * 32, -(-width // 32) * 32
+
+
+@torch.no_grad()
+def finish(
+    detector: nn.Module, outputs: tuple[Tensor, ...], image_sizes: list[tuple[int, int]], x: Tensor
+) -> Detections:
+    """Boxes from what the plain part gave, in this process or in another engine, by torchvision's own code.
+
+    Args:
+        detector: In eval mode.
+        outputs: Of the plain part for ``x``.
+        image_sizes: Height and width of each image within ``x``, which may be padded, pixels.
+        x: Input of the plain part ``[batch, 3, height, width]``.
+    Returns:
+        For each image ``boxes`` ``[found, 4]`` as x1, y1, x2, y2 in pixels of ``x``, ``scores`` 0..1 and ``labels``.
+    """
+    images = ImageList(x, image_sizes)
+    if isinstance(detector, RetinaNet):
+        logits, offsets = outputs
+        maps = [x.new_empty(1, 1, *size) for size in level_sizes(detector, x)]
+        anchors = detector.anchor_generator(images, maps)
+        per_level = [m[0, 0].numel() * detector.anchor_generator.num_anchors_per_location()[0] for m in maps]
+        head = {"cls_logits": list(logits.split(per_level, 1)), "bbox_regression": list(offsets.split(per_level, 1))}
+        found: Detections = detector.postprocess_detections(
+            head, [list(a.split(per_level)) for a in anchors], image_sizes
+        )
+        return found
+    assert isinstance(detector, FasterRCNN)
+    levels = len(outputs) // 3
+    maps, logits_of, offsets_of = (list(outputs[i * levels : (i + 1) * levels]) for i in range(3))
+    anchors = detector.rpn.anchor_generator(images, maps)
+    per_level = [level[0].numel() for level in logits_of]
+    logits, offsets = concat_box_prediction_layers(logits_of, offsets_of)
+    boxes = detector.rpn.box_coder.decode(offsets, anchors).view(len(x), -1, 4)
+    proposals, _ = detector.rpn.filter_proposals(boxes, logits, image_sizes, per_level)
+    names = [*map(str, range(levels - 1)), "pool"]  # as its pyramid calls them
+    return detector.roi_heads(OrderedDict(zip(names, maps, strict=True)), proposals, image_sizes)[0]
+
+
+def level_sizes(detector: RetinaNet, x: Tensor) -> list[tuple[int, int]]:
+    """Height and width of each map of the pyramid: each level halves, rounding up."""
+    levels = len(detector.anchor_generator.sizes)
+    return [tuple(-(-side // 2 ** (3 + level)) for side in x.shape[2:]) for level in range(levels)]
