@@ -17,7 +17,7 @@ FLOORS = [
     ["transform"],
     ["models"],
     ["measure", "data", "layers"],
-    ["allocator", "atomic", "modes", "progress", "errors"],
+    ["allocator", "atomic", "modes", "plain_part", "progress", "errors"],
 ]
 FLOOR = {room: height for height, rooms in enumerate(reversed(FLOORS)) for room in rooms}
 

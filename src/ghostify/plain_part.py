@@ -1,15 +1,18 @@
 """The part of a detector that is a plain network: images in, maps out, nothing chosen among them."""
 
 from collections import OrderedDict
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, RetinaNet
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
+from ghostify.modes import evaluating
+
 PARTS = ("backbone", "fpn", "head")
+Detector: TypeAlias = RetinaNet | FasterRCNN
 Detections = list[dict[str, Tensor]]
 
 
@@ -24,7 +27,7 @@ class PlainPart(nn.Module):
         proposals: So many regions go through the second stage of a Faster R-CNN, too, all of them zeros: to count it.
     """
 
-    def __init__(self, detector: nn.Module, proposals: int = 0) -> None:
+    def __init__(self, detector: Detector, proposals: int = 0) -> None:
         super().__init__()
         self.backbone = detector.backbone
         self.proposals = proposals
@@ -55,7 +58,8 @@ class PlainPart(nn.Module):
         logits, offsets = self.rpn["head"](maps)
         if self.proposals:
             region = x.new_zeros(self.region)
-            self.roi_heads["box_predictor"](self.roi_heads["box_head"](region))
+            for stage in self.roi_heads.values():  # the head, then what it predicts
+                region = stage(region)
         return (*maps, *logits, *offsets)
 
 
@@ -72,19 +76,43 @@ def plain_part(model: nn.Module, *, second_stage: bool = False) -> nn.Module:
     """
     if not is_detector(model):
         return model
-    proposals = model.rpn.post_nms_top_n() if second_stage and isinstance(model, FasterRCNN) else 0
-    return PlainPart(model, proposals)
+    if not second_stage or not isinstance(model, FasterRCNN):
+        return PlainPart(model)
+    with evaluating(model.rpn):  # in training they are more
+        return PlainPart(model, model.rpn.post_nms_top_n())
 
 
-def input_shape_of(detector: RetinaNet | GeneralizedRCNN) -> tuple[int, int, int]:
+def parts_of(model: nn.Module) -> dict[str, str]:
+    """The parts of a detector, and how the names of their modules begin; of another network none."""
+    if not is_detector(model):
+        return {}
+    parts = {"backbone": "backbone.body.", "fpn": "backbone.fpn."}
+    if isinstance(model, RetinaNet):
+        return parts | {"head": "head."}
+    return parts | {"head": "rpn.head.", "second stage": "roi_heads."}
+
+
+def input_shape_of(detector: Detector) -> tuple[int, int, int]:
     """The largest input of its plain part for one image that lies: ``(3, height, width)``, whole 32 pixels."""
     height, width = detector.transform.min_size[-1], detector.transform.max_size
     return 3, -(-height // 32) * 32, -(-width // 32) * 32
 
 
+def what_it_takes(detector: Detector) -> dict[str, Any]:
+    """How images become inputs of the plain part, as JSON values."""
+    transform = detector.transform
+    return {
+        "mean": list(transform.image_mean),
+        "std": list(transform.image_std),
+        "min_size": transform.min_size[-1],
+        "max_size": transform.max_size,
+        "size_divisible": transform.size_divisible,
+    }
+
+
 @torch.no_grad()
 def finish(
-    detector: nn.Module, outputs: tuple[Tensor, ...], image_sizes: list[tuple[int, int]], x: Tensor
+    detector: Detector, outputs: tuple[Tensor, ...], image_sizes: list[tuple[int, int]], x: Tensor
 ) -> Detections:
     """Boxes from what the plain part gave, in this process or in another engine, by torchvision's own code.
 

@@ -23,7 +23,8 @@ from ghostify.cli.options import (
     source_options,
 )
 from ghostify.cli.output import percent, print_history, print_table, progress_bars, show
-from ghostify.data import load_data
+from ghostify.data import ImageData, load_data
+from ghostify.data.coco import draw_images, load_coco
 from ghostify.data.sample import draw_inputs
 from ghostify.errors import InputError
 from ghostify.jobs.evaluate import check_fit
@@ -31,6 +32,7 @@ from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.train import Teacher, train
 from ghostify.measure.count import count
 from ghostify.network_file import save
+from ghostify.plain_part import PARTS, is_detector
 from ghostify.planning.plan_file import read_plan
 from ghostify.transform import convert as convert_network
 from ghostify.transform.convert import ConvertedLayer
@@ -51,6 +53,7 @@ from ghostify.transform.convert import ConvertedLayer
 @ghost_options(2, 3, float)
 @cheap_option("depthwise")
 @skip_option
+@click.option("--part", "parts", multiple=True, type=click.Choice(PARTS), help="Of a detector; default: backbone.")
 @click.option("--plan", "plan_file", type=Path, help="A file of `ghostify plan`, instead of --ratio and --skip.")
 @shape_option
 @click.option("--out", type=Path, required=True, help="Folder for ghost.safetensors and layers.json.")
@@ -77,6 +80,7 @@ def convert(
     cheap_kernel_size: int,
     cheap: Any,
     skip: tuple[str, ...],
+    parts: tuple[str, ...],
     plan_file: Path | None,
     input_shape: tuple[int, ...] | None,
     out: Path,
@@ -88,7 +92,7 @@ def convert(
 
     With --data the ghost of a trained network keeps what the network knows as well as it can, without
     labels; --finetune then learns with them, a tenth of the images held out to watch it. Without --data
-    the result must be trained.
+    the result must be trained. A detector's images are coco:DIR, and `ghostify detect train` goes on with its ghost.
     """
     recipe = None
     if finetune:
@@ -108,8 +112,11 @@ def convert(
     plan = None if plan_file is None else read_plan(plan_file)
     torch.manual_seed(seed)
     network, extra = open_given(model, options).to(device), extra_of(model)
-    data = calibration = None
-    if data_name is not None:
+    data: ImageData | None = None
+    calibration: Any = None
+    if is_detector(network):
+        calibration = detector_images(data_name, images, seed, device, finetune)
+    elif data_name is not None:
         data = load_data(data_name, image_size=image_size, hold_out=0.1 if recipe else 0.0)
         data = normalised_for(model, data, mean, std)
         if recipe:
@@ -131,6 +138,7 @@ def convert(
             drop_inner=drop_inner,
             round_to=round_to,
             plan=plan,
+            parts=parts or ("backbone",),
             seed=seed,
             progress=progress,
         )
@@ -180,6 +188,15 @@ def convert(
         )
 
     show(result, as_json, tables)
+
+
+def detector_images(
+    data_name: str | None, images: int, seed: int, device: str, finetune: int
+) -> list[list[torch.Tensor]] | None:
+    """Images to calibrate a detector on; None where no data is named."""
+    if finetune:
+        raise InputError("--finetune is for classification: train a detector's ghost with `ghostify detect train`")
+    return None if data_name is None else draw_images(load_coco(data_name).train, images, seed, device=device)
 
 
 def layer_row(layer: ConvertedLayer) -> tuple[str, ...]:

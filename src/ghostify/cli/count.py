@@ -9,6 +9,7 @@ from ghostify.cli.opening import open_given, own_shape
 from ghostify.cli.options import classes_option, ghost_options, json_option, shape_option, source_options
 from ghostify.cli.output import print_table, show, size
 from ghostify.measure.count import count as count_network
+from ghostify.plain_part import parts_of
 
 
 @click.command()
@@ -20,18 +21,31 @@ from ghostify.measure.count import count as count_network
 @click.option("--layers", "with_layers", is_flag=True, help="Print every layer.")
 @json_option
 def count(model: str, input_shape: tuple[int, ...] | None, with_layers: bool, as_json: bool, **options: Any) -> None:
-    """Count multiply-adds (MACs) and parameters of MODEL."""
+    """Count multiply-adds (MACs) and parameters of MODEL; of a detector for the largest image, and part by part."""
     network = open_given(model, options)
     input_shape = input_shape or own_shape(network)
     counted = count_network(network, input_shape)
+    parts = {
+        part: {
+            "macs": sum(layer.macs for layer in counted.layers if f"{layer.name}.".startswith(prefix)),
+            "params": sum(layer.params for layer in counted.layers if f"{layer.name}.".startswith(prefix)),
+        }
+        for part, prefix in parts_of(network).items()
+    }
     result = {"model": model, "input_shape": input_shape, **dataclasses.asdict(counted)}
+    if parts:
+        result["parts"] = parts
 
     def tables() -> None:
         if with_layers:
-            rows = [(r.name, r.kind, f"{r.macs:,}", f"{r.params:,}", size(r.output_shape)) for r in counted.layers]
-            print_table(("layer", "kind", "MACs", "parameters", "output"), rows, left=2)
-        total = (model, size(input_shape), f"{counted.macs / 1e6:,.2f} M", f"{counted.params / 1e6:,.3f} M")
-        print_table(("network", "input", "MACs", "parameters"), [total])
+            layers = [(r.name, r.kind, f"{r.macs:,}", f"{r.params:,}", size(r.output_shape)) for r in counted.layers]
+            print_table(("layer", "kind", "MACs", "parameters", "output"), layers, left=2)
+        rows = [(model, size(input_shape), counted.macs, counted.params)]
+        rows += [(part, "", found["macs"], found["params"]) for part, found in parts.items()]
+        print_table(
+            ("network", "input", "MACs", "parameters"),
+            [(name, shape, f"{macs / 1e6:,.2f} M", f"{params / 1e6:,.3f} M") for name, shape, macs, params in rows],
+        )
         if counted.unknown:
             print("Not counted, no formula:", ", ".join(f"{name} ({n}×)" for name, n in counted.unknown.items()))
 

@@ -11,11 +11,14 @@ from ghostify.cli.opening import Channels, extra_of, normalised_for, open_for, o
 from ghostify.cli.options import classes_option, data_options, ghost_options, json_option, shape_option, source_options
 from ghostify.cli.output import percent, progress_bars, show
 from ghostify.data import load_data
+from ghostify.data.coco import draw_images, load_coco
 from ghostify.data.sample import draw
 from ghostify.inference.export import ENGINE, FORMATS, SUFFIX, ExportReport
 from ghostify.inference.export import export as export_network
 from ghostify.inference.forms import choose_forms as measured_forms
 from ghostify.jobs.evaluate import check_fit
+from ghostify.plain_part import is_detector, what_it_takes
+from ghostify.transform.detector import plain_inputs
 
 
 @click.command()
@@ -55,12 +58,18 @@ def export(
     """Write MODEL, deployed, for ONNX Runtime or OpenVINO, and see that the file gives what it gives.
 
     With --data the file is checked on test images, and its accuracy stands beside the network's;
-    network.json says how images become inputs.
+    network.json says how images become inputs. Of a detector the file holds backbone, pyramid and head.
     """
-    extra, check = extra_of(model), None
-    if data_name is None:
+    extra = extra_of(model)
+    check: Any = None
+    if data_name is None or data_name.startswith("coco:"):
         network = open_given(model, options)
         shape = input_shape or own_shape(network)
+        if is_detector(network):
+            extra = {**extra, **what_it_takes(network)}
+        if data_name is not None:
+            check = plain_inputs(network, draw_images(load_coco(data_name).test, images, batch_size=1))
+            shape = tuple(check[0].shape[1:])
     else:
         data = normalised_for(model, load_data(data_name, image_size=image_size), mean, std)
         network = open_for(data, model, options)

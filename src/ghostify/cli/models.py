@@ -4,12 +4,12 @@ import click
 
 from ghostify.cli.options import json_option
 from ghostify.cli.output import show
-from ghostify.models.registry import list_models
+from ghostify.models.registry import list_detectors, list_models
 
 
 @click.command()
 @json_option
 def models(as_json: bool) -> None:
-    """List the networks that are known by name."""
-    names = list_models()
-    show({"models": names}, as_json, lambda: print(*names, sep="\n"))
+    """List the networks and detectors that are known by name."""
+    names, detectors = list_models(), list_detectors()
+    show({"models": names, "detectors": detectors}, as_json, lambda: print(*names, *detectors, sep="\n"))

@@ -9,6 +9,7 @@ from torch import nn
 from ghostify.data import ImageData
 from ghostify.models.registry import known_origin
 from ghostify.network_file import open_network, read_extra
+from ghostify.plain_part import input_shape_of, is_detector
 
 
 def open_given(model: str, options: dict[str, Any]) -> nn.Module:
@@ -24,7 +25,9 @@ def open_for(data: ImageData, model: str, options: dict[str, Any]) -> nn.Module:
 
 
 def own_shape(network: nn.Module) -> tuple[int, ...]:
-    """The input that a network is made for, else ImageNet's."""
+    """The input that a network is made for, else ImageNet's; of a detector that of its plain part."""
+    if is_detector(network):
+        return input_shape_of(network)
     origin = known_origin(network)
     return origin.input_shape if origin else (3, 224, 224)
 

@@ -168,6 +168,26 @@ def load_coco(reference: str, *, hold_out: float = 0.0) -> DetectionData:
     )
 
 
+def draw_images(
+    images: CocoImages, number: int, seed: int = 0, *, batch_size: int = 16, device: str = "cpu"
+) -> list[list[Tensor]]:
+    """Some images as a detector takes them, without their boxes.
+
+    Args:
+        number: How many, at random; all where there are fewer.
+        seed: Of the draw.
+    Returns:
+        Batches of images ``[3, height, width]`` with values 0..1.
+    Raises:
+        InputError: If no image is asked for.
+    """
+    if number < 1:
+        raise InputError(f"images is {number}: expected at least 1")
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:number].tolist()
+    drawn = [images[index][0].to(device).float() / 255 for index in chosen]
+    return [drawn[start : start + batch_size] for start in range(0, len(drawn), batch_size)]
+
+
 def changed_at_random(min_size: int, max_size: int) -> Callable[[Image.Image, Target], Any]:
     """Mirror, enlarge or shrink, and crop an image with its boxes, at random.
 

@@ -17,6 +17,7 @@ from ghostify.inference.engines import ENGINES, FILE_ENGINES, FileRunner
 from ghostify.inference.export import write_onnx
 from ghostify.measure.latency import Comparison, summarise
 from ghostify.modes import evaluating
+from ghostify.plain_part import plain_part
 
 # The timer's module warns of a CUDA toolkit without a GPU, as if it were to compile something.
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
@@ -69,6 +70,7 @@ def compare(
     process of its own, and one waits while the other runs.
 
     Args:
+        a, b: Networks, or detectors, whose plain parts are timed.
         example: One batch ``[batch, channels, height, width]`` on the networks' device, in the data type to
             compute in.
         engine: "eager", PyTorch as it is; "compile", ``torch.compile``; "onnxruntime" or "openvino", on the CPU.
@@ -86,6 +88,7 @@ def compare(
         raise InputError(f"engine is {engine!r}: expected one of {', '.join(ENGINES)}")
     if threads < 1 or blocks < 6:
         raise InputError(f"threads is {threads} and blocks {blocks}: expected at least 1 and 6")
+    a, b = plain_part(a), plain_part(b)
     with ExitStack() as stack:
         stack.enter_context(evaluating(a, b))
         if engine == "compile":

@@ -14,6 +14,7 @@ from ghostify.errors import InputError
 from ghostify.inference.nodes import UnclearError
 from ghostify.inference.rewrite import Rewriter
 from ghostify.layers import GhostConv2d, GhostModule
+from ghostify.plain_part import plain_part
 from ghostify.transform.surgery import replace_modules_
 
 Form = Literal["dense", "split", "joined"]
@@ -87,7 +88,7 @@ def deploy(
     combinations], in which the order of its maps vanishes.
 
     Args:
-        model: Any network that ``torch.export`` can follow; left untouched.
+        model: Any network that ``torch.export`` can follow, or a detector, whose plain part is taken; left untouched.
         example: An input ``[batch, channels, height, width]`` on the network's device. Others may differ in
             batch, and in height and width where the network allows.
         engine: "eager" for a network that PyTorch is to run as it is: it starts every operator anew, so that
@@ -105,7 +106,7 @@ def deploy(
     for pattern, form in (forms or {}).items():
         if form not in FORMS:
             raise InputError(f"forms: {pattern!r} is to be {form!r}: expected one of {', '.join(FORMS)}")
-    model = copy.deepcopy(model).eval().requires_grad_(False)
+    model = copy.deepcopy(plain_part(model)).eval().requires_grad_(False)
     layers = ghost_layers(model)
     eager = engine == "eager"
     wanted = {name: wanted_form(name, layer, forms or {}, fewer=eager) for name, layer in layers.items()}

@@ -23,6 +23,7 @@ from ghostify.inference.deploy import Deployed, DeployedGhost, Form, deploy
 from ghostify.inference.engines import FileRunner
 from ghostify.inference.onnx_operators import suit_onnxruntime_
 from ghostify.modes import evaluating
+from ghostify.plain_part import plain_part
 
 Format = Literal["onnx", "openvino"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -74,7 +75,8 @@ def export(
 ) -> ExportReport:
     """Write a network as a file for ONNX Runtime or OpenVINO, and see that the file gives the same.
 
-    The network is deployed first (see ``deploy``) unless it is so already. The file takes any batch of the
+    The network is deployed first (see ``deploy``) unless it is so already. Of a detector the plain part is written:
+    what chooses boxes among its outputs stays outside (``ghostify.plain_part.finish``). The file takes any batch of the
     example's height and width. Where the check fails nothing is left behind.
 
     Args:
@@ -93,6 +95,7 @@ def export(
         raise InputError(f"format is {format!r}: expected one of {', '.join(FORMATS)}")
     if target.suffix != SUFFIX[format]:
         raise InputError(f"{target.name}: expected a name that ends in {SUFFIX[format]}")
+    model = plain_part(model)
     deployed = model if isinstance(model, Deployed) else deploy(model, example, forms=forms)
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:

@@ -46,6 +46,14 @@ class Conv:
     node: fx.Node
     old: str  # name of the node in the graph before
 
+    def same_as(self, other: "Conv") -> bool:
+        """Whether it is the same function."""
+        if (self.geometry, self.groups, self.dtype) != (other.geometry, other.groups, other.dtype):
+            return False
+        if (self.bias is None) != (other.bias is None) or not torch.equal(self.weight, other.weight):
+            return False
+        return self.bias is None or other.bias is None or torch.equal(self.bias, other.bias)
+
     def build(self) -> nn.Conv2d:
         maps, inputs, height, width = self.weight.shape
         stride, padding, dilation = self.geometry
@@ -141,7 +149,7 @@ class Rewriter:
             changed = self.changes(node)
             if changed is not None:  # from here on, whoever reads what was changed in place reads the result
                 self.values[changed] = self.values[node]
-        built: dict[str, nn.Module] = {conv.name: conv.build() for conv in self.convs}
+        built: dict[str, nn.Module] = {conv.name: conv.build() for conv in self.distinct_convs()}
         for name, module in (built | self.linears).items():
             add_module(self.root, name, module)
         network = fx.GraphModule(self.root, self.graph)
@@ -150,6 +158,17 @@ class Rewriter:
         network.delete_all_unused_submodules()
         network.recompile()
         return network
+
+    def distinct_convs(self) -> list[Conv]:
+        """The convolutions; of those that are one layer at several places, as in a detector's head, one for all."""
+        distinct: list[Conv] = []
+        for conv in self.convs:
+            same = next((other for other in distinct if other.same_as(conv)), None)
+            if same is None:
+                distinct.append(conv)
+            else:
+                conv.node.target = same.name
+        return distinct
 
     def changes(self, node: fx.Node) -> fx.Node | None:
         """The node that an operator changes in place."""
@@ -375,7 +394,8 @@ class Rewriter:
     def call(self, node: fx.Node, *firsts: fx.Node) -> fx.Node:
         """The node's operator on other inputs."""
         target: Any = functional(node.target)
-        return self.graph.call_function(target, (*firsts, *node.args[len(firsts) :]), dict(node.kwargs))
+        rest: Any = fx.map_arg((node.args[len(firsts) :], dict(node.kwargs)), lambda n: self.joined(n, reader(node)))
+        return self.graph.call_function(target, (*firsts, *rest[0]), rest[1])
 
     def joined(self, node: fx.Node, reader: str) -> Any:
         value = self.values[node]

@@ -66,7 +66,8 @@ def find_in_files(
     """
     if not is_detector(model):
         raise InputError(f"{type(model).__name__} is no detector: expected one such as retinanet_ghostnet_110_fpn")
-    pictures, taken = [], set()
+    pictures: list[Picture] = []
+    taken: set[str] = set()
     for path in image_files(paths):
         image = TF.pil_to_tensor(read_image(path))
         found = [

@@ -12,8 +12,10 @@ import numpy as np
 from ghostify.data.coco import Annotations
 
 # In the order of pycocotools' ``stats``.
-NUMBERS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
-NUMBERS += ("AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large")
+NUMBERS = (
+    *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
+    *("AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large"),
+)
 Found = dict[str, Any]
 
 

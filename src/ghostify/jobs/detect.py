@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -17,7 +18,7 @@ from ghostify.jobs.coco_score import CocoScore, Found, score_boxes
 from ghostify.jobs.learn import AfterEpoch, Answer, learn
 from ghostify.jobs.recipe import Recipe
 from ghostify.modes import evaluating
-from ghostify.plain_part import is_detector
+from ghostify.plain_part import Detector, is_detector
 from ghostify.progress import Progress
 
 Batch = tuple[list[Tensor], list[Target]]
@@ -71,16 +72,16 @@ def train_detector(
 class Detection:
     """The task: a box and a category for every object."""
 
-    detector: nn.Module
+    detector: Detector
     data: DetectionData
     augment: bool
     workers: int
 
     def loader(self, recipe: Recipe, order: torch.Generator) -> DataLoader[Batch]:
         sizes = self.detector.transform
-        change = changed_at_random(sizes.min_size[-1], sizes.max_size) if self.augment else None  # type: ignore[union-attr, index, arg-type]  # of torchvision's transform
+        change = changed_at_random(sizes.min_size[-1], sizes.max_size) if self.augment else None
         images = CocoImages(self.data.train.annotations, change)
-        return DataLoader(
+        return DataLoader[Any](
             images,
             batch_size=recipe.batch_size,
             shuffle=True,
@@ -98,6 +99,10 @@ class Detection:
         images, targets = batch
         losses: dict[str, Tensor] = model(images, targets)
         return Answer(torch.stack([loss.float() for loss in losses.values()]).sum(), len(images))
+
+    def trained_before(self, model: nn.Module) -> nn.Module:
+        """The backbone: pyramid and head are new."""
+        return model.get_submodule("backbone.body")
 
     def validate(self, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
         """Each process looks at its share of the images; all score the boxes of all."""

@@ -53,6 +53,9 @@ class Task(Protocol):
     def answer(self, model: nn.Module, batch: Any) -> Answer:
         """What the network in training gives for a prepared batch."""
 
+    def trained_before(self, model: nn.Module) -> nn.Module:
+        """The part of the network whose BatchNorm statistics ``freeze_norm`` holds."""
+
     def validate(self, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
         """How good it is on what is held out, the same in all processes, as fields of ``Epoch``."""
 
@@ -90,7 +93,7 @@ def learn(
     """
     path = Path(checkpoint) if checkpoint is not None else None
     refuse_to_overwrite(path, resume)
-    model.to(memory_format=memory_format_of(recipe))  # type: ignore[call-overload]  # torch's stub wants all arguments
+    model.to(memory_format=memory_format_of(recipe))
     order = torch.Generator()
     loader = task.loader(recipe, order)
     optimizer = make_optimizer(model, recipe, recipe.peak_lr(accelerator.num_processes))
@@ -142,7 +145,7 @@ class TrainingRun:
         """One pass over the training images, then one over those held out."""
         self.model.train()
         if self.recipe.freeze_norm:
-            for module in self.model.modules():
+            for module in self.task.trained_before(self.learner.model).modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
         started, data_seconds = time.perf_counter(), 0.0

@@ -69,7 +69,7 @@ def train(
     accelerator = Accelerator(cpu=device == "cpu", gradient_accumulation_steps=recipe.accumulate)
     learning = {}
     if teacher is not None:
-        teacher.network.to(accelerator.device).to(memory_format=memory_format_of(recipe)).eval()  # type: ignore[call-overload]  # torch's stub wants all arguments
+        teacher.network.to(accelerator.device).to(memory_format=memory_format_of(recipe)).eval()
         known = check_fit(teacher.network, data)
         if known != outputs:
             raise InputError(f"the teacher returns {known} logits, the network {outputs}: expected as many of both")
@@ -117,6 +117,9 @@ class Classification:
             apart = disagreement(logits, answers, self.teacher.temperature)
             loss = (1 - self.teacher.weight) * loss + self.teacher.weight * apart
         return Answer(loss, len(labels), int((logits.detach().argmax(1) == labels).sum()))
+
+    def trained_before(self, model: nn.Module) -> nn.Module:
+        return model
 
     def validate(self, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
         """Each process asks about its share of the images; each image counts once."""

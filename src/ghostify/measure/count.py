@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ghostify.errors import InputError
 from ghostify.modes import evaluating
+from ghostify.plain_part import plain_part
 
 aten = torch.ops.aten
 
@@ -62,7 +63,8 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> Count:
     multiply-adds.
 
     Args:
-        model: Any network that takes one tensor; it is given back unchanged.
+        model: Any network that takes one tensor, or a detector, whose boxes' choice is not counted (``plain_part``); of
+            a Faster R-CNN the second stage is, for as many regions as it looks at. It is given back unchanged.
         input_shape: Of one input, without batch, such as ``(3, 224, 224)``.
     Raises:
         InputError: If the network cannot take such an input.
@@ -73,6 +75,7 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> Count:
     """
     if not input_shape or any(not isinstance(size, int) or size < 1 for size in input_shape):
         raise InputError(f"input_shape is {tuple(input_shape)}: expected positive whole numbers such as (3, 224, 224)")
+    model = plain_part(model, second_stage=True)
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
     try:
         counter = counted_run(model, torch.empty(1, *input_shape, dtype=dtype, device="meta"), on_meta=True)

@@ -16,6 +16,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP
 
 from ghostify.data.images import IMAGENET_MEAN, IMAGENET_STD
 from ghostify.errors import InputError
+from ghostify.models.ghostnet import GhostNet
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 CreateNetwork = Callable[..., nn.Module]
@@ -31,9 +32,9 @@ def numbered_features(stages: Sequence[int], network: nn.Module) -> tuple[nn.Mod
 
 def ghostnet_stages(network: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     """All that runs before the last 1×1 convolution: 24, 40, 112 and 160 maps (at width 1) at the ends of stages."""
-    parts = OrderedDict(conv_stem=network.conv_stem, bn1=network.bn1, relu=nn.ReLU())
-    blocks: nn.Sequential = network.blocks  # type: ignore[assignment]  # GhostNet's own
-    parts |= {f"stage{index}": stage for index, stage in enumerate(blocks)}
+    assert isinstance(network, GhostNet)
+    parts = OrderedDict[str, nn.Module](conv_stem=network.conv_stem, bn1=network.bn1, relu=nn.ReLU())
+    parts |= {f"stage{index}": stage for index, stage in enumerate(network.blocks)}
     return nn.Sequential(parts), ("stage2", "stage4", "stage6", "stage8")
 
 

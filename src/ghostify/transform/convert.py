@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,7 +13,9 @@ from ghostify.layers import GhostConv2d, GhostModule
 from ghostify.layers.ghost_conv import Cheap, check_ghost_arguments, intrinsic_channels
 from ghostify.measure.count import Count, count
 from ghostify.models.registry import known_origin
+from ghostify.plain_part import is_detector
 from ghostify.progress import Progress
+from ghostify.transform.detector import ghost_detector
 from ghostify.transform.inner import InnerMaps, Structure
 from ghostify.transform.keep import EFFORTS, Effort, KeptLayer, check_batches, keep_knowledge
 from ghostify.transform.plan import LayerPlan, mixed_plan, uniform_plan
@@ -76,11 +79,12 @@ def convert(
     cheap: Cheap = "depthwise",
     skip: Sequence[str] = (),
     input_shape: Sequence[int] | None = None,
-    calibration: Iterable[Tensor] | None = None,
+    calibration: Iterable[Tensor] | Iterable[Sequence[Tensor]] | None = None,
     effort: Effort = "refined",
     drop_inner: bool = False,
     round_to: int = 1,
     plan: Mapping[str, LayerPlan] | None = None,
+    parts: Sequence[str] = ("backbone",),
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Conversion:
@@ -111,6 +115,8 @@ def convert(
             processor's vectors, and ONNX Runtime's fast layout wants it.
         plan: Kept, ghosted and dropped maps of convolutions by name, instead of ``ratio``, ``skip`` and
             ``drop_inner``; of others all are kept. For calibration.
+        parts: Of a detector (torchvision's RetinaNet or Faster R-CNN), which of "backbone", "fpn" and "head"; its
+            calibration images have values 0..1 and any size, as the detector takes them.
         seed: Of the calibration.
         progress: Told of each block that is calibrated.
     Raises:
@@ -122,10 +128,20 @@ def convert(
         >>> [(layer.name, layer.reason) for layer in convert(net).layers]
         [('0', ''), ('2', 'depthwise')]
     """
+    if is_detector(model):
+        options: dict[str, Any] = {
+            "ratio": ratio,
+            "cheap_kernel_size": cheap_kernel_size,
+            "cheap": cheap,
+            "effort": effort,
+        }
+        options |= {"drop_inner": drop_inner, "round_to": round_to, "plan": plan, "seed": seed, "progress": progress}
+        ghosted, rows = ghost_detector(convert, model, parts, skip, calibration, input_shape, options)
+        return Conversion(ghosted, tuple(rows))
     if drop_inner and not ratio >= 1:
         raise InputError(f"ratio is {ratio!r}: expected at least 1")
     check_ghost_arguments(2 if drop_inner else ratio, cheap_kernel_size, cheap)
-    batches = None if calibration is None else list(calibration)
+    batches: list[Any] | None = None if calibration is None else list(calibration)
     if effort not in EFFORTS:
         raise InputError(f"effort is {effort!r}: expected one of {', '.join(EFFORTS)}")
     if drop_inner and (batches is None or cheap != "pointwise"):

@@ -54,7 +54,11 @@ class Structure:
         if conv.groups > 1:
             return "grouped"
         consumers, followers = [], []
-        for dependency, _ in self._group(conv, list(range(conv.out_channels))):
+        try:
+            group = self._group(conv, list(range(conv.out_channels)))
+        except ValueError:  # it ran, but the tracer found no way from it to an output
+            return "the tracer does not follow its maps"
+        for dependency, _ in group:
             layer = dependency.target.module
             if layer is conv or isinstance(layer, PASSES_MAPS_ON):
                 if isinstance(layer, nn.BatchNorm2d):

@@ -1,0 +1,180 @@
+"""Ghost the parts of a detector, each as a plain network."""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ghostify.errors import InputError
+from ghostify.measure.count import count
+from ghostify.modes import evaluating
+from ghostify.plain_part import PARTS, Detector, parts_of
+
+# Side of the pieces of maps on which a head is calibrated, and how many of each map.
+PIECE, PIECES = 8, 4
+
+
+class Pyramid(nn.Module):
+    """Backbone and feature pyramid, under the detector's own names."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Normalised images ``[batch, 3, height, width]`` to the maps of each level, finest first."""
+        return tuple(self.backbone(x).values())
+
+
+class LevelHead(nn.Module):
+    """A head as it sees one level of the pyramid: it has the same weights for each, and runs several times.
+
+    Args:
+        detector: Whose head it is; the names of its layers stay.
+    """
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        if hasattr(detector, "head"):
+            self.head = detector.head
+        else:
+            self.rpn = nn.ModuleDict({"head": detector.rpn.head})
+
+    def forward(self, maps: Tensor) -> tuple[Tensor, ...]:
+        """Maps of one level ``[batch, channels, height, width]`` to what the head says of them."""
+        if "head" in self._modules:
+            return tuple(self.head([maps]).values())
+        logits, offsets = self.rpn["head"]([maps])
+        return *logits, *offsets
+
+
+def ghost_detector(
+    convert: Callable[..., Any],
+    detector: Detector,
+    parts: Sequence[str],
+    skip: Sequence[str],
+    calibration: Iterable[Any] | None,
+    input_shape: Sequence[int] | None,
+    options: dict[str, Any],
+) -> tuple[Detector, list[Any]]:
+    """Copy a detector with the convolutions of some parts replaced by ghosts.
+
+    Args:
+        convert: Ghosts a plain network.
+        parts: Of "backbone", "fpn" and "head"; of a Faster R-CNN the head is the one that proposes regions.
+        skip: Of ``convert``, on the detector's names.
+        calibration: Batches of images with values 0..1: ``[batch, 3, height, width]``, or lists of
+            ``[3, height, width]``.
+        input_shape: Of one input of the plain part, for the multiply-adds per layer.
+        options: Others of ``convert``.
+    Returns:
+        The copy, and one row of ``convert`` per convolution.
+    """
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown or not parts:
+        raise InputError(f"parts is {list(parts)}: expected one or more of {', '.join(PARTS)}")
+    ghost = copy.deepcopy(detector)
+    inputs = None if calibration is None else plain_inputs(detector, calibration)
+    shape = tuple(inputs[0].shape[1:]) if inputs else input_shape
+    if options.get("plan") is not None and "head" in parts:
+        raise InputError("a plan is for backbone and fpn: leave the head out of the parts")
+    rows: dict[str, Any] = {}
+    if set(parts) - {"head"}:
+        prefixes = parts_of(detector)
+        others = [prefixes[part].rstrip(".") for part in ("backbone", "fpn") if part not in parts]
+        if options.get("plan") is not None:
+            others = []  # it says itself what is left
+        conversion = convert(
+            Pyramid(ghost.backbone),
+            calibration=inputs,
+            input_shape=shape,
+            skip=named_in(Pyramid(ghost.backbone), skip) + others,
+            **options,
+        )
+        ghost.backbone = conversion.model.backbone
+        rows |= {row.name: row for row in conversion.layers}
+    if "head" in parts:
+        level = LevelHead(ghost)
+        pieces = None if inputs is None else pieces_of_maps(Pyramid(detector.backbone), inputs, options.get("seed", 0))
+        piece = (ghost.backbone.out_channels, PIECE, PIECE)
+        conversion = convert(level, calibration=pieces, input_shape=piece, skip=named_in(level, skip), **options)
+        if hasattr(detector, "head"):
+            ghost.head = conversion.model.head
+        else:
+            ghost.rpn.head = conversion.model.rpn["head"]
+        rows |= {row.name: row for row in conversion.layers}
+    return ghost, with_macs(rows, detector, ghost, shape)
+
+
+def with_macs(rows: dict[str, Any], detector: Detector, ghost: Detector, shape: Sequence[int] | None) -> list[Any]:
+    """The rows, with the multiply-adds of a whole image: a head was seen at work on pieces only."""
+    if shape is None:
+        return list(rows.values())
+    before, after = ({layer.name: layer.macs for layer in count(model, shape).layers} for model in (detector, ghost))
+
+    def under(macs: dict[str, int], name: str) -> int:
+        return sum(n for layer, n in macs.items() if f"{layer}.".startswith(f"{name}."))
+
+    return [
+        dataclasses.replace(row, macs_before=under(before, name), macs_after=under(after, name))
+        for name, row in rows.items()
+    ]
+
+
+def named_in(part: nn.Module, skip: Sequence[str]) -> list[str]:
+    """Of names and patterns those that may speak of a part: it would refuse the others."""
+    heads = tuple(name for name, _ in part.named_children())
+    return [pattern for pattern in skip if not pattern.partition(".")[0].isidentifier() or pattern.startswith(heads)]
+
+
+@torch.no_grad()
+def plain_inputs(detector: Detector, batches: Iterable[Any]) -> list[Tensor]:
+    """Images as a detector's plain part gets them: normalised, resized, and padded to one size.
+
+    Args:
+        batches: Of images with values 0..1: ``[batch, 3, height, width]``, or lists of ``[3, height, width]``.
+    Raises:
+        InputError: If they are no such images.
+    """
+    inputs = []
+    for batch in batches:
+        images = list(batch)
+        for image in images:
+            if not isinstance(image, Tensor) or image.ndim != 3 or len(image) != 3 or not image.is_floating_point():
+                raise InputError("calibration: expected batches of images [3, height, width] with values 0..1")
+        transform = detector.transform
+        with evaluating(transform):
+            inputs.append(transform(images)[0].tensors)
+    height, width = (max(x.shape[side] for x in inputs) for side in (2, 3)) if inputs else (0, 0)
+    return [F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2])) for x in inputs]
+
+
+@torch.no_grad()
+def pieces_of_maps(pyramid: Pyramid, inputs: Sequence[Tensor], seed: int) -> list[Tensor]:
+    """Square pieces at random places of the levels that are large enough, all of one size.
+
+    Returns:
+        Batches ``[batch * PIECES, channels, PIECE, PIECE]``.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    pieces = []
+    with evaluating(pyramid):
+        for x in inputs:
+            for maps in pyramid(x):
+                height, width = maps.shape[2:]
+                if min(height, width) < PIECE:
+                    continue
+                cut = []
+                for _ in range(PIECES):
+                    top, left = (
+                        int(torch.randint(side - PIECE + 1, (), generator=generator)) for side in maps.shape[2:]
+                    )
+                    cut.append(maps[:, :, top : top + PIECE, left : left + PIECE])
+                pieces.append(torch.cat(cut))
+    if not pieces:
+        raise InputError(f"calibration: no map is {PIECE} pixels high and wide: expected larger images")
+    return pieces

@@ -1,0 +1,55 @@
+"""A detector's plain part goes to other engines, and boxes are chosen outside as by the detector itself."""
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+
+from ghostify import compare, convert, create_model, deploy, export
+from ghostify.inference.engines import FileRunner
+from ghostify.plain_part import finish, plain_part
+
+SHAPE = (3, 64, 96)
+
+
+def detector(name: str) -> Any:
+    torch.manual_seed(0)
+    options = {"num_classes": 2, "fpn_channels": 16, "min_size": 64, "max_size": 96, "norm": True}
+    model = create_model(name, **options).eval()
+    (model if hasattr(model, "head") else model.roi_heads).score_thresh = 0.0
+    return model
+
+
+@pytest.mark.parametrize("name", ["retinanet_ghostnet_100_fpn", "fasterrcnn_mobilenet_v3_large_fpn"])
+def test_a_deployed_detector_gives_the_same_maps(name: str) -> None:
+    model = convert(detector(name), cheap="pointwise", parts=("fpn", "head")).model.eval()
+    x = torch.randn(2, *SHAPE)
+    with torch.no_grad():
+        for given, wanted in zip(deploy(model, x[:1])(x), plain_part(model)(x), strict=True):
+            torch.testing.assert_close(given, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_boxes_from_an_exported_file_are_those_of_the_detector(tmp_path: Path) -> None:
+    model = detector("retinanet_mobilenet_v3_large_fpn")
+    path = tmp_path / "network.onnx"
+    report = export(model, path, torch.randn(1, *SHAPE))
+    assert report.difference < 1e-4
+    images = [torch.rand(3, 64, 96), torch.rand(3, 60, 90)]
+    inputs, _ = model.transform(images)
+    with FileRunner(path, "onnxruntime", threads=1) as runner, torch.no_grad():
+        outputs = tuple(runner.outputs(inputs.tensors))
+        found, wanted = finish(model, outputs, inputs.image_sizes, inputs.tensors), model(images)
+    found = model.transform.postprocess(found, inputs.image_sizes, [(64, 96), (60, 90)])
+    for given, right in zip(found, wanted, strict=True):
+        assert len(right["boxes"]) > 10
+        torch.testing.assert_close(given["scores"], right["scores"], rtol=1e-4, atol=1e-5)
+    # The head has the same weights at every level, and the file has them once.
+    weights = sum(onnx.numpy_helper.to_array(tensor).size for tensor in onnx.load(path).graph.initializer)
+    assert weights < 1.05 * sum(p.numel() for p in model.parameters())
+
+
+def test_detectors_are_compared_by_their_plain_parts() -> None:
+    model = detector("retinanet_mobilenet_v3_large_fpn")
+    assert compare(model, model, torch.zeros(1, *SHAPE), blocks=6, block_ms=1).a_ms > 0

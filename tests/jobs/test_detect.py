@@ -1,0 +1,191 @@
+"""Detectors learn, go on where they were stopped, and tell what they find."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from made_boxes import make_boxes
+from PIL import Image
+from torch import nn
+
+from ghostify import InputError, create_model, load
+from ghostify.cli import main
+from ghostify.data.coco import load_coco
+from ghostify.jobs.coco_score import score_boxes
+from ghostify.jobs.detect import categories_of, find_objects, train_detector
+from ghostify.jobs.recipe import Recipe
+
+SMALL: dict[str, Any] = {"fpn_channels": 8, "min_size": 48, "max_size": 64, "smallest_anchor": 8, "norm": True}
+RECIPE = Recipe(epochs=2, batch_size=4, optimizer="adamw", lr=2e-3, precision="fp32")
+FLAGS = ["--fpn-channels", "8", "--min-size", "48", "--max-size", "64", "--smallest-anchor", "8", "--norm"]
+LEARN = [*FLAGS, "--batch-size", "4", "--lr", "0.002", "--precision", "fp32", "--workers", "0", "--device", "cpu"]
+NAME = "retinanet_mobilenet_v3_large_fpn"
+
+
+def detector(name: str = NAME, num_classes: int = 2) -> Any:
+    torch.manual_seed(0)
+    return create_model(name, num_classes=num_classes, **SMALL)
+
+
+@pytest.mark.parametrize("name", [NAME, "fasterrcnn_mobilenet_v3_large_fpn"])
+def test_what_is_stopped_and_resumed_ends_as_what_was_not(name: str, tmp_path: Path) -> None:
+    data = load_coco(make_boxes(tmp_path), hold_out=0.25)
+    whole = detector(name)
+    history = train_detector(whole, data, RECIPE)
+    assert [epoch.images for epoch in history] == [8, 8]  # nine, the last batch of one left out
+    assert all(epoch.val_ap is not None and epoch.train_top1 is None for epoch in history)
+
+    class Stopped(Exception):  # noqa: N818  # no error
+        pass
+
+    def stop(task: str, detail: str, done: int, total: int) -> None:
+        if done == 3:
+            raise Stopped
+
+    checkpoint = tmp_path / "checkpoint.pt"
+    with pytest.raises(Stopped):
+        train_detector(detector(name), data, RECIPE, checkpoint=checkpoint, progress=stop)
+    resumed = detector(name)
+    train_detector(resumed, data, RECIPE, checkpoint=checkpoint, resume=True)
+    for key, tensor in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[key], tensor), key
+
+
+def test_it_learns_rectangles(tmp_path: Path) -> None:
+    """The loss falls, and boxes lie where the rectangles are: none does at random."""
+    data = load_coco(make_boxes(tmp_path))
+    model = detector()
+    untrained = score_boxes(data.train.annotations, list(find_objects(model, data.train, data)))
+    history = train_detector(model, data, Recipe(epochs=25, batch_size=4, optimizer="adamw", lr=5e-3, augment=False))
+    trained = score_boxes(data.train.annotations, list(find_objects(model, data.train, data)))
+    assert history[-1].train_loss < 0.5 * history[0].train_loss
+    assert untrained.ap50 < 0.05
+    assert trained.ap50 > 0.3
+
+
+def test_found_boxes_are_in_pixels_of_the_image_and_ids_of_the_file(tmp_path: Path) -> None:
+    data = load_coco(make_boxes(tmp_path))
+    model = detector()
+    model.score_thresh = 0.0
+    rows = list(find_objects(model, data.test, data))
+    parts = [list(find_objects(model, data.test, data, share=(part, 2))) for part in range(2)]
+    assert sorted(map(str, rows)) == sorted(map(str, parts[0] + parts[1]))
+    assert {row["image_id"] for row in rows} == {10, 20, 30, 40, 50}
+    assert {row["category_id"] for row in rows} == {3, 7}
+    for row in rows:
+        x, y, width, height = row["bbox"]
+        assert min(row["bbox"]) >= 0
+        assert x + width <= 64.001
+        assert y + height <= 48.001
+
+
+def test_two_processes_share_the_images_and_count_each_once(tmp_path: Path) -> None:
+    reference = make_boxes(tmp_path)
+    command = ["-m", "ghostify", "detect", "train", NAME, "--data", reference, *LEARN, "--epochs", "1"]
+    command += ["--hold-out", "0.25", "--out", str(tmp_path / "out")]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29617"]
+    done = subprocess.run(
+        [*torchrun, *command], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    [row] = csv.DictReader((tmp_path / "out" / "log.csv").open())
+    assert int(row["images"]) == 8  # one batch of four in each
+    data = load_coco(reference, hold_out=0.25)
+    assert data.val is not None
+    found = list(find_objects(load(tmp_path / "out" / "network.safetensors"), data.val, data))
+    assert float(row["val_ap"]) == pytest.approx(score_boxes(data.val.annotations, found).ap, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("model", "recipe", "message"),
+    [
+        (nn.Conv2d(3, 3, 1), RECIPE, "Conv2d is no detector: expected one such as retinanet_ghostnet_110_fpn"),
+        (1, RECIPE, "the detector knows 1 categories: .* has 2"),
+        (2, Recipe(label_smoothing=0.1), "label smoothing is for classification"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(model: Any, recipe: Recipe, message: str, tmp_path: Path) -> None:
+    data = load_coco(make_boxes(tmp_path))
+    with pytest.raises(InputError, match=message):
+        train_detector(detector(num_classes=model) if isinstance(model, int) else model, data, recipe)
+
+
+@pytest.mark.parametrize("name", [NAME, "fasterrcnn_mobilenet_v3_large_fpn"])
+def test_the_categories_of_a_detector_are_known(name: str) -> None:
+    assert categories_of(detector(name, num_classes=5)) == 5
+
+
+def test_the_verb_trains_scores_converts_and_draws(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A whole story, as a user types it."""
+    reference, out = make_boxes(tmp_path), tmp_path / "out"
+    train = ["detect", "train", NAME, "--data", reference, *LEARN, "--epochs", "2", "--out", str(out)]
+    assert main([*train, "--json"]) == 0
+    trained = json.loads(capsys.readouterr().out)
+    assert len(trained["history"]) == 2
+    assert set(trained["categories"]) == {"red", "blue"}
+    assert json.loads((out / "settings.json").read_text())["options"]["fpn_channels"] == 8
+
+    network = str(out / "network.safetensors")
+    assert main(["detect", "evaluate", network, "--data", reference, "--workers", "0", "--json"]) == 0
+    scored = json.loads(capsys.readouterr().out)
+    assert scored["numbers"] == trained["numbers"]
+    assert scored["images"] == 5
+
+    convert = ["convert", network, "--data", reference, "--images", "40", "--effort", "fast", "--cheap", "pointwise"]
+    ghost = str(tmp_path / "ghost" / "ghost.safetensors")
+    assert main([*convert, "--out", str(tmp_path / "few"), "--json"]) == 2  # twelve images tell too little
+    assert "expected at least 32" in capsys.readouterr().err
+    assert not (tmp_path / "few").exists()
+    assert main(["convert", network, "--out", str(tmp_path / "ghost"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["replaced"] > 10
+    go_on = ["detect", "train", ghost, "--data", reference, "--epochs", "1", "--workers", "0", "--device", "cpu"]
+    assert main([*go_on, "--out", str(tmp_path / "again")]) == 0
+    assert "COCO's twelve numbers" in capsys.readouterr().out
+
+    drawn = tmp_path / "drawn"
+    predict = ["detect", "predict", ghost, str(tmp_path / "val2017"), "--least-score", "0", "--out", str(drawn)]
+    assert main([*predict, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["images"]
+    assert len(rows) == 5
+    assert {label["label"] for row in rows for label in row["objects"]} <= {"red", "blue"}
+    assert rows == json.loads((drawn / "detections.json").read_text())["images"]
+    assert Image.open(drawn / "001.png").size == (64, 48)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "resnet20", "--data", "DATA", "--out", "OUT"], "no detector"),
+        (["train", NAME, "--data", "coco:nowhere", "--out", "OUT"], "is not there: expected COCO's layout"),
+        (["evaluate", NAME, "--data", "digits"], "there is no data set with boxes 'digits'"),
+        (["predict", NAME, "nowhere.jpg", "--out", "OUT"], "nowhere.jpg is not there: expected an image"),
+        (["predict", "resnet20", "DATA/val2017", "--out", "OUT"], "no detector"),
+        (["train", NAME, "--data", "DATA", "--backbone-weights", "no.pth", "--out", "OUT"], "no.pth is not there"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing_behind(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    make_boxes(tmp_path)
+    out = tmp_path / "out"
+    place = {"DATA": f"coco:{tmp_path}", "OUT": str(out), "DATA/val2017": str(tmp_path / "val2017")}
+    assert main(["detect", *(place.get(word, word) for word in arguments)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not out.exists() or not list(out.rglob("*.safetensors"))
+
+
+def test_a_file_of_other_categories_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    reference, out = make_boxes(tmp_path), tmp_path / "out"
+    assert main(["detect", "train", NAME, "--data", reference, *LEARN, "--epochs", "1", "--out", str(out)]) == 0
+    for path in (tmp_path / "annotations").iterdir():
+        path.write_text(path.read_text().replace('"blue"', '"green"'))
+    capsys.readouterr()
+    assert main(["detect", "evaluate", str(out / "network.safetensors"), "--data", reference]) == 2
+    assert "knows other categories than" in capsys.readouterr().err
