@@ -17,7 +17,14 @@ SMALL: dict[str, Any] = {"num_classes": 3, "fpn_channels": 16, "min_size": 64, "
 
 def test_every_backbone_has_both_detectors() -> None:
     names = list_detectors()
-    for backbone in ("ghostnet_100", "ghostnet_110", "ghostnet_130", "mobilenet_v3_large", "resnet50", "ghost_resnet50"):
+    for backbone in (
+        "ghostnet_100",
+        "ghostnet_110",
+        "ghostnet_130",
+        "mobilenet_v3_large",
+        "resnet50",
+        "ghost_resnet50",
+    ):
         assert f"retinanet_{backbone}_fpn" in names
         assert f"fasterrcnn_{backbone}_fpn" in names
 

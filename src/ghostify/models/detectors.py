@@ -114,7 +114,8 @@ def detector(
         fpn_channels,
         anchors.num_anchors_per_location()[0],
         num_classes + 1,
-        norm_layer=partial(nn.GroupNorm, 8) if norm else None,
+        # Eight maps in a group, as there are in torchvision's 32 groups of 256.
+        norm_layer=partial(nn.GroupNorm, fpn_channels // 8) if norm else None,
     )
     return RetinaNet(pyramid, num_classes + 1, anchor_generator=anchors, head=head, **images)
 
