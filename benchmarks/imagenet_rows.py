@@ -7,11 +7,7 @@ learns is right there; it says nothing of ImageNet.
 """
 
 import argparse
-import json
-import os
 import shlex
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from rows import read_rows, write_rows
+from verbs import kill_after_an_epoch, told
 
 from ghostify.jobs.recipes import ROWS
 from ghostify.measure.environment import describe_environment
@@ -54,17 +51,12 @@ def one_row(name: str, data: Path, batch_size: int) -> dict[str, Any]:
     train = ["train", "--recipe", name, "--data", f"imagenet:{data}", "--epochs", str(EPOCHS), "--warmup-epochs", "0"]
     train += ["--batch-size", str(batch_size), "--hold-out", "0", "--resume", "--out", str(out), "--json"]
     started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "ghostify", *train], stdout=subprocess.DEVNULL)
-    while not (out / "checkpoint.pt").exists():
-        assert process.poll() is None, "the training failed"
-        time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    told = ghostify(*train)
-    scored = ghostify("evaluate", str(out / "network.safetensors"), "--data", f"imagenet:{data}", "--json")
-    assert len(told["history"]) == EPOCHS
-    assert (scored["top1"], scored["top5"]) == (told["top1"], told["top5"])
-    first, last = told["history"][0], told["history"][-1]
+    kill_after_an_epoch(*train, out=out)
+    trained = told(*train)
+    scored = told("evaluate", str(out / "network.safetensors"), "--data", f"imagenet:{data}", "--json")
+    assert len(trained["history"]) == EPOCHS
+    assert (scored["top1"], scored["top5"]) == (trained["top1"], trained["top5"])
+    first, last = trained["history"][0], trained["history"][-1]
     return {
         "recipe": name,
         "images": scored["test_images"],
@@ -76,14 +68,6 @@ def one_row(name: str, data: Path, batch_size: int) -> dict[str, Any]:
         "top5": scored["top5"],
         "seconds": round(time.perf_counter() - started),
     }
-
-
-def ghostify(*arguments: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "ghostify", *arguments], stdout=subprocess.PIPE, text=True, check=True, env=os.environ
-    )
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
 
 
 if __name__ == "__main__":

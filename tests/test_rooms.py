@@ -17,7 +17,8 @@ FLOORS = [
     ["transform"],
     ["models"],
     ["measure", "data", "layers"],
-    ["allocator", "atomic", "modes", "plain_part", "progress", "errors"],
+    ["plain_part"],
+    ["allocator", "atomic", "modes", "progress", "errors"],
 ]
 FLOOR = {room: height for height, rooms in enumerate(reversed(FLOORS)) for room in rooms}
 

@@ -71,7 +71,7 @@ def test_nothing_found_is_zero_and_nothing_to_find_is_unknown() -> None:
 def test_an_object_without_area_is_never_found() -> None:
     truth = annotations((1, A, [10, 10, 20, 20]), (1, A, [50, 50, 0, 10]))
     score = score_boxes(truth, [found(1, A, [10, 10, 20, 20], 0.9), found(1, A, [50, 50, 0, 10], 0.8)])
-    # Of two objects one is found, with nothing wrong before it: precision 1 up to a recall of one half, 51 of 101 steps.
+    # Of two objects one is found, with nothing wrong before it: precision 1 up to half of the 101 steps of recall.
     assert score.ap50 == pytest.approx(51 / 101)
 
 

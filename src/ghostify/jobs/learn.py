@@ -22,7 +22,7 @@ from ghostify.measure.environment import computes_in_bf16
 from ghostify.progress import Progress
 
 # Shares of a training after which the learning rate falls to a tenth.
-DROPS = {"steps": (0.5, 0.75, 0.9375), "thirds": (1 / 3, 2 / 3)}
+DROPS = {"steps": (0.5, 0.75, 0.9375), "thirds": (1 / 3, 2 / 3), "1x": (8 / 12, 11 / 12)}
 AfterEpoch = Callable[[list[Epoch], nn.Module], None]
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ghostify.errors import InputError
 
 OPTIMIZERS = ("sgd", "adamw")
-SCHEDULES = ("cosine", "steps", "thirds")
+SCHEDULES = ("cosine", "steps", "thirds", "1x")
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -22,8 +22,8 @@ class Recipe:
         lr_batch_size: Images per step that ``lr`` is for: it grows and shrinks with batch size, accumulation and
             processes (Goyal et al. 2017, arXiv:1706.02677); 0 leaves it as it is.
         weight_decay: Of weights; biases and BatchNorm have none.
-        schedule: "cosine" down to 0, or a tenth after 50 %, 75 % and 94 % of the epochs ("steps") or after each third
-            ("thirds").
+        schedule: "cosine" down to 0, or a tenth after 50 %, 75 % and 94 % of the epochs ("steps"), after each third
+            ("thirds"), or as detectors learn, after 8 and 11 twelfths ("1x").
         warmup_epochs: Epochs, or parts of one, of linear rise from 0.
         label_smoothing: Share of the target spread over all classes.
         ema: Part of the moving average of all weights that each step keeps, 0 to below 1, such as 0.9999; the
@@ -34,7 +34,8 @@ class Recipe:
             folder's images.
         precision: "fp32", "bf16" (autocast), or "auto": bf16 where the processor computes in it.
         channels_last: Memory order of the maps.
-        freeze_norm: Hold BatchNorm's statistics, as for a trained network that has them folded away.
+        freeze_norm: Hold BatchNorm's statistics, as for a trained network that has them folded away; of a detector the
+            backbone's.
         seed: Of weights, order and augmentation.
     """
 
