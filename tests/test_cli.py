@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from ghostify import count, create_model, list_models, load
+from ghostify import count, create_model, list_detectors, list_models, load
 from ghostify.cli import main
 from ghostify.cli.output import print_table
 from ghostify.jobs.recipe import Recipe
@@ -41,9 +41,10 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_models_lists_every_name(capsys: pytest.CaptureFixture[str]) -> None:
-    assert printed(capsys, "models", "--json")["models"] == list_models()
+    told = printed(capsys, "models", "--json")
+    assert (told["models"], told["detectors"]) == (list_models(), list_detectors())
     assert main(["models"]) == 0
-    assert capsys.readouterr().out.split() == list_models()
+    assert capsys.readouterr().out.split() == list_models() + list_detectors()
 
 
 def test_count_prints_the_published_figures(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from ghostify.errors import InputError
 from ghostify.inference import choose_forms, compare, deploy, explain, export
 from ghostify.layers import GhostConv2d, GhostModule
 from ghostify.measure import count
-from ghostify.models import create_model, list_models
+from ghostify.models import create_model, list_detectors, list_models
 from ghostify.network_file import load, save
 from ghostify.planning import plan
 from ghostify.transform import LayerPlan, convert
@@ -27,6 +27,7 @@ __all__ = [
     "deploy",
     "explain",
     "export",
+    "list_detectors",
     "list_models",
     "load",
     "plan",

@@ -1,6 +1,7 @@
 """Detectors learn, go on where they were stopped, and tell what they find."""
 
 import csv
+import dataclasses
 import json
 import os
 import subprocess
@@ -55,6 +56,16 @@ def test_what_is_stopped_and_resumed_ends_as_what_was_not(name: str, tmp_path: P
     train_detector(resumed, data, RECIPE, checkpoint=checkpoint, resume=True)
     for key, tensor in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[key], tensor), key
+
+
+def test_frozen_norms_are_the_backbones_only(tmp_path: Path) -> None:
+    data = load_coco(make_boxes(tmp_path))
+    model = detector()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items() if "running_mean" in key}
+    train_detector(model, data, dataclasses.replace(RECIPE, epochs=1, freeze_norm=True))
+    held = {key: torch.equal(model.state_dict()[key], tensor) for key, tensor in before.items()}
+    assert len(held) > 40
+    assert held == {key: key.startswith("backbone.body.") for key in held}
 
 
 def test_it_learns_rectangles(tmp_path: Path) -> None:

@@ -168,6 +168,12 @@ def test_steps_divide_the_learning_rate_by_ten() -> None:
     assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01, 0.001])
 
 
+def test_detectors_twelve_epochs_end_with_two_drops() -> None:
+    recipe = Recipe(epochs=12, schedule="1x", warmup_epochs=0)
+    factors = [lr_factor(step, 10, recipe) for step in (0, 79, 80, 109, 110, 119)]
+    assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
 def test_norms_and_biases_have_no_weight_decay() -> None:
     decayed, others = make_optimizer(create_model("tiny:Tiny"), Recipe(weight_decay=0.5), 0.1).param_groups
     assert {p.ndim for p in decayed["params"]} == {2, 4}

@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from ghostify import InputError, count, create_model, load, save
+from ghostify import InputError, count, create_model, list_detectors, load, save
 from ghostify.models.backbone_weights import load_backbone_weights_
-from ghostify.models.registry import list_detectors
 from ghostify.plain_part import finish, input_shape_of, plain_part
 
 SMALL: dict[str, Any] = {"num_classes": 3, "fpn_channels": 16, "min_size": 64, "max_size": 96}

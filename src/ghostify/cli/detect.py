@@ -17,12 +17,14 @@ from ghostify.cli.opening import extra_of, open_given
 from ghostify.cli.options import (
     channels,
     classes_option,
+    device_option,
     ghost_options,
     json_option,
     machine_options,
     recipe_options,
     source_options,
     take_recipe,
+    threads_option,
     together,
 )
 from ghostify.cli.output import first_process, percent, print_history, print_table, progress_bars, show
@@ -106,12 +108,11 @@ def train(
     settings = {
         "model": model,
         "data": data_name,
-        "options": {name: value for name, value in options.items() if value is not None},
+        "options": {n: str(v) if isinstance(v, Path) else v for n, v in options.items() if v is not None},
         "backbone_weights": str(backbone_weights) if backbone_weights else None,
         "recipe": dataclasses.asdict(recipe),
         "command": shlex.join(["ghostify", *sys.argv[1:]]),
     }
-    settings = json.loads(json.dumps(settings, default=str))
     if first_process():
         folder.begin(settings, device)
     started = time.perf_counter()
@@ -203,7 +204,8 @@ def evaluate(
 @click.option("--least-score", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Of what is shown.")
 @classes_option
 @detector_options
-@machine_options
+@device_option
+@threads_option
 @click.option("--out", type=Path, required=True, help="Folder for the images with boxes, and detections.json.")
 @json_option
 def predict(
@@ -211,7 +213,6 @@ def predict(
     images: tuple[Path, ...],
     least_score: float,
     device: str,
-    workers: int,
     out: Path,
     as_json: bool,
     **options: Any,

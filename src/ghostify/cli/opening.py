@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from ghostify.data import ImageData
+from ghostify.errors import InputError
 from ghostify.models.registry import known_origin
 from ghostify.network_file import open_network, read_extra
 from ghostify.plain_part import input_shape_of, is_detector
@@ -21,7 +22,10 @@ def open_for(data: ImageData, model: str, options: dict[str, Any]) -> nn.Module:
     """The network, with as many outputs as the data has classes where that is left open."""
     if not Path(model).is_file():
         options = {"num_classes": len(data.classes), **options}
-    return open_given(model, options)
+    network = open_given(model, options)
+    if is_detector(network):
+        raise InputError(f"{model} finds objects: use `ghostify detect`, with images that have boxes")
+    return network
 
 
 def own_shape(network: nn.Module) -> tuple[int, ...]:

@@ -72,15 +72,16 @@ source_options = together(
 )
 
 
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(1),
+    callback=set_threads,
+    expose_value=False,
+    help="CPU threads; default: all cores.",
+)
 machine_options = together(
     device_option,
-    click.option(
-        "--threads",
-        type=click.IntRange(1),
-        callback=set_threads,
-        expose_value=False,
-        help="CPU threads; default: all cores.",
-    ),
+    threads_option,
     click.option(
         "--workers",
         type=click.IntRange(0),

@@ -45,6 +45,8 @@ def load_data(reference: str, *, image_size: int | None = None, hold_out: float 
     if not 0 <= hold_out <= 0.5:
         raise InputError(f"hold_out is {hold_out}: expected a share from 0 to 0.5")
     source, _, place = reference.partition(":")
+    if source == "coco":
+        raise InputError(f"{reference} has boxes in its images: they are for `ghostify detect`, and a detector's ghost")
     if source not in (*SOURCES, *FOLDERS) or bool(place) == (source == "digits"):
         raise InputError(
             f"there is no data set {reference!r}: "

@@ -45,7 +45,8 @@ class Picture:
     @property
     def summary(self) -> str:
         """How many of what, such as "3 RBC, 1 WBC"."""
-        return ", ".join(f"{n} {name}" for name, n in Counter(name for _, name, _, _ in self.objects).most_common())
+        found = Counter(name for _, name, _, _ in self.objects).most_common()
+        return ", ".join(f"{number} {name}" for name, number in found) or "nothing"
 
 
 def find_in_files(

@@ -57,7 +57,7 @@ def train_detector(
     accelerator = Accelerator(cpu=device == "cpu", gradient_accumulation_steps=recipe.accumulate)
     return learn(
         model,
-        Detection(model, data, recipe.augment, workers),
+        Detection(model, data, workers),
         recipe,
         settings={"task": "detection"},
         checkpoint=checkpoint,
@@ -74,12 +74,11 @@ class Detection:
 
     detector: Detector
     data: DetectionData
-    augment: bool
     workers: int
 
     def loader(self, recipe: Recipe, order: torch.Generator) -> DataLoader[Batch]:
         sizes = self.detector.transform
-        change = changed_at_random(sizes.min_size[-1], sizes.max_size) if self.augment else None
+        change = changed_at_random(sizes.min_size[-1], sizes.max_size) if recipe.augment else None
         images = CocoImages(self.data.train.annotations, change)
         return DataLoader[Any](
             images,

@@ -49,7 +49,8 @@ class TrainingFolder:
         """Log the last epoch, and keep its network if it is the best."""
         rows = [asdict(epoch) | {"images_per_second": round(epoch.images_per_second, 2)} for epoch in history]
         with replacing(self.path / LOG) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
+            told = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+            writer = csv.DictWriter(file, told, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(rows)
         if best_epoch(history) == history[-1].epoch:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ghostify.errors import InputError
 from ghostify.measure.count import count
 from ghostify.modes import evaluating
-from ghostify.plain_part import PARTS, Detector, parts_of
+from ghostify.plain_part import PARTS, Detector, input_shape_of, parts_of
 
 # Side of the pieces of maps on which a head is calibrated, and how many of each map.
 PIECE, PIECES = 8, 4
@@ -69,7 +69,7 @@ def ghost_detector(
         skip: Of ``convert``, on the detector's names.
         calibration: Batches of images with values 0..1: ``[batch, 3, height, width]``, or lists of
             ``[3, height, width]``.
-        input_shape: Of one input of the plain part, for the multiply-adds per layer.
+        input_shape: Of one input of the plain part, for the multiply-adds per layer; None for the largest.
         options: Others of ``convert``.
     Returns:
         The copy, and one row of ``convert`` per convolution.
@@ -79,7 +79,7 @@ def ghost_detector(
         raise InputError(f"parts is {list(parts)}: expected one or more of {', '.join(PARTS)}")
     ghost = copy.deepcopy(detector)
     inputs = None if calibration is None else plain_inputs(detector, calibration)
-    shape = tuple(inputs[0].shape[1:]) if inputs else input_shape
+    shape = tuple(input_shape or input_shape_of(detector))
     if options.get("plan") is not None and "head" in parts:
         raise InputError("a plan is for backbone and fpn: leave the head out of the parts")
     rows: dict[str, Any] = {}
@@ -110,10 +110,8 @@ def ghost_detector(
     return ghost, with_macs(rows, detector, ghost, shape)
 
 
-def with_macs(rows: dict[str, Any], detector: Detector, ghost: Detector, shape: Sequence[int] | None) -> list[Any]:
+def with_macs(rows: dict[str, Any], detector: Detector, ghost: Detector, shape: Sequence[int]) -> list[Any]:
     """The rows, with the multiply-adds of a whole image: a head was seen at work on pieces only."""
-    if shape is None:
-        return list(rows.values())
     before, after = ({layer.name: layer.macs for layer in count(model, shape).layers} for model in (detector, ghost))
 
     def under(macs: dict[str, int], name: str) -> int:
