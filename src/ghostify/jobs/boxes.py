@@ -113,11 +113,15 @@ def draw_boxes(picture: Picture) -> Image.Image:
     if not picture.objects:
         return TF.to_pil_image(image)
     labels, names, scores, boxes = zip(*picture.objects, strict=True)
+    colours = [COLOURS[(label - 1) % len(COLOURS)] for label in labels]
     drawn = draw_bounding_boxes(
         image,
         torch.tensor(boxes),
         labels=[f"{name} {score:.2f}" for name, score in zip(names, scores, strict=True)],
-        colors=[COLOURS[(label - 1) % len(COLOURS)] for label in labels],
+        colors=colours,
+        label_colors=["black"] * len(labels),
+        label_background_colors=colours,
+        fill_labels=True,
         width=max(1, round(max(image.shape[1:]) / 320)),
     )
     return TF.to_pil_image(drawn)
