@@ -122,6 +122,8 @@ def learn(
     accelerator.wait_for_everyone()
     if average is not None:
         model.load_state_dict(average.module.state_dict())
+    # Scored as whoever loads it will: another order in memory rounds otherwise.
+    model.to(memory_format=torch.contiguous_format)
     return history
 
 
