@@ -53,10 +53,7 @@ def scored(folder: Path, data: DetectionData) -> dict[str, Any]:
     score, _ = evaluate_detector(network, data.test, data)
     shape = input_shape_of(network)
     counted = count(network, shape)
-    macs = {
-        f"macs_{part}": sum(layer.macs for layer in counted.layers if f"{layer.name}.".startswith(prefix))
-        for part, prefix in parts_of(network).items()
-    }
+    macs = {f"macs_{part}": counted.of(name)[0] for part, name in parts_of(network).items()}
     return {
         "network": folder.name,
         "model": told["model"],

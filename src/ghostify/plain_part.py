@@ -41,7 +41,6 @@ class PlainPart(nn.Module):
                     {name: getattr(detector.roi_heads, name) for name in ("box_head", "box_predictor")}
                 )
                 self.region = (proposals, self.backbone.out_channels, *detector.roi_heads.box_roi_pool.output_size)
-        self.train(detector.training)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Normalised images ``[batch, 3, height, width]``, sides of whole 32 pixels, to what the boxes are made of.
@@ -83,13 +82,13 @@ def plain_part(model: nn.Module, *, second_stage: bool = False) -> nn.Module:
 
 
 def parts_of(model: nn.Module) -> dict[str, str]:
-    """The parts of a detector, and how the names of their modules begin; of another network none."""
+    """The parts of a detector, and the names of their modules; of another network none."""
     if not is_detector(model):
         return {}
-    parts = {"backbone": "backbone.body.", "fpn": "backbone.fpn."}
+    parts = {"backbone": "backbone.body", "fpn": "backbone.fpn"}
     if isinstance(model, RetinaNet):
-        return parts | {"head": "head."}
-    return parts | {"head": "rpn.head.", "second stage": "roi_heads."}
+        return parts | {"head": "head"}
+    return parts | {"head": "rpn.head", "second stage": "roi_heads"}
 
 
 def input_shape_of(detector: Detector) -> tuple[int, int, int]:

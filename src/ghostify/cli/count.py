@@ -26,11 +26,7 @@ def count(model: str, input_shape: tuple[int, ...] | None, with_layers: bool, as
     input_shape = input_shape or own_shape(network)
     counted = count_network(network, input_shape)
     parts = {
-        part: {
-            "macs": sum(layer.macs for layer in counted.layers if f"{layer.name}.".startswith(prefix)),
-            "params": sum(layer.params for layer in counted.layers if f"{layer.name}.".startswith(prefix)),
-        }
-        for part, prefix in parts_of(network).items()
+        part: dict(zip(("macs", "params"), counted.of(name), strict=True)) for part, name in parts_of(network).items()
     }
     result = {"model": model, "input_shape": input_shape, **dataclasses.asdict(counted)}
     if parts:

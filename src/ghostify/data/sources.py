@@ -46,7 +46,10 @@ def load_data(reference: str, *, image_size: int | None = None, hold_out: float 
         raise InputError(f"hold_out is {hold_out}: expected a share from 0 to 0.5")
     source, _, place = reference.partition(":")
     if source == "coco":
-        raise InputError(f"{reference} has boxes in its images: they are for `ghostify detect`, and a detector's ghost")
+        raise InputError(
+            f"there is no data set of labelled images at {reference!r}: "
+            "its images have boxes, for `ghostify detect` and a detector's ghost"
+        )
     if source not in (*SOURCES, *FOLDERS) or bool(place) == (source == "digits"):
         raise InputError(
             f"there is no data set {reference!r}: "

@@ -53,6 +53,11 @@ class Count:
     layers: tuple[LayerCount, ...]
     unknown: dict[str, int]
 
+    def of(self, name: str) -> tuple[int, int]:
+        """Multiply-adds and parameters of a module and all inside it."""
+        inside = [layer for layer in self.layers if not name or f"{layer.name}.".startswith(f"{name}.")]
+        return sum(layer.macs for layer in inside), sum(layer.params for layer in inside)
+
 
 def count(model: nn.Module, input_shape: Sequence[int]) -> Count:
     """Count a network's multiply-adds and parameters for one input, in eval mode.

@@ -356,8 +356,4 @@ def count_if_possible(model: nn.Module, input_shape: Sequence[int] | None) -> Co
 
 
 def macs_under(counted: Count | None, name: str) -> int | None:
-    """Multiply-adds of a module and all inside it."""
-    if counted is None:
-        return None
-    prefix = f"{name}." if name else ""
-    return sum(layer.macs for layer in counted.layers if layer.name == name or layer.name.startswith(prefix))
+    return None if counted is None else counted.of(name)[0]

@@ -84,8 +84,8 @@ def ghost_detector(
         raise InputError("a plan is for backbone and fpn: leave the head out of the parts")
     rows: dict[str, Any] = {}
     if set(parts) - {"head"}:
-        prefixes = parts_of(detector)
-        others = [prefixes[part].rstrip(".") for part in ("backbone", "fpn") if part not in parts]
+        names = parts_of(detector)
+        others = [names[part] for part in ("backbone", "fpn") if part not in parts]
         if options.get("plan") is not None:
             others = []  # it says itself what is left
         conversion = convert(
@@ -112,13 +112,9 @@ def ghost_detector(
 
 def with_macs(rows: dict[str, Any], detector: Detector, ghost: Detector, shape: Sequence[int]) -> list[Any]:
     """The rows, with the multiply-adds of a whole image: a head was seen at work on pieces only."""
-    before, after = ({layer.name: layer.macs for layer in count(model, shape).layers} for model in (detector, ghost))
-
-    def under(macs: dict[str, int], name: str) -> int:
-        return sum(n for layer, n in macs.items() if f"{layer}.".startswith(f"{name}."))
-
+    before, after = count(detector, shape), count(ghost, shape)
     return [
-        dataclasses.replace(row, macs_before=under(before, name), macs_after=under(after, name))
+        dataclasses.replace(row, macs_before=before.of(name)[0], macs_after=after.of(name)[0])
         for name, row in rows.items()
     ]
 
