@@ -74,7 +74,10 @@ def test_a_calibrated_head_keeps_what_the_head_says() -> None:
 
 
 def test_dropped_maps_leave_the_pyramid_as_wide_as_it_was() -> None:
-    found = convert(detector(), calibration=images(), cheap="pointwise", effort="fast", drop_inner=True)
+    options: dict[str, Any] = {"cheap": "pointwise", "effort": "fast", "drop_inner": True}
+    with pytest.raises(InputError, match=r"ratio is 2: with one map left .* expected well below that"):
+        convert(detector(), calibration=images(), ratio=2, **options)
+    found = convert(detector(), calibration=images(), ratio=1.2, **options)
     assert sum(row.dropped for row in found.layers) > 100
     with torch.no_grad():
         levels = found.model.backbone(torch.randn(1, *SHAPE))

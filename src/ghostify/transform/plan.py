@@ -62,6 +62,8 @@ def mixed_plan(
         macs: Multiply-adds before of each convolution, and of the depthwise ones between, which count, too.
         inner: Of the convolutions whose maps can be dropped.
         round_to: Of these a multiple of this number is kept, where they have two or more of it.
+    Raises:
+        InputError: If too few maps can be dropped for the ratio.
     """
     consumed = {consumer: name for name, maps in inner.items() for consumer in maps.consumers}
     passed = {name: sum(macs.get(follower, 0) for follower in maps.followers) for name, maps in inner.items()}
@@ -91,7 +93,13 @@ def mixed_plan(
             total += passed.get(name, 0) * plan.kept / n
         return total
 
-    allowed = (sum(macs[name] for name in convs) + sum(passed.values())) / ratio
+    total, least = sum(macs[name] for name in convs) + sum(passed.values()), cost(planned(0.0))
+    allowed = total / ratio
+    if least > allowed:
+        raise InputError(
+            f"ratio is {ratio:g}: with one map left in each of the {len(inner)} convolutions whose maps can be dropped it "
+            f"is {total / least:.2f}; expected well below that"
+        )
     low, high = 0.0, 1.0
     for _ in range(20):
         middle = (low + high) / 2
