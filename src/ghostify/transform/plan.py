@@ -97,8 +97,8 @@ def mixed_plan(
     allowed = total / ratio
     if least > allowed:
         raise InputError(
-            f"ratio is {ratio:g}: with one map left in each of the {len(inner)} convolutions whose maps can be dropped it "
-            f"is {total / least:.2f}; expected well below that"
+            f"ratio is {ratio:g}: with one map left in each of the {len(inner)} convolutions whose maps can be "
+            f"dropped it is {total / least:.2f}; expected well below that"
         )
     low, high = 0.0, 1.0
     for _ in range(20):
