@@ -3,9 +3,9 @@
     python benchmarks/detectors.py det/ghostnet_100 det/mobilenet_v3_large --data 'coco:bccd?train=train&val=val' \\
         --out benchmarks/results/bccd.csv
 
-Each is a folder of `ghostify detect train`. Scores are of the last weights on val, which no choice was made on. Latency
-is that of the plain part (backbone, pyramid and head; not of the choice of boxes) for one image, deployed, over that
-of the first folder's network.
+Each is a folder of `ghostify detect train`, or a file of `ghostify convert`. Scores are of the last weights. Latency is
+that of the plain part (backbone, pyramid and head; not of the choice of boxes) for one image, deployed, over that of
+the first one.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from ghostify.plain_part import input_shape_of, parts_of
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("networks", nargs="+", type=Path)
     parser.add_argument("--data", required=True)
     parser.add_argument("--engine", default="openvino")
     parser.add_argument("--threads", type=int, default=1)
@@ -37,29 +37,28 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     data = load_coco(arguments.data)
-    first = load(arguments.folders[0] / NETWORK)
-    rows = []
-    for folder in arguments.folders:
-        row = scored(folder, data) | timed(first, load(folder / NETWORK), arguments.engine, arguments.threads)
+    files = [path / NETWORK if path.is_dir() else path for path in arguments.networks]
+    first, rows = load(files[0]), []
+    for file in files:
+        network = load(file)
+        row = scored(file, network, data) | timed(first, network, arguments.engine, arguments.threads)
         rows.append(row | describe_environment("cpu") | {"command": "python " + shlex.join(sys.argv)})
-        print(f"{folder}: AP50 {rows[-1]['AP50']}", file=sys.stderr)
+        print(f"{file}: AP50 {rows[-1]['AP50']}", file=sys.stderr)
         write_rows(arguments.out, rows)
 
 
-def scored(folder: Path, data: DetectionData) -> dict[str, Any]:
-    """How the network was trained, and how good it is."""
-    told = json.loads((folder / HISTORY).read_text())
-    network = load(folder / NETWORK)
+def scored(file: Path, network: Any, data: DetectionData) -> dict[str, Any]:
+    """How the network was trained, if it was, and how good it is."""
+    history = file.parent / HISTORY
+    epochs = json.loads(history.read_text())["history"] if history.exists() else []
     score, _ = evaluate_detector(network, data.test, data)
     shape = input_shape_of(network)
     counted = count(network, shape)
     macs = {f"macs_{part}": counted.of(name)[0] for part, name in parts_of(network).items()}
     return {
-        "network": folder.name,
-        "model": told["model"],
-        "epochs": len(told["history"]),
-        "training_minutes": round(sum(epoch["seconds"] for epoch in told["history"]) / 60, 1),
-        "training_threads": told["environment"]["threads"],
+        "network": file.parent.name,
+        "epochs": len(epochs),
+        "training_minutes": round(sum(epoch["seconds"] for epoch in epochs) / 60, 1),
         "images": score.images,
         **{
             name: None if value is None else round(value, 4) for name, value in score.numbers.items() if name in NUMBERS
