@@ -42,15 +42,15 @@ def test_what_is_stopped_and_resumed_ends_as_what_was_not(name: str, tmp_path: P
     assert [epoch.images for epoch in history] == [8, 8]  # nine, the last batch of one left out
     assert all(epoch.val_ap is not None and epoch.train_top1 is None for epoch in history)
 
-    class Stopped(Exception):  # noqa: N818  # no error
+    class StoppedError(Exception):
         pass
 
     def stop(task: str, detail: str, done: int, total: int) -> None:
         if done == 3:
-            raise Stopped
+            raise StoppedError
 
     checkpoint = tmp_path / "checkpoint.pt"
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         train_detector(detector(name), data, RECIPE, checkpoint=checkpoint, progress=stop)
     resumed = detector(name)
     train_detector(resumed, data, RECIPE, checkpoint=checkpoint, resume=True)

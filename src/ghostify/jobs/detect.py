@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
+from torchvision.models.detection import RetinaNet
 
 from ghostify.data.coco import CocoImages, DetectionData, Example, Target, changed_at_random
 from ghostify.errors import InputError
@@ -187,13 +188,11 @@ def check_detector(model: nn.Module, data: DetectionData) -> None:
         raise InputError(f"the detector knows {known} categories: {data.name} has {len(data.classes)}")
 
 
-def categories_of(detector: nn.Module) -> int:
+def categories_of(detector: Detector) -> int:
     """How many kinds of objects a detector tells apart."""
-    head: nn.Module = detector.get_submodule(
-        "head.classification_head" if hasattr(detector, "head") else "roi_heads.box_predictor.cls_score"
-    )
-    with_background: int = getattr(head, "num_classes", None) or head.out_features  # type: ignore[assignment]  # ints of torchvision's
-    return with_background - 1
+    if isinstance(detector, RetinaNet):
+        return detector.head.classification_head.num_classes - 1  # one is the background
+    return detector.roi_heads.box_predictor.cls_score.out_features - 1
 
 
 def as_floats(image: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def whole_network(network: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
 
 
 def numbered_features(stages: Sequence[int], network: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
-    return network.features, tuple(map(str, stages))  # type: ignore[return-value]  # a Sequential of torchvision's
+    return network.get_submodule("features"), tuple(map(str, stages))
 
 
 def ghostnet_stages(network: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
