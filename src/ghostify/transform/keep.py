@@ -125,13 +125,9 @@ def keep_knowledge(
     if progress:
         progress(f"keep ({effort})", "done", len(blocks), len(blocks))
     if effort == "refined" and blocks:
-        before, fitted_blocks = end_errors(ghost, original, ends, batches), copy.deepcopy(ghost.state_dict())
         refine_whole_(ghost, original, ends, batches, generator, progress=progress)
-        after = end_errors(ghost, original, ends, batches)
-        if sum(after.values()) < sum(before.values()):
-            report = {name: replace(layer, block_error=after[layer.block]) for name, layer in report.items()}
-        else:
-            ghost.load_state_dict(fitted_blocks)
+        errors = end_errors(ghost, original, ends, batches)
+        report = {name: replace(layer, block_error=errors[layer.block]) for name, layer in report.items()}
     ghost = fold_orders(ghost.eval(), original, batches[0][:1])
     return ghost, {name: report.get(name, KeptLayer(None, "", None)) for name in plans}
 

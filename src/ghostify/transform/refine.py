@@ -1,5 +1,6 @@
 """Refine weights on what the original gave; no labels."""
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -64,7 +65,8 @@ def refine_whole_(
     """Train all weights on the original's output and on the ends of its blocks, BatchNorm statistics held.
 
     The images are shifted and mirrored at random, and the original says anew what they should give: on the
-    images as they are, the network would learn those few by heart.
+    images as they are, the network would learn those few by heart. Where that does not lower the loss on other
+    shifts of the images, the weights are as before.
 
     Args:
         ghost: Changed in place.
@@ -74,20 +76,44 @@ def refine_whole_(
         progress: Told of each step.
     """
     steps = math.ceil(passes * sum(map(len, batches)) / batch_size)
-    padding = int(LARGEST_SHIFT * min(batches[0].shape[2:]))
-    with (
-        evaluating(original),
-        learning(ghost, steps, lr) as step,
-        ends_of(original, ends) as wanted,
-        ends_of(ghost, ends) as given,
-    ):
-        for index in range(steps):
-            (x,) = draw((batches,), batch_size, generator)
-            x = random_crop_flip(x, padding, flip=True, generator=generator)
-            with computing(x):
-                with torch.no_grad():
-                    target = original(x.clone())
-                output = ghost(x)
+    others = [shifted(batch, generator) for batch in batches]
+    start = copy.deepcopy(ghost.state_dict())
+    with evaluating(original), ends_apart(ghost, original, ends) as loss_of:
+
+        def loss_on_others() -> float:
+            with evaluating(ghost), torch.no_grad():
+                return sum(float(loss_of(x)) * len(x) for x in others)
+
+        before = loss_on_others()
+        with learning(ghost, steps, lr) as step:
+            for index in range(steps):
+                (x,) = draw((batches,), batch_size, generator)
+                x = shifted(x, generator)
+                with computing(x):
+                    loss = loss_of(x)
+                step(loss)
+                if progress:
+                    progress("refine the whole", f"step {index + 1}", index + 1, steps)
+        if not loss_on_others() < before:  # nothing was left to learn but rounding, or it came to no number
+            ghost.load_state_dict(start)
+
+
+def shifted(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Images shifted and mirrored at random."""
+    return random_crop_flip(x, int(LARGEST_SHIFT * min(x.shape[2:])), flip=True, generator=generator)
+
+
+@contextmanager
+def ends_apart(
+    ghost: nn.Module, original: nn.Module, ends: Mapping[str, Tensor | None]
+) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Gives what tells for a batch how far the networks are apart: mean over the ends of blocks, and the output."""
+    with ends_of(original, ends) as wanted, ends_of(ghost, ends) as given:
+
+        def loss_of(x: Tensor) -> Tensor:
+            with torch.no_grad():
+                target = original(x.clone())
+            output = ghost(x.clone())
             losses = [
                 apart(given[name], wanted[name] if rows is None else wanted[name][:, rows])
                 for name, rows in ends.items()
@@ -95,9 +121,9 @@ def refine_whole_(
             loss = torch.stack(losses).mean()
             if isinstance(target, Tensor):  # a detector's backbone has several outputs, all of them ends of blocks
                 loss = loss + apart(output, target)
-            step(loss)
-            if progress:
-                progress("refine the whole", f"step {index + 1}", index + 1, steps)
+            return loss
+
+        yield loss_of
 
 
 @contextmanager
