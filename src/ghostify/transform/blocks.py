@@ -135,21 +135,6 @@ def calls_of(
 
 
 @contextmanager
-def catching(module: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """The input and output of each call of a module meanwhile; empty it as you read it."""
-    caught: list[tuple[Tensor, Tensor]] = []
-
-    def ended(module: nn.Module, args: Any, output: Tensor) -> None:
-        caught.append((args[0], output))
-
-    hook = module.register_forward_hook(ended)
-    try:
-        yield caught
-    finally:
-        hook.remove()
-
-
-@contextmanager
 def ends_of(model: nn.Module, names: Collection[str]) -> Iterator[dict[str, Tensor]]:
     """What the modules of these names gave in the last call of the model meanwhile, by name."""
     ends: dict[str, Tensor] = {}

@@ -15,7 +15,7 @@ from ghostify.layers import GhostConv2d
 from ghostify.layers.ghost_conv import Cheap
 from ghostify.modes import evaluating
 from ghostify.progress import Progress
-from ghostify.transform.blocks import Block, catching, ends_of, find_blocks, inputs_of, outputs_of, record_calls
+from ghostify.transform.blocks import Block, calls_of, ends_of, find_blocks, inputs_of, outputs_of, record_calls
 from ghostify.transform.drop import LeftMaps, drop_maps_
 from ghostify.transform.fit import choose_maps, complement, fit_depthwise, fit_filters, fit_pointwise
 from ghostify.transform.moments import Moments, MomentSums, TapSums, maps_at, patches, samples_per_image, windows
@@ -151,14 +151,12 @@ class PairedRun:
         convs = [network.get_submodule(self.conv) for network in (self.original, self.ghost)]
         assert isinstance(convs[1], nn.Conv2d)
         inputs = convs[1].weight[0].numel()
-        with catching(convs[0]) as wanted, catching(convs[1]) as given:
-            for wanted_input, given_input in zip(self.wanted_inputs, self.given_inputs, strict=True):
-                blocks[0](wanted_input.clone())
-                blocks[1](given_input.clone())
-                target, x = wanted.pop()[1], given.pop()[0]
-                pixels = target[0, 0].numel()
-                chosen = torch.randperm(pixels, generator=self.generator)
-                yield x, target, chosen[: samples_per_image(pixels, inputs, images)].to(x.device)
+        wanted = calls_of(blocks[0], convs[0], self.wanted_inputs)
+        given = calls_of(blocks[1], convs[1], self.given_inputs, before=True)
+        for (_, target), (x, _) in zip(wanted, given, strict=True):
+            pixels = target[0, 0].numel()
+            chosen = torch.randperm(pixels, generator=self.generator)
+            yield x, target, chosen[: samples_per_image(pixels, inputs, images)].to(x.device)
 
 
 @torch.no_grad()
