@@ -135,6 +135,28 @@ def test_refining_lowers_the_error_of_the_closed_form() -> None:
     assert 0 < errors[1] < errors[0] < 1
 
 
+class Viewed(nn.Module):
+    """Lays its maps flat by a view, which they allow in one order in memory only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1)
+        self.conv = nn.Conv2d(6, 6, 3, padding=1)
+        self.head = nn.Linear(6 * 64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.conv(self.stem(x).relu()).relu()
+        return self.head(maps.view(len(maps), -1))
+
+
+def test_a_network_that_views_its_maps_is_kept_too() -> None:
+    model = Viewed().eval()
+    ghost, report = keep_knowledge(model, {"conv": LayerPlan(3, 3)}, images())
+    assert 0 < report["conv"].block_error < 1
+    assert ghost(torch.randn(2, 3, 8, 8)).shape == (2, 3)
+    assert all(p.is_contiguous() for p in keep_knowledge(settled(Residual()), {}, images())[0].parameters())
+
+
 def test_the_same_seed_gives_the_same_ghost_and_the_original_stays() -> None:
     model, x = settled(Residual()), images()
     before = {key: value.clone() for key, value in model.state_dict().items()}

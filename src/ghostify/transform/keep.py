@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ghostify.errors import InputError
 from ghostify.layers import GhostConv2d
 from ghostify.layers.ghost_conv import Cheap
-from ghostify.modes import evaluating
+from ghostify.modes import evaluating, memory_format_for
 from ghostify.progress import Progress
 from ghostify.transform.blocks import Block, calls_of, ends_of, find_blocks, inputs_of, outputs_of, record_calls
 from ghostify.transform.drop import LeftMaps, drop_maps_
@@ -74,7 +74,9 @@ def keep_knowledge(
         InputError: If maps are to be dropped that are not only for following layers.
     """
     generator = torch.Generator().manual_seed(seed)
-    original = copy.deepcopy(original).eval()
+    layout = memory_format_for(original, batches[0][:2])
+    original = copy.deepcopy(original).eval().to(memory_format=layout)
+    batches = [batch.contiguous(memory_format=layout) for batch in batches]
     ghost = copy.deepcopy(original)
     example = batches[0][:2]
     left = drop_maps_(ghost, original, plans, batches)
@@ -129,6 +131,7 @@ def keep_knowledge(
         errors = end_errors(ghost, original, ends, batches)
         report = {name: replace(layer, block_error=errors[layer.block]) for name, layer in report.items()}
     ghost = fold_orders(ghost.eval(), original, batches[0][:1])
+    ghost.to(memory_format=torch.contiguous_format)
     return ghost, {name: report.get(name, KeptLayer(None, "", None)) for name in plans}
 
 
