@@ -49,10 +49,8 @@ def main() -> None:
             continue
         environment = describe_environment()
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            row = pool.submit(
-                convert_once, arguments.network, arguments.weights, arguments.data, effort, arguments.images,
-                arguments.threads,
-            ).result()  # fmt: skip
+            settings = arguments.network, arguments.weights, arguments.data, effort, arguments.images, arguments.threads
+            row = pool.submit(convert_once, *settings).result()
         rows.append(
             dict(zip(("network", "effort", "images", "threads"), asked, strict=True))
             | row

@@ -1,11 +1,9 @@
-"""Borrow a network for a measurement and give it back as it was; how its maps may lie in memory."""
+"""Borrow a network for a measurement and give it back as it was."""
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 @contextmanager
@@ -19,18 +17,3 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-@torch.no_grad()
-def memory_format_for(model: nn.Module, example: Tensor) -> torch.memory_format:
-    """Channels last, in which convolutions learn faster, where the network takes it; a ``view`` of maps may not.
-
-    Args:
-        example: An input ``[batch, channels, height, width]``.
-    """
-    trial = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)
-    try:
-        trial(example.contiguous(memory_format=torch.channels_last))
-    except RuntimeError:
-        return torch.contiguous_format
-    return torch.channels_last

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ghostify.errors import InputError
 from ghostify.layers import GhostConv2d
 from ghostify.layers.ghost_conv import Cheap
-from ghostify.modes import evaluating, memory_format_for
+from ghostify.modes import evaluating
 from ghostify.progress import Progress
 from ghostify.transform.blocks import Block, calls_of, ends_of, find_blocks, inputs_of, outputs_of, record_calls
 from ghostify.transform.drop import LeftMaps, drop_maps_
@@ -133,6 +133,17 @@ def keep_knowledge(
     ghost = fold_orders(ghost.eval(), original, batches[0][:1])
     ghost.to(memory_format=torch.contiguous_format)
     return ghost, {name: report.get(name, KeptLayer(None, "", None)) for name in plans}
+
+
+@torch.no_grad()
+def memory_format_for(model: nn.Module, example: Tensor) -> torch.memory_format:
+    """Channels last, in which convolutions learn faster, where the network takes it; a ``view`` of maps may not."""
+    trial = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)
+    try:
+        trial(example.contiguous(memory_format=torch.channels_last))
+    except RuntimeError:
+        return torch.contiguous_format
+    return torch.channels_last
 
 
 @dataclass(frozen=True)
