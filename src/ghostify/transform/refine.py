@@ -17,8 +17,10 @@ from ghostify.transform.blocks import ends_of
 
 # Of Adam at its peak, passes over the images, and images per step: of a block, and of the whole, which a learning rate
 # that suits a block spoils. What was tried: docs/keeping.md.
-LEARNING_RATE, PASSES, BATCH_SIZE = 3e-3, 10, 32
-WHOLE_LEARNING_RATE, WHOLE_PASSES, WHOLE_BATCH_SIZE = 1e-3, 10, 32
+LEARNING_RATE, PASSES, BATCH_SIZE = 6e-3, 3, 16
+WHOLE_LEARNING_RATE, WHOLE_PASSES, WHOLE_BATCH_SIZE = 1e-3, 7, 16
+BETAS = (0.9, 0.99)  # steps are few: squared gradients are remembered over some hundred
+WARM_UP = 0.1  # of all steps
 LARGEST_SHIFT = 1 / 8  # of an image's side
 
 
@@ -32,7 +34,7 @@ def refine_(
     batch_size: int = BATCH_SIZE,
     lr: float = LEARNING_RATE,
 ) -> None:
-    """Train all weights of a block on mean squared error, BatchNorm statistics held (Adam, cosine).
+    """Train all weights of a block on mean squared error, BatchNorm statistics held (Adam, one cycle).
 
     Args:
         block: Changed in place.
@@ -132,8 +134,10 @@ def learning(model: nn.Module, steps: int, lr: float) -> Iterator[Callable[[Tens
     before = [p.requires_grad for p in parameters]
     for parameter in parameters:
         parameter.requires_grad_(True)
-    optimizer = torch.optim.Adam(parameters, lr=lr)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
+    optimizer = torch.optim.Adam(parameters, lr=lr, betas=BETAS)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, lr, total_steps=steps, pct_start=WARM_UP, cycle_momentum=False
+    )
 
     def step(loss: Tensor) -> None:
         optimizer.zero_grad()
