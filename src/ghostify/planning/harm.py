@@ -182,13 +182,13 @@ class OutputHarm:
     ) -> tuple[Moments, list[Tensor]]:
         """Moments of what a convolution gets now and of what it gives, or should give; and the latter's samples."""
         conv, sums, given = self.conv(name), MomentSums(), list[Tensor]()
-        for index, (x, output, pixels) in enumerate(self.samples(name, changed)):
-            given.append(targets[index] if targets else maps_at(output, pixels))
+        for index, (x, t, pixels) in enumerate(self.samples(name, changed)):
+            given.append(targets[index] if targets else t)
             sums.add(patches(conv, x, pixels), given[-1])
         return sums.moments(), given
 
     def samples(self, name: str, changed: str | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Per batch: what a convolution gets and gives, and pixels to look at, always the same.
+        """Per batch: what a convolution gets, what it gives at the pixels to look at, and these, always the same.
 
         ``changed``: the first convolution that is not as it was; None where all are.
         """
@@ -198,7 +198,8 @@ class OutputHarm:
         generator = torch.Generator().manual_seed(0)
         with self.running_from(name if changed is None else changed):
             for x, output in calls_of(self.model, conv, self.batches):
-                yield x, output, torch.randperm(output[0, 0].numel(), generator=generator)[:per_image].to(x.device)
+                pixels = torch.randperm(output[0, 0].numel(), generator=generator)[:per_image].to(x.device)
+                yield x, maps_at(output, pixels), pixels
 
 
 def mean_over_taps(covariance: Tensor, maps: int) -> Tensor:

@@ -1,6 +1,6 @@
 """The parts of a network that run one after the other, and what goes into each."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -121,7 +121,7 @@ def calls_of(
     caught: list[tuple[Tensor, Tensor]] = []
 
     def reached(module: nn.Module, args: Any, output: Any = None) -> None:
-        caught.append((args[0].clone(), args[0] if before else output))
+        caught.append((args[0], args[0] if before else output))
         raise ReachedError
 
     hook = module.register_forward_pre_hook(reached) if before else module.register_forward_hook(reached)
@@ -138,16 +138,19 @@ def calls_of(
 def ends_of(model: nn.Module, names: Collection[str]) -> Iterator[dict[str, Tensor]]:
     """What the modules of these names gave in the last call of the model meanwhile, by name."""
     ends: dict[str, Tensor] = {}
+    with watching_outputs(model, names, ends.__setitem__):
+        yield ends
 
-    def take(name: str, output: Tensor) -> None:
-        ends[name] = output
 
+@contextmanager
+def watching_outputs(model: nn.Module, names: Collection[str], take: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Whatever the modules of these names give meanwhile goes to ``take`` at once, with the name."""
     hooks = [
         model.get_submodule(name).register_forward_hook(lambda module, args, output, name=name: take(name, output))
         for name in names
     ]
     try:
-        yield ends
+        yield
     finally:
         for hook in hooks:
             hook.remove()

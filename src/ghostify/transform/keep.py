@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -15,7 +16,16 @@ from ghostify.layers import GhostConv2d
 from ghostify.layers.ghost_conv import Cheap
 from ghostify.modes import evaluating
 from ghostify.progress import Progress
-from ghostify.transform.blocks import Block, calls_of, ends_of, find_blocks, inputs_of, outputs_of, record_calls
+from ghostify.transform.blocks import (
+    Block,
+    calls_of,
+    ends_of,
+    find_blocks,
+    inputs_of,
+    outputs_of,
+    record_calls,
+    watching_outputs,
+)
 from ghostify.transform.drop import LeftMaps, drop_maps_
 from ghostify.transform.fit import choose_maps, complement, fit_depthwise, fit_filters, fit_pointwise
 from ghostify.transform.moments import Moments, MomentSums, TapSums, maps_at, patches, samples_per_image, windows
@@ -93,22 +103,22 @@ def keep_knowledge(
         chained = block.chained and bool(given)
         wanted_inputs = wanted if chained else inputs_of(original, block.name, batches)
         given_inputs = given if chained else inputs_of(ghost, block.name, batches)
+        run = PairedRun(original, ghost, block, wanted_inputs, given_inputs, generator)
         explained = {}
         for name in block.convs:
             conv = ghost.get_submodule(name)
             assert isinstance(conv, nn.Conv2d)
-            run = PairedRun(original, ghost, block, name, wanted_inputs, given_inputs, generator)
             fitted, explained[name] = fit_layer(
                 conv,
                 plans[name],
-                run.samples,
+                partial(run.samples, name),
                 rows.get(name),
                 gains.get(name),
                 plans[name].cheap or cheap,
                 cheap_kernel_size,
             )
             ghost = replace_modules_(ghost, {conv: fitted})
-        wanted = outputs_of(original.get_submodule(block.name), wanted_inputs)
+        wanted = run.wanted
         end = ends[block.name]
         targets = wanted if end is None else [t[:, end] for t in wanted]
         part = ghost.get_submodule(block.name)
@@ -146,31 +156,43 @@ def memory_format_for(model: nn.Module, example: Tensor) -> torch.memory_format:
     return torch.channels_last
 
 
-@dataclass(frozen=True)
 class PairedRun:
-    """A block run in the original and in the ghost on the same images, for one of its convolutions."""
+    """A block run in the original and in the ghost on the same images.
 
-    original: nn.Module
-    ghost: nn.Module
-    block: Block
-    conv: str
-    wanted_inputs: Sequence[Tensor]
-    given_inputs: Sequence[Tensor]
-    generator: torch.Generator
+    Attributes:
+        wanted: What the original's gives, batch by batch.
+        targets: By convolution, for each batch what the original's gives at the pixels to look at, and these.
+    """
 
-    def samples(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Per batch: what the ghost's convolution gets, what the original's gives, and pixels to look at."""
-        images = sum(len(x) for x in self.given_inputs)
-        blocks = [network.get_submodule(self.block.name) for network in (self.original, self.ghost)]
-        convs = [network.get_submodule(self.conv) for network in (self.original, self.ghost)]
-        assert isinstance(convs[1], nn.Conv2d)
-        inputs = convs[1].weight[0].numel()
-        wanted = calls_of(blocks[0], convs[0], self.wanted_inputs)
-        given = calls_of(blocks[1], convs[1], self.given_inputs, before=True)
-        for (_, target), (x, _) in zip(wanted, given, strict=True):
-            pixels = target[0, 0].numel()
-            chosen = torch.randperm(pixels, generator=self.generator)
-            yield x, target, chosen[: samples_per_image(pixels, inputs, images)].to(x.device)
+    def __init__(
+        self,
+        original: nn.Module,
+        ghost: nn.Module,
+        block: Block,
+        wanted_inputs: Sequence[Tensor],
+        given_inputs: Sequence[Tensor],
+        generator: torch.Generator,
+    ) -> None:
+        self.block, self.given_inputs = ghost.get_submodule(block.name), given_inputs
+        self.ghost = ghost
+        self.targets: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in block.convs}
+        images = sum(map(len, given_inputs))
+
+        def take(name: str, output: Tensor) -> None:
+            # At once: what comes behind may change it in place.
+            pixels, inputs = output[0, 0].numel(), ghost.get_parameter(f"{name}.weight")[0].numel()
+            chosen = torch.randperm(pixels, generator=generator)[: samples_per_image(pixels, inputs, images)]
+            chosen = chosen.to(output.device)
+            self.targets[name].append((maps_at(output, chosen), chosen))
+
+        with watching_outputs(original, block.convs, take):
+            self.wanted = outputs_of(original.get_submodule(block.name), wanted_inputs)
+
+    def samples(self, conv: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Per batch: what the ghost's convolution gets, what the original's gives at some pixels, and these."""
+        given = calls_of(self.block, self.ghost.get_submodule(conv), self.given_inputs, before=True)
+        for (x, _), (target, pixels) in zip(given, self.targets[conv], strict=True):
+            yield x, target, pixels
 
 
 @torch.no_grad()
@@ -187,14 +209,13 @@ def fit_layer(
 
     Args:
         conv: As it is in the ghost now: without dropped maps, its own and those of its inputs.
-        samples: Gives batches of what it gets, what the original's gives, and pixels to look at.
+        samples: Gives batches of what it gets, what the original's gives at some pixels, and these.
         rows: Which of the original's maps it still makes; None for all.
         gain: What an error in each of the original's maps counts; None where all count the same.
     """
     prior = conv.weight.flatten(1)
     sums = MomentSums()
-    for x, target, pixels in samples():
-        t = maps_at(target, pixels)
+    for x, t, pixels in samples():
         sums.add(patches(conv, x, pixels), t if rows is None else t[:, rows])
     found = sums.moments()
     if not plan.ghosted:
@@ -217,9 +238,8 @@ def fit_layer(
         filters = fit_filters(chosen_outputs(found, kept), prior[kept])
         set_(layer.primary, filters, found.t_mean[kept] - filters @ found.x_mean)
         taps = TapSums()
-        for x, target, pixels in samples():
+        for x, t, pixels in samples():
             maps = F.pad(layer.primary(x), (cheap_kernel_size // 2,) * 4)
-            t = maps_at(target, pixels)
             taps.add(
                 windows(maps, pixels, (cheap_kernel_size,) * 2).flatten(0, 1).flatten(2),
                 (t if rows is None else t[:, rows])[:, others],
