@@ -9,6 +9,7 @@ from torch.nn import functional as F
 # Samples that a least-squares fit gets at least, per unknown of one filter and in all: more pixels of the same
 # images change the solution less than other images would.
 SAMPLES_PER_UNKNOWN, LEAST_SAMPLES = 20, 50_000
+PANEL = 128  # columns of a product of two matrices at once
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,15 @@ class MomentSums:
             self.products = torch.zeros(both.shape[1], both.shape[1], dtype=torch.float64, device=x.device)
         both = both - self.shift
         self.sum += both.sum(0, dtype=torch.float64)
-        self.products += (both.T @ both).double()
+        for first in range(0, both.shape[1], PANEL):  # what lies above the diagonal repeats what lies below
+            panel = slice(first, first + PANEL)
+            self.products[first:, panel] += both[:, first:].T @ both[:, panel]
         self.samples += len(both)
 
     def moments(self) -> Moments:
         mean = self.sum / self.samples
-        covariance = self.products / self.samples - mean[:, None] * mean
+        products = self.products.tril() + self.products.tril(-1).T
+        covariance = products / self.samples - mean[:, None] * mean
         mean, n = mean + self.shift, self.inputs
         return Moments(mean[:n], mean[n:], covariance[:n, :n], covariance[n:, :n], covariance[n:, n:])
 
@@ -158,14 +162,12 @@ def windows(
     Returns:
         ``[batch, pixels, channels, kernel height, kernel width]``.
     """
-    extent = [d * (k - 1) + 1 for k, d in zip(kernel_size, dilation, strict=True)]
-    height, width = ((size - e) // s + 1 for size, e, s in zip(x.shape[2:], extent, stride, strict=True))
-    batch, channel, down, right = x.stride()
-    seen = x.as_strided(
-        (len(x), x.shape[1], height, width, *kernel_size),
-        (batch, channel, down * stride[0], right * stride[1], down * dilation[0], right * dilation[1]),
-    )
-    return seen[:, :, pixels // width, pixels % width].transpose(1, 2)
+    width = (x.shape[3] - dilation[1] * (kernel_size[1] - 1) - 1) // stride[1] + 1
+    first = (pixels // width * stride[0], pixels % width * stride[1])  # rows and columns of the windows' corners
+    taps = [d * torch.arange(k, device=x.device) for k, d in zip(kernel_size, dilation, strict=True)]
+    rows, columns = first[0][:, None, None] + taps[0][:, None], first[1][:, None, None] + taps[1]
+    # All channels of a pixel at once: they lie side by side in channels last.
+    return x.permute(0, 2, 3, 1)[:, rows, columns].permute(0, 1, 4, 2, 3)
 
 
 def maps_at(maps: Tensor, pixels: Tensor) -> Tensor:
