@@ -32,11 +32,13 @@ from ghostify.transform.moments import Moments, MomentSums, TapSums, maps_at, pa
 from ghostify.transform.order import fold_orders
 from ghostify.transform.plan import LayerPlan
 from ghostify.transform.refine import refine_, refine_whole_
+from ghostify.transform.residual import residual_gain
 from ghostify.transform.surgery import replace_modules_
 
 Effort = Literal["fast", "refined"]
 EFFORTS: tuple[str, ...] = get_args(Effort)
 FEWEST_IMAGES = 32
+LEAST_GAIN = 1e-3  # over the largest: a map that counts less makes up for nothing
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,10 @@ def keep_knowledge(
 
     First the dropped maps go: of each convolution those stay that best tell what its consumers compute of
     all. Then block by block, in the order in which they run, each convolution is fitted by least squares
-    to what it gave in the original, from what it gets in the ghost so far; with effort "refined" the
-    block's weights then learn its output, and at the end all weights the network's. BatchNorm statistics
-    stay: the wanted maps are the original's.
+    to what it gave in the original, from what it gets in the ghost so far; one that is added to its
+    block's input makes up for what that lacks as well. With effort "refined" the block's weights then learn
+    its output, and at the end all weights the network's. BatchNorm statistics stay: the wanted maps are the
+    original's.
 
     Args:
         original: Left untouched; used in eval mode.
@@ -161,7 +164,8 @@ class PairedRun:
 
     Attributes:
         wanted: What the original's gives, batch by batch.
-        targets: By convolution, for each batch what the original's gives at the pixels to look at, and these.
+        targets: By convolution, for each batch what it should give at the pixels to look at, and these: what the
+            original's gives, and where that is added to the block's input, what the ghost's input lacks.
     """
 
     def __init__(
@@ -177,19 +181,24 @@ class PairedRun:
         self.ghost = ghost
         self.targets: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in block.convs}
         images = sum(map(len, given_inputs))
+        gains = {name: residual_gain(original, block.name, name, wanted_inputs[0]) for name in block.convs}
 
         def take(name: str, output: Tensor) -> None:
             # At once: what comes behind may change it in place.
             pixels, inputs = output[0, 0].numel(), ghost.get_parameter(f"{name}.weight")[0].numel()
             chosen = torch.randperm(pixels, generator=generator)[: samples_per_image(pixels, inputs, images)]
             chosen = chosen.to(output.device)
-            self.targets[name].append((maps_at(output, chosen), chosen))
+            target, gain, batch = maps_at(output, chosen), gains[name], len(self.targets[name])
+            if gain is not None:
+                lacking = maps_at(wanted_inputs[batch], chosen) - maps_at(given_inputs[batch], chosen)
+                target = target + lacking / gain.where(gain.abs() > LEAST_GAIN * gain.abs().max(), torch.inf)
+            self.targets[name].append((target, chosen))
 
         with watching_outputs(original, block.convs, take):
             self.wanted = outputs_of(original.get_submodule(block.name), wanted_inputs)
 
     def samples(self, conv: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Per batch: what the ghost's convolution gets, what the original's gives at some pixels, and these."""
+        """Per batch: what the ghost's convolution gets, what it should give at some pixels, and these."""
         given = calls_of(self.block, self.ghost.get_submodule(conv), self.given_inputs, before=True)
         for (x, _), (target, pixels) in zip(given, self.targets[conv], strict=True):
             yield x, target, pixels
@@ -205,7 +214,7 @@ def fit_layer(
     cheap: Cheap,
     cheap_kernel_size: int,
 ) -> tuple[nn.Module, float | None]:
-    """A layer in a convolution's place, fitted to the original's maps; the share of its ghosts that it explains.
+    """A layer in a convolution's place, fitted to wanted maps; the share of its ghosts that it explains.
 
     Args:
         conv: As it is in the ghost now: without dropped maps, its own and those of its inputs.
