@@ -18,7 +18,7 @@ from ghostify.transform.blocks import ends_of
 # Of Adam at its peak, passes over the images, and images per step: of a block, and of the whole, which a learning rate
 # that suits a block spoils. What was tried: docs/keeping.md.
 LEARNING_RATE, PASSES, BATCH_SIZE = 6e-3, 3, 16
-WHOLE_LEARNING_RATE, WHOLE_PASSES, WHOLE_BATCH_SIZE = 3e-4, 7, 16
+WHOLE_LEARNING_RATE, WHOLE_PASSES, WHOLE_BATCH_SIZE = 3e-4, 6, 16
 BETAS = (0.9, 0.99)  # steps are few: squared gradients are remembered over some hundred
 WARM_UP = 0.1  # of all steps
 LARGEST_SHIFT = 1 / 8  # of an image's side
