@@ -158,7 +158,7 @@ def refined(original: nn.Module, images: list[Tensor], share: float, context: di
     model, criterion = torch_pruning(original, images, share, context)
     generator = torch.Generator().manual_seed(context["seed"])
     ends = same_ends(original, model, images[0][:2])
-    refine_whole_(model, original, dict.fromkeys(ends), images, generator, passes=20)
+    refine_whole_(model, original, dict.fromkeys(ends), images, generator, passes=12)
     return model.eval(), criterion
 
 
