@@ -15,8 +15,8 @@ def trained(block: nn.Module) -> nn.Module:
     """With norms as after training, and one that turns its map's sign."""
     for module in block.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.uniform_(-0.1, 0.1)  # type: ignore[union-attr]  # statistics are kept
-            module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]  # statistics are kept
+            module.get_buffer("running_mean").uniform_(-0.1, 0.1)
+            module.get_buffer("running_var").uniform_(0.5, 2)
             nn.init.uniform_(module.weight, 0.5, 2)
             nn.init.uniform_(module.bias, 0.5, 1)  # maps show
             module.weight.data[0] *= -1
