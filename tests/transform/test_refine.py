@@ -44,6 +44,8 @@ def test_what_brings_no_nearer_is_undone(lr: float) -> None:
     before = copy.deepcopy(ghost.state_dict())
     refine(original, ghost, batches, lr)
     assert all(torch.equal(ghost.state_dict()[name], weight) for name, weight in before.items())
+    refine_(ghost, batches, [original(x).detach() for x in batches], torch.Generator().manual_seed(0), lr=lr)
+    assert all(torch.equal(ghost.state_dict()[name], weight) for name, weight in before.items())
 
 
 def test_what_was_learnt_by_heart_does_not_count() -> None:

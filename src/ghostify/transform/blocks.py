@@ -156,7 +156,8 @@ def watching_outputs(model: nn.Module, names: Collection[str], take: Callable[[s
             hook.remove()
 
 
-def outputs_of(block: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """What a block makes of each input; the inputs stay as they are, whatever it does in place."""
+def run_through_(block: nn.Module, batches: list[Tensor]) -> None:
+    """Put what a block makes of each batch in its place: maps of all images are large."""
     with evaluating(block), torch.no_grad():
-        return [block(x.clone()) for x in inputs]
+        for index, x in enumerate(batches):
+            batches[index] = block(x.clone())

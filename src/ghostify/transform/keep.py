@@ -22,8 +22,8 @@ from ghostify.transform.blocks import (
     ends_of,
     find_blocks,
     inputs_of,
-    outputs_of,
     record_calls,
+    run_through_,
     watching_outputs,
 )
 from ghostify.transform.drop import LeftMaps, drop_maps_
@@ -38,7 +38,9 @@ from ghostify.transform.surgery import replace_modules_
 Effort = Literal["fast", "refined"]
 EFFORTS: tuple[str, ...] = get_args(Effort)
 FEWEST_IMAGES = 32
+LARGEST_BATCH = 2**21  # numbers in it: a network's maps of one batch take far more memory than its images
 LEAST_GAIN = 1e-3  # over the largest: a map that counts less makes up for nothing
+Aim = tuple[Tensor, Tensor]  # what a convolution should give at some pixels, [batch · pixels, channels]; and these
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def keep_knowledge(
     generator = torch.Generator().manual_seed(seed)
     layout = memory_format_for(original, batches[0][:2])
     original = copy.deepcopy(original).eval().to(memory_format=layout)
-    batches = [batch.contiguous(memory_format=layout) for batch in batches]
+    batches = [part.contiguous(memory_format=layout) for batch in batches for part in small_batches(batch)]
     ghost = copy.deepcopy(original)
     example = batches[0][:2]
     left = drop_maps_(ghost, original, plans, batches)
@@ -98,15 +100,14 @@ def keep_knowledge(
     report: dict[str, KeptLayer] = {}
     blocks = find_blocks(original, list(plans), example)
     ends = {block.name: rows_at_end(block, left) for block in blocks}
-    wanted: list[Tensor] = []  # what the block before gave in the original and gives in the ghost
+    wanted: list[Tensor] = []  # what the next block gets in the original, and in the ghost
     given: list[Tensor] = []
     for index, block in enumerate(blocks):
         if progress:
             progress(f"keep ({effort})", block.name, index, len(blocks))
-        chained = block.chained and bool(given)
-        wanted_inputs = wanted if chained else inputs_of(original, block.name, batches)
-        given_inputs = given if chained else inputs_of(ghost, block.name, batches)
-        run = PairedRun(original, ghost, block, wanted_inputs, given_inputs, generator)
+        if not (block.chained and given):
+            wanted, given = inputs_of(original, block.name, batches), inputs_of(ghost, block.name, batches)
+        aims = aims_of_(original, ghost, block, wanted, given, generator)
         explained = {}
         for name in block.convs:
             conv = ghost.get_submodule(name)
@@ -114,28 +115,20 @@ def keep_knowledge(
             fitted, explained[name] = fit_layer(
                 conv,
                 plans[name],
-                partial(run.samples, name),
+                partial(samples_of, ghost, block, name, given, aims[name]),
                 rows.get(name),
                 gains.get(name),
                 plans[name].cheap or cheap,
                 cheap_kernel_size,
             )
             ghost = replace_modules_(ghost, {conv: fitted})
-        wanted = run.wanted
+        part = ghost.get_submodule(block.name)
         end = ends[block.name]
         targets = wanted if end is None else [t[:, end] for t in wanted]
-        part = ghost.get_submodule(block.name)
-        given = outputs_of(part, given_inputs)
-        error = relative_error(given, targets)
         if effort == "refined":
-            closed_form = copy.deepcopy(part.state_dict())
-            refine_(part, given_inputs, targets, generator)
-            refined = outputs_of(part, given_inputs)
-            refined_error = relative_error(refined, targets)
-            if refined_error < error:
-                given, error = refined, refined_error
-            else:  # nothing was left to learn but rounding
-                part.load_state_dict(closed_form)
+            refine_(part, given, targets, generator)
+        run_through_(part, given)
+        error = relative_error(given, targets)
         report |= {name: KeptLayer(explained[name], block.name, error) for name in block.convs}
     if progress:
         progress(f"keep ({effort})", "done", len(blocks), len(blocks))
@@ -159,50 +152,54 @@ def memory_format_for(model: nn.Module, example: Tensor) -> torch.memory_format:
     return torch.channels_last
 
 
-class PairedRun:
-    """A block run in the original and in the ghost on the same images.
+def small_batches(batch: Tensor) -> tuple[Tensor, ...]:
+    return batch.split(max(2, LARGEST_BATCH // batch[0].numel()))
 
-    Attributes:
-        wanted: What the original's gives, batch by batch.
-        targets: By convolution, for each batch what it should give at the pixels to look at, and these: what the
-            original's gives, and where that is added to the block's input, what the ghost's input lacks.
+
+def aims_of_(
+    original: nn.Module,
+    ghost: nn.Module,
+    block: Block,
+    wanted: list[Tensor],
+    given: Sequence[Tensor],
+    generator: torch.Generator,
+) -> dict[str, list[Aim]]:
+    """What the convolutions of a block should give.
+
+    Args:
+        wanted: Batches of what the block gets in the original; of what it gives, when this is done.
+        given: Batches of what it gets in the ghost.
+    Returns:
+        By convolution, for each batch what the original's gives at some pixels, and where that is added to the block's
+        input, what the ghost's input lacks, too.
     """
+    aims: dict[str, list[Aim]] = {name: [] for name in block.convs}
+    images = sum(map(len, given))
+    gains = {name: residual_gain(original, block.name, name, wanted[0][:8]) for name in block.convs}
 
-    def __init__(
-        self,
-        original: nn.Module,
-        ghost: nn.Module,
-        block: Block,
-        wanted_inputs: Sequence[Tensor],
-        given_inputs: Sequence[Tensor],
-        generator: torch.Generator,
-    ) -> None:
-        self.block, self.given_inputs = ghost.get_submodule(block.name), given_inputs
-        self.ghost = ghost
-        self.targets: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in block.convs}
-        images = sum(map(len, given_inputs))
-        few = wanted_inputs[0][:8]
-        gains = {name: residual_gain(original, block.name, name, few) for name in block.convs}
+    def take(name: str, output: Tensor) -> None:
+        # At once: what comes behind may change it in place.
+        pixels, inputs = output[0, 0].numel(), ghost.get_parameter(f"{name}.weight")[0].numel()
+        chosen = torch.randperm(pixels, generator=generator)[: samples_per_image(pixels, inputs, images)]
+        chosen = chosen.to(output.device)
+        aim, gain, batch = maps_at(output, chosen), gains[name], len(aims[name])
+        if gain is not None:
+            lacking = maps_at(wanted[batch], chosen) - maps_at(given[batch], chosen)
+            aim = aim + lacking / gain.where(gain.abs() > LEAST_GAIN * gain.abs().max(), torch.inf)
+        aims[name].append((aim, chosen))
 
-        def take(name: str, output: Tensor) -> None:
-            # At once: what comes behind may change it in place.
-            pixels, inputs = output[0, 0].numel(), ghost.get_parameter(f"{name}.weight")[0].numel()
-            chosen = torch.randperm(pixels, generator=generator)[: samples_per_image(pixels, inputs, images)]
-            chosen = chosen.to(output.device)
-            target, gain, batch = maps_at(output, chosen), gains[name], len(self.targets[name])
-            if gain is not None:
-                lacking = maps_at(wanted_inputs[batch], chosen) - maps_at(given_inputs[batch], chosen)
-                target = target + lacking / gain.where(gain.abs() > LEAST_GAIN * gain.abs().max(), torch.inf)
-            self.targets[name].append((target, chosen))
+    with watching_outputs(original, block.convs, take):
+        run_through_(original.get_submodule(block.name), wanted)
+    return aims
 
-        with watching_outputs(original, block.convs, take):
-            self.wanted = outputs_of(original.get_submodule(block.name), wanted_inputs)
 
-    def samples(self, conv: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Per batch: what the ghost's convolution gets, what it should give at some pixels, and these."""
-        given = calls_of(self.block, self.ghost.get_submodule(conv), self.given_inputs, before=True)
-        for (x, _), (target, pixels) in zip(given, self.targets[conv], strict=True):
-            yield x, target, pixels
+def samples_of(
+    ghost: nn.Module, block: Block, conv: str, given: Sequence[Tensor], aims: Sequence[Aim]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Per batch: what the ghost's convolution gets, what it should give at some pixels, and these."""
+    gets = calls_of(ghost.get_submodule(block.name), ghost.get_submodule(conv), given, before=True)
+    for (x, _), (aim, pixels) in zip(gets, aims, strict=True):
+        yield x, aim, pixels
 
 
 @torch.no_grad()

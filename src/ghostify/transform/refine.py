@@ -36,6 +36,8 @@ def refine_(
 ) -> None:
     """Train all weights of a block on mean squared error, BatchNorm statistics held (Adam, one cycle).
 
+    Where that does not lower the error, the weights are as before.
+
     Args:
         block: Changed in place.
         inputs: Batches of what it gets.
@@ -43,7 +45,11 @@ def refine_(
         generator: Of the order of the images; on the CPU.
     """
     steps = math.ceil(passes * sum(map(len, inputs)) / batch_size)
-    with learning(block, steps, lr) as step:
+
+    def error() -> float:
+        return sum(float(apart(block(x.clone()), target)) * len(x) for x, target in zip(inputs, targets, strict=True))
+
+    with undone_unless_less(block, error), learning(block, steps, lr) as step:
         for _ in range(steps):
             x, target = draw((inputs, targets), batch_size, generator)
             with computing(x):
@@ -78,15 +84,12 @@ def refine_whole_(
     """
     steps = math.ceil(passes * sum(map(len, batches)) / batch_size)
     others = [shifted(batch, generator) for batch in batches[::4]]  # enough to tell better from worse
-    start = copy.deepcopy(ghost.state_dict())
     with evaluating(original), ends_apart(ghost, original, ends) as loss_of:
 
         def loss_on_others() -> float:
-            with evaluating(ghost), torch.no_grad():
-                return sum(float(loss_of(x)) * len(x) for x in others)
+            return sum(float(loss_of(x)) * len(x) for x in others)
 
-        before = loss_on_others()
-        with learning(ghost, steps, lr) as step:
+        with undone_unless_less(ghost, loss_on_others), learning(ghost, steps, lr) as step:
             for index in range(steps):
                 (x,) = draw((batches,), batch_size, generator)
                 x = shifted(x, generator)
@@ -95,8 +98,6 @@ def refine_whole_(
                 step(loss)
                 if progress:
                     progress("refine the whole", f"step {index + 1}", index + 1, steps)
-        if not loss_on_others() < before:  # nothing was left to learn but rounding, or it came to no number
-            ghost.load_state_dict(start)
 
 
 def shifted(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -125,6 +126,20 @@ def ends_apart(
             return loss
 
         yield loss_of
+
+
+@contextmanager
+def undone_unless_less(model: nn.Module, error: Callable[[], float]) -> Iterator[None]:
+    """Let a network change meanwhile; where its error is not less then, its weights are as before."""
+
+    def now() -> float:
+        with evaluating(model), torch.no_grad():
+            return error()
+
+    start, before = copy.deepcopy(model.state_dict()), now()
+    yield
+    if not now() < before:  # nothing was left to learn but rounding, or it came to no number
+        model.load_state_dict(start)
 
 
 @contextmanager
