@@ -3,9 +3,10 @@
     python benchmarks/cifar10_rows.py --data npz:cifar10.npz --epochs 15 --seeds 0 --work trainings \\
         --out benchmarks/results/cifar10_rows.csv
 
-All learn by the same recipe from random weights; `--epochs 0` takes the recipe's own number. A tenth of train is held
-out only to watch. A training that was interrupted goes on, rows that are there are left. `right` lists the test images
-that were right as hexadecimal bits, so that two networks can be compared image by image.
+All learn by the same recipe from random weights; `--epochs 0` takes the recipe's own number. `--networks ablation` are
+Ghost-VGG-16s of other d and s. A tenth of train is held out only to watch. A training that was interrupted goes on,
+rows that are there are left. `right` lists the test images that were right as hexadecimal bits, so that two networks
+can be compared image by image.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from arithmetic import add_arithmetic, in_arithmetic
 from rows import read_rows, write_rows
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -33,25 +35,31 @@ from ghostify.transform.narrow import narrow
 SHAPE = (3, 32, 32)
 GHOSTS = {"vgg16": "ghost_vgg16", "resnet56": "ghost_resnet56"}
 NETWORKS = [name for original, ghost in GHOSTS.items() for name in (original, ghost, f"narrow_{original}")]
+# Ghost-VGG-16 with other filters and ratios than d = 3, s = 2 (Han et al. 2020, tables 3 and 4).
+ABLATION = {f"ghost_vgg16, d={d}": {"cheap_kernel_size": d} for d in (1, 5, 7)} | {
+    f"ghost_vgg16, s={s}": {"ratio": s} for s in (3, 4, 5)
+}
 
 
 def main() -> None:
     keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True)
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
+    parser.add_argument("--networks", nargs="+", choices=[*NETWORKS, *ABLATION, "ablation"], default=NETWORKS)
     parser.add_argument("--recipe", choices=["paper", "modern"], default="modern")
     parser.add_argument("--epochs", type=int, default=0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--device", default="cpu")
+    add_arithmetic(parser)
     parser.add_argument("--work", type=Path, required=True, help="folder for what interrupted trainings go on with")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     data = load_data(arguments.data, hold_out=0.1)
     rows = read_rows(arguments.out)
+    networks = [n for name in arguments.networks for n in (ABLATION if name == "ablation" else [name])]
     for seed in arguments.seeds:
-        for name in arguments.networks:
-            row = ROWS[f"cifar10_{name.removeprefix('narrow_')}{'_modern' if arguments.recipe == 'modern' else ''}"]
+        for name in networks:
+            plain = name.removeprefix("narrow_").split(",")[0]
+            row = ROWS[f"cifar10_{plain}{'_modern' if arguments.recipe == 'modern' else ''}"]
             epochs = arguments.epochs or row.recipe.epochs
             key = (name, arguments.recipe, str(epochs), str(seed))
             if key in {(r["network"], r["recipe"], r["epochs"], r["seed"]) for r in rows}:
@@ -60,17 +68,17 @@ def main() -> None:
             recipe = replace(row.recipe, epochs=epochs, warmup_epochs=warmup, seed=seed)
             torch.manual_seed(seed)
             model = build(name)
+            counted = count(model, SHAPE)
             history = train(
                 model,
                 data,
-                recipe,
+                in_arithmetic(recipe, arguments),
                 checkpoint=arguments.work / f"{', '.join(key)}.pt",
                 resume=True,
                 device=arguments.device,
                 progress=lambda task, detail, step, steps: print(detail, end="\r", file=sys.stderr),
             )
             right = right_answers(model, data, arguments.device)
-            counted = count(model, SHAPE)
             rows.append(
                 {
                     "network": name,
@@ -92,6 +100,8 @@ def main() -> None:
 
 def build(name: str) -> nn.Module:
     """One of the networks, from random weights."""
+    if name in ABLATION:
+        return create_model("ghost_vgg16_cifar", **ABLATION[name])
     original = ROWS[f"cifar10_{name.removeprefix('narrow_')}"]
     model = create_model(original.model, **original.options)
     if not name.startswith("narrow_"):

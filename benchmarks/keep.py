@@ -3,13 +3,14 @@
     python benchmarks/keep.py resnet56 --weights resnet56.th --data npz:cifar10.npz \\
         --methods mixed pruned --epochs 0 4 --draws 0 1 2 --out benchmarks/results/keep.csv
 
-Each row: one network made by one method from one draw of calibration images, and trained for so many epochs with
-labels. Rows that are there already are not made again, and with `--made DIR` neither are the networks, and
-an interrupted training goes on. A tenth of train is held out: compare settings by `val_top1`; `test_top1` is for the
-record.
+Each row: one network made by one method from one draw of calibration images, on the CPU, and trained for so many
+epochs with labels on `--device`. Rows that are there already are not made again, and with `--made DIR` neither are the
+networks, and an interrupted training goes on. A tenth of train is held out: compare settings by `val_top1`;
+`test_top1` is for the record.
 """
 
 import argparse
+import copy
 import shlex
 import sys
 import time
@@ -19,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from arithmetic import add_arithmetic, in_arithmetic
 from rivals import pruned
 from rows import read_rows, write_rows
 from torch import Tensor, nn
@@ -39,6 +41,7 @@ SHAPE, STEM = (3, 32, 32), "conv1"
 # Peak learning rate of the epochs with labels: a trained network's, from the leads, and a random one's.
 TUNE = Recipe(lr=0.01, warmup_epochs=0.5)
 LEARN = Recipe(lr=0.1, warmup_epochs=0.5)
+Made = tuple[nn.Module, str]  # and a remark
 
 
 def main() -> None:
@@ -51,12 +54,12 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, nargs="+", default=[0, 4])
     parser.add_argument("--draws", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--images", type=int, default=1024)
-    parser.add_argument("--device", default="cpu")
+    add_arithmetic(parser)
     parser.add_argument("--made", type=Path, help="folder that keeps the networks as made, and trainings")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
 
-    original = load_weights_(create_model(arguments.network), arguments.weights).to(arguments.device).eval()
+    original = load_weights_(create_model(arguments.network), arguments.weights).eval()
     macs = count(original, SHAPE).macs
     data = load_data(arguments.data, hold_out=0.1)
     rows = read_rows(arguments.out)
@@ -67,18 +70,18 @@ def main() -> None:
                 if (arguments.network, method, str(draw), str(epochs)) in done:
                     continue
                 make, recipe, taught = METHODS[method]
-                images = [batch.to(arguments.device) for batch in draw_inputs(data, arguments.images, draw)]
+                images = draw_inputs(data, arguments.images, draw)
                 file = arguments.made and arguments.made / f"{arguments.network}, {method}, draw {draw}.pt"
                 torch.manual_seed(draw)
-                model, made = made_once(file, partial(make, original, images, draw))
+                model, made, _ = made_once(file, partial(make, original, images, draw))
                 model.to(arguments.device)
                 started = time.perf_counter()
                 if epochs:
-                    teacher = Teacher(original) if taught else None
+                    teacher = Teacher(copy.deepcopy(original)) if taught else None
                     train(
                         model,
                         data,
-                        replace(recipe, epochs=epochs, seed=draw),
+                        in_arithmetic(replace(recipe, epochs=epochs, seed=draw), arguments),
                         teacher=teacher,
                         checkpoint=file and file.with_suffix(f".{epochs}_epochs.pt"),
                         resume=True,
@@ -104,17 +107,19 @@ def main() -> None:
                 write_rows(arguments.out, rows)
 
 
-def made_once(file: Path | None, make: Callable[[], nn.Module]) -> tuple[nn.Module, float]:
-    """The network that the file holds, else made and put there; and the seconds that making it took."""
+def made_once(file: Path | None, make: Callable[[], nn.Module | Made]) -> tuple[nn.Module, float, str]:
+    """The network that the file holds, else made and put there; the seconds that making it took, and a remark."""
     if file is not None and file.exists():
-        return load(file), read_extra(file)["seconds"]
+        extra = read_extra(file)
+        return load(file), extra["seconds"], extra.get("remark", "")
     started = time.perf_counter()
-    model = make()
+    made = make()
+    model, remark = made if isinstance(made, tuple) else (made, "")
     seconds = time.perf_counter() - started
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        save(model, file, extra={"seconds": seconds})
-    return model, seconds
+        save(model, file, extra={"seconds": seconds, "remark": remark})
+    return model, seconds, remark
 
 
 def top1(model: nn.Module, data: ImageData, device: str, *, held_out: bool) -> float:

@@ -77,7 +77,7 @@ def pruned(
     copied = copy.deepcopy(model)
     if prepare is not None:
         prepare(copied)
-    example = torch.zeros(1, *input_shape)
+    example = torch.zeros(1, *input_shape, device=next((p.device for p in copied.parameters()), None))
     try:
         with evaluating(copied):
             with torch.no_grad():

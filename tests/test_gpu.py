@@ -1,0 +1,69 @@
+"""The verbs on a GPU; everything else is tested without one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ghostify import count, create_model, load
+from ghostify.cli import main
+from ghostify.transform.narrow import narrow
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+
+
+@pytest.fixture
+def trained(colours: Path, tmp_path: Path) -> Path:
+    """A network that knows the colours."""
+    train = ["train", "resnet20", "--data", f"npz:{colours}", "--batch-size", "10", "--epochs", "8", "--lr", "0.05"]
+    assert main([*train, "--device", "cuda", "--out", str(tmp_path / "trained")]) == 0
+    return tmp_path / "trained" / "network.safetensors"
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    capsys.readouterr()
+    assert main([*arguments, "--device", "cuda", "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("effort", ["fast", "refined"])
+def test_a_ghost_made_and_tuned_there_knows_what_its_original_knew(
+    capsys: pytest.CaptureFixture[str], colours: Path, trained: Path, tmp_path: Path, effort: str
+) -> None:
+    data = ("--data", f"npz:{colours}")
+    assert told(capsys, "evaluate", str(trained), *data)["top1"] > 0.9
+    options = ("--cheap", "pointwise", "--drop-inner", "--effort", effort, "--finetune", "2", "--lr", "0.01")
+    told(capsys, "convert", str(trained), *data, *options, "--out", str(tmp_path / "ghost"))
+    ghost = str(tmp_path / "ghost" / "ghost.safetensors")
+    on_gpu = told(capsys, "evaluate", ghost, *data)["top1"]
+    assert on_gpu > 0.9
+    assert main(["evaluate", ghost, *data, "--device", "cpu", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["top1"] == pytest.approx(on_gpu, abs=0.04)
+    assert told(capsys, "compare", str(trained), ghost)["ratio"] > 0
+
+
+def test_a_plan_is_made_and_followed_there(
+    capsys: pytest.CaptureFixture[str], colours: Path, trained: Path, tmp_path: Path
+) -> None:
+    data = ("--data", f"npz:{colours}")
+    told(capsys, "plan", str(trained), *data, "--target-macs", "0.6", "--out", str(tmp_path / "plan"))
+    plan = str(tmp_path / "plan" / "plan.json")
+    told(capsys, "convert", str(trained), *data, "--plan", plan, "--effort", "fast", "--out", str(tmp_path / "ghost"))
+    shares = [count(load(file), (3, 12, 12)).macs for file in (tmp_path / "ghost" / "ghost.safetensors", trained)]
+    assert shares[0] <= 0.6 * shares[1]
+
+
+def test_a_run_measures_there_what_it_trained_there(
+    capsys: pytest.CaptureFixture[str], colours: Path, tmp_path: Path
+) -> None:
+    run = ("run", "--model", "resnet20", "--data", f"npz:{colours}", "--epochs", "1", "--batch-size", "10")
+    report = told(capsys, *run, "--out", str(tmp_path / "run"))
+    assert report["environment"]["device"] == "cuda"
+
+
+def test_narrow_leaves_a_network_where_it_is() -> None:
+    model = create_model("resnet20").cuda()
+    half = narrow(model, (3, 32, 32), count(model, (3, 32, 32)).macs // 2)
+    assert next(half.parameters()).is_cuda
