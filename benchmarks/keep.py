@@ -14,7 +14,7 @@ import copy
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -128,24 +128,24 @@ def top1(model: nn.Module, data: ImageData, device: str, *, held_out: bool) -> f
     return evaluate(model, part, data, device=device).top1
 
 
-def kept(**options: object) -> Callable[[nn.Module, list[Tensor], int], nn.Module]:
-    def make(original: nn.Module, images: list[Tensor], seed: int) -> nn.Module:
+def kept(**options: object) -> Callable[[nn.Module, Sequence[Tensor], int], nn.Module]:
+    def make(original: nn.Module, images: Sequence[Tensor], seed: int) -> nn.Module:
         return convert(original, skip=[STEM], calibration=images, seed=seed, **options).model
 
     return make
 
 
-def planned(share: float) -> Callable[[nn.Module, list[Tensor], int], nn.Module]:
+def planned(share: float) -> Callable[[nn.Module, Sequence[Tensor], int], nn.Module]:
     """Options of least harm at a share of the multiply-adds."""
 
-    def make(original: nn.Module, images: list[Tensor], seed: int) -> nn.Module:
+    def make(original: nn.Module, images: Sequence[Tensor], seed: int) -> nn.Module:
         found = plan(original, example=images[0][:1], calibration=images, target_macs=share, skip=[STEM])
         return convert(original, calibration=images, plan=found, seed=seed).model
 
     return make
 
 
-def half_pruned(original: nn.Module, images: list[Tensor], seed: int) -> nn.Module:
+def half_pruned(original: nn.Module, images: Sequence[Tensor], seed: int) -> nn.Module:
     """Torch-Pruning by magnitude to half the MACs, BatchNorm statistics estimated anew."""
     return pruned(original, images, SHAPE, count(original, SHAPE).macs // 2)
 
@@ -158,16 +158,16 @@ def anew(model: nn.Module) -> nn.Module:
     return model
 
 
-def random_ghost(original: nn.Module, images: list[Tensor], seed: int) -> nn.Module:
+def random_ghost(original: nn.Module, images: Sequence[Tensor], seed: int) -> nn.Module:
     return anew(convert(original, skip=[STEM], cheap="pointwise").model)
 
 
-def random_narrow(original: nn.Module, images: list[Tensor], seed: int) -> nn.Module:
+def random_narrow(original: nn.Module, images: Sequence[Tensor], seed: int) -> nn.Module:
     return anew(narrow(original, SHAPE, count(original, SHAPE).macs // 2))
 
 
 # How each network is made, how it then learns, and whether the original teaches it.
-METHODS: dict[str, tuple[Callable[[nn.Module, list[Tensor], int], nn.Module], Recipe, bool]] = {
+METHODS: dict[str, tuple[Callable[[nn.Module, Sequence[Tensor], int], nn.Module], Recipe, bool]] = {
     "mixed": (kept(cheap="pointwise", drop_inner=True), TUNE, True),
     "mixed fast": (kept(cheap="pointwise", drop_inner=True, effort="fast"), TUNE, True),
     "mixed, 0.35": (kept(cheap="pointwise", drop_inner=True, ratio=1 / 0.35), TUNE, True),

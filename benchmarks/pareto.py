@@ -1,35 +1,37 @@
 """Accuracy against measured time for a trained CIFAR-10 network made faster in several ways, as CSV and as a plot.
 
-    python benchmarks/pareto.py resnet56 --weights resnet56.th --data npz:cifar10.npz --epochs 0 5 \\
+    python benchmarks/pareto.py resnet56 --weights resnet56.th --data npz:cifar10.npz --made DIR --epochs 0 5 --time \\
         --out benchmarks/results/pareto_resnet56.csv --plot docs/pareto_resnet56.png
 
-Each row: one method at one of five sizes, made without labels, trained for so many epochs with labels and the original
-as teacher, and timed against the original in OpenVINO, both deployed. Torch-Pruning's criterion is the one that keeps
-most on images held out of train, at half of the multiply-adds; the row names it. Rows that are there already are not
-made again; the plot has all of them.
+Each row: one method at one of five sizes, made without labels on the CPU, trained for so many epochs with labels and
+the original as teacher on `--device`. `--time` measures, on a quiet machine, every network of `--made` whose rows have
+no time yet against the original in OpenVINO, both deployed; training does not change it. Torch-Pruning's criterion is
+the one that keeps most on images held out of train, at half of the multiply-adds; the row names it. Rows that are there
+already are not made again; the plot has all that are timed.
 """
 
 import argparse
 import copy
 import shlex
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from keep import SHAPE, STEM, TUNE, top1
+from arithmetic import add_arithmetic, in_arithmetic
+from keep import SHAPE, TUNE, Made, kept, made_once, planned, top1
 from matplotlib.figure import Figure
 from rivals import CRITERIA, pruned
 from rows import read_rows, write_rows
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
-from ghostify import InputError, compare, convert, count, create_model, deploy, plan
+from ghostify import InputError, compare, count, create_model, deploy, load
 from ghostify.allocator import keep_freed_memory
-from ghostify.data import load_data
+from ghostify.data import ImageData, load_data
 from ghostify.data.sample import draw_inputs
 from ghostify.jobs.train import Teacher, train
 from ghostify.measure.environment import describe_environment
@@ -38,6 +40,8 @@ from ghostify.transform.refine import refine_whole_
 
 SHARES = (0.8, 0.65, 0.5, 0.35, 0.2)  # of the multiply-adds
 TEST_IMAGES = 10_000
+# Columns that `--time` fills.
+TIME = ("time_ratio", "time_ratio_low", "time_ratio_high", "engine_threads", "timed_on", "timed_core_share")
 
 
 def main() -> None:
@@ -51,114 +55,135 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="+", default=list(SHARES))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--images", type=int, default=1024)
+    add_arithmetic(parser)
+    parser.add_argument(
+        "--made", type=Path, required=True, help="folder that keeps the networks as made, and trainings"
+    )
+    parser.add_argument("--time", action="store_true", help="measure what has no time yet")
     parser.add_argument("--threads", type=int, default=1, help="of the engine")
-    parser.add_argument("--measurements", type=Path, help="file for what plans measure")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
 
     original = load_weights_(create_model(arguments.network), arguments.weights).eval()
     data = load_data(arguments.data, hold_out=0.1)
-    images = draw_inputs(data, arguments.images, arguments.seed)
+    images = tuple(draw_inputs(data, arguments.images, arguments.seed))
     rows = read_rows(arguments.out)
     done = {(row["method"], row["asked"], row["epochs"], row["seed"]) for row in rows}
     for method in arguments.methods:
         for share in arguments.shares:
-            wanted = [e for e in arguments.epochs if (method, f"{share:g}", str(e), str(arguments.seed)) not in done]
+            asked, seed = f"{share:g}", arguments.seed
+            wanted = [e for e in arguments.epochs if (method, asked, str(e), str(seed)) not in done]
             if not wanted:
                 continue
-            started = time.perf_counter()
-            torch.manual_seed(arguments.seed)
-            context = {"data": data, "seed": arguments.seed, "measurements": arguments.measurements}
+            torch.manual_seed(seed)
+            make = partial(METHODS[method], original, images, share, data, seed)
+            file = made_file(arguments, method, asked)
             try:
-                model, remark = METHODS[method](original, images, share, context)
+                start, made, remark = made_once(file, make)
             except InputError as error:
                 print(f"{method} at {share:g}: {error}", file=sys.stderr)
                 continue
-            made = time.perf_counter() - started
-            example = images[0][:1]
-            both = [deploy(network, example, engine="openvino") for network in (original, model)]
-            timed = compare(both[0], both[1], example, engine="openvino", threads=arguments.threads)
-            start = copy.deepcopy(model)
+            macs_ratio = count(start, SHAPE).macs / count(original, SHAPE).macs
             for epochs in sorted(wanted):
-                model = copy.deepcopy(start)
+                model = copy.deepcopy(start).to(arguments.device)
                 if epochs:
-                    recipe = replace(TUNE, epochs=epochs, seed=arguments.seed)
-                    train(model, data, recipe, teacher=Teacher(original))
+                    train(
+                        model,
+                        data,
+                        in_arithmetic(replace(TUNE, epochs=epochs, seed=seed), arguments),
+                        teacher=Teacher(copy.deepcopy(original)),
+                        checkpoint=file.with_suffix(f".{epochs}_epochs.pt"),
+                        resume=True,
+                        device=arguments.device,
+                    )
                 row = {
                     "network": arguments.network,
                     "method": method,
-                    "asked": f"{share:g}",
+                    "asked": asked,
                     "epochs": epochs,
-                    "seed": arguments.seed,
-                    "macs_ratio": f"{count(model, SHAPE).macs / count(original, SHAPE).macs:.4f}",
-                    "time_ratio": f"{timed.ratio:.4f}",
-                    "time_ratio_low": f"{timed.ratio_low:.4f}",
-                    "time_ratio_high": f"{timed.ratio_high:.4f}",
-                    "val_top1": f"{top1(model, data, 'cpu', held_out=True):.4f}",
-                    "test_top1": f"{top1(model, data, 'cpu', held_out=False):.4f}",
+                    "seed": seed,
+                    "macs_ratio": f"{macs_ratio:.4f}",
+                    **dict.fromkeys(TIME, ""),
+                    "val_top1": f"{top1(model, data, arguments.device, held_out=True):.4f}",
+                    "test_top1": f"{top1(model, data, arguments.device, held_out=False):.4f}",
                     "remark": remark,
                     "seconds_to_make": f"{made:.0f}",
-                    "engine_threads": arguments.threads,
-                    **describe_environment(),
+                    **describe_environment(arguments.device),
                     "command": "python " + shlex.join(sys.argv),
                 }
                 rows.append(row)
                 write_rows(arguments.out, rows)
                 print(f"{method} at {share:g}, {epochs} epochs: {row['val_top1']} held out", file=sys.stderr)
+    if arguments.time:
+        measure_times(rows, original, images[0][:1], arguments)
     if arguments.plot:
-        plot(rows, arguments.plot)
+        plot([row for row in rows if row["time_ratio"]], arguments.plot)
 
 
-def planned(original: nn.Module, images: list[Tensor], share: float, context: dict[str, Any]) -> tuple[nn.Module, str]:
+def made_file(arguments: argparse.Namespace, method: str, asked: str) -> Path:
+    """Where the network of a row is kept: `keep.py` names those that it makes, too, the same."""
+    size = "" if asked == "0.5" else f", {asked}"
+    return arguments.made / f"{arguments.network}, {method}{size}, draw {arguments.seed}.pt"
+
+
+def measure_times(
+    rows: list[dict[str, Any]], original: nn.Module, example: Tensor, arguments: argparse.Namespace
+) -> None:
+    """Time each network that has rows without a time against the original, and write that into all its rows."""
+    before = deploy(original, example, engine="openvino")
+    untimed = [row for row in rows if not row["time_ratio"] and str(row["seed"]) == str(arguments.seed)]
+    for method, asked in dict.fromkeys((row["method"], row["asked"]) for row in untimed):
+        model = load(made_file(arguments, method, asked))
+        timed = compare(
+            before, deploy(model, example, engine="openvino"), example, engine="openvino", threads=arguments.threads
+        )
+        environment = describe_environment()
+        ratios = [f"{ratio:.4f}" for ratio in (timed.ratio, timed.ratio_low, timed.ratio_high)]
+        told = [*ratios, arguments.threads, environment["processor"], environment["core_share"]]
+        for row in untimed:
+            if (row["method"], row["asked"]) == (method, asked):
+                row.update(zip(TIME, told, strict=True))
+        write_rows(arguments.out, rows)
+        print(f"{method} at {asked}: {timed.ratio:.3f} of the time", file=sys.stderr)
+
+
+def with_plan(original: nn.Module, images: Sequence[Tensor], share: float, data: ImageData, seed: int) -> nn.Module:
     """Options of least harm at a share of the multiply-adds."""
-    found = plan(
-        original,
-        example=images[0][:1],
-        calibration=images,
-        target_macs=share,
-        skip=[STEM],
-        measurements=context["measurements"],
-    )
-    return convert(original, calibration=images, plan=found, seed=context["seed"]).model, f"harm {found.harm:.4f}"
+    return planned(share)(original, images, seed)
 
 
-def mixed(original: nn.Module, images: list[Tensor], share: float, context: dict[str, Any]) -> tuple[nn.Module, str]:
+def mixed(original: nn.Module, images: Sequence[Tensor], share: float, data: ImageData, seed: int) -> nn.Module:
     """The same share of each layer's maps dropped, kept and combined."""
-    options = {"cheap": "pointwise", "drop_inner": True, "skip": [STEM], "seed": context["seed"]}
-    return convert(original, calibration=images, ratio=1 / share, **options).model, ""
+    return kept(cheap="pointwise", drop_inner=True, ratio=1 / share)(original, images, seed)
 
 
-def published(
-    original: nn.Module, images: list[Tensor], share: float, context: dict[str, Any]
-) -> tuple[nn.Module, str]:
+def published(original: nn.Module, images: Sequence[Tensor], share: float, data: ImageData, seed: int) -> Made:
     """The paper's ghosts; ratios are whole, so that few shares are possible."""
     ratio = round(1 / share)
     if ratio < 2 or abs(1 / ratio - share) > 0.08:
         raise InputError("no whole ratio is near")
-    return convert(original, calibration=images, ratio=ratio, skip=[STEM], seed=context["seed"]).model, f"s={ratio}"
+    return kept(ratio=ratio)(original, images, seed), f"s={ratio}"
 
 
-def torch_pruning(
-    original: nn.Module, images: list[Tensor], share: float, context: dict[str, Any]
-) -> tuple[nn.Module, str]:
+def torch_pruning(original: nn.Module, images: Sequence[Tensor], share: float, data: ImageData, seed: int) -> Made:
     """By the criterion that keeps most."""
-    macs = count(original, SHAPE).macs
-
-    def kept(criterion: str) -> float:
-        return top1(pruned(original, images, SHAPE, macs // 2, criterion), context["data"], "cpu", held_out=True)
-
-    if "criterion" not in context:
-        context["criterion"] = max(CRITERIA, key=kept)
-    return pruned(original, images, SHAPE, int(share * macs), context["criterion"]), context["criterion"]
+    criterion = best_criterion(original, images, data)
+    return pruned(original, images, SHAPE, int(share * count(original, SHAPE).macs), criterion), criterion
 
 
-def refined(original: nn.Module, images: list[Tensor], share: float, context: dict[str, Any]) -> tuple[nn.Module, str]:
+@cache
+def best_criterion(original: nn.Module, images: Sequence[Tensor], data: ImageData) -> str:
+    """Torch-Pruning's criterion that keeps most at half of the multiply-adds, on images held out of train."""
+    half = count(original, SHAPE).macs // 2
+    return max(CRITERIA, key=lambda c: top1(pruned(original, images, SHAPE, half, c), data, "cpu", held_out=True))
+
+
+def refined(original: nn.Module, images: Sequence[Tensor], share: float, data: ImageData, seed: int) -> Made:
     """Torch-Pruning, then our refinement of the whole: twice the passes, as there is none of blocks."""
-    model, criterion = torch_pruning(original, images, share, context)
-    generator = torch.Generator().manual_seed(context["seed"])
+    model, criterion = torch_pruning(original, images, share, data, seed)
     ends = same_ends(original, model, images[0][:2])
-    refine_whole_(model, original, dict.fromkeys(ends), images, generator, passes=12)
+    refine_whole_(model, original, dict.fromkeys(ends), images, torch.Generator().manual_seed(seed), passes=12)
     return model.eval(), criterion
 
 
@@ -182,9 +207,8 @@ def same_ends(original: nn.Module, model: nn.Module, example: Tensor) -> list[st
     return [name for name in names if shapes[0][name] == shapes[1][name]]
 
 
-Method = Callable[[nn.Module, list[Tensor], float, dict[str, Any]], tuple[nn.Module, str]]
-METHODS: dict[str, Method] = {
-    "planned": planned,
+METHODS: dict[str, Callable[[nn.Module, Sequence[Tensor], float, ImageData, int], nn.Module | Made]] = {
+    "planned": with_plan,
     "mixed": mixed,
     "depthwise": published,
     "Torch-Pruning": torch_pruning,
