@@ -3,7 +3,8 @@
     python benchmarks/step_time.py --device cuda --out benchmarks/results/step_time.csv
 
 `ms` is from one step to the next; `busy_ms` what the GPU computes of it, so that several trainings side by side on one
-GPU take at least that each. `chosen` says whether cuDNN tries its algorithms out and takes the fastest.
+GPU take at least that each. `chosen` says whether cuDNN tries its algorithms out and takes the fastest; `recorded` that
+forward and backward pass are replayed as CUDA graphs.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from ghostify import create_model, load
 from ghostify.errors import InputError
+from ghostify.jobs.cuda_graph import record_
 from ghostify.jobs.learn import make_optimizer
 from ghostify.jobs.recipe import Recipe
 from ghostify.measure.environment import describe_environment
@@ -31,22 +33,24 @@ SHAPE, IMAGES, WARM, STEPS, PROFILED = (3, 32, 32), 128, 5, 20, 5
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", default=NETWORKS, help="names, or network files")
+    parser.add_argument("--recorded", action="store_true", help="only replayed ones, in bf16 and channels last")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     rows = read_rows(arguments.out)
     environment = describe_environment(arguments.device)
-    settings = itertools.product(
-        arguments.networks, ("bf16", "fp32"), ("channels last", "channels first"), (False, True)
-    )
-    for network, precision, order, chosen in settings:
-        ms, busy = step_ms(opened(network), precision, order, chosen, arguments.device)
+    orders = ("channels last", "channels first")
+    launched = itertools.product(arguments.networks, ("bf16", "fp32"), orders, (False, True), (False,))
+    replayed = itertools.product(arguments.networks, ("bf16",), orders[:1], (False,), (True,))
+    for network, precision, order, chosen, recorded in replayed if arguments.recorded else launched:
+        ms, busy = step_ms(opened(network), precision, order, chosen, recorded, arguments.device)
         rows.append(
             {
                 "network": network,
                 "precision": precision,
                 "order": order,
                 "chosen": chosen,
+                "recorded": recorded,
                 "images": IMAGES,
                 "ms": f"{ms:.2f}",
                 "busy_ms": f"{busy:.2f}",
@@ -55,7 +59,10 @@ def main() -> None:
                 "command": "python " + shlex.join(sys.argv),
             }
         )
-        print(f"{network}, {precision}, {order}, chosen {chosen}: {ms:.1f} ms, busy {busy:.1f}", flush=True)
+        print(
+            f"{network}, {precision}, {order}, chosen {chosen}, recorded {recorded}: {ms:.1f} ms, busy {busy:.1f}",
+            flush=True,
+        )
         write_rows(arguments.out, rows)
 
 
@@ -66,7 +73,9 @@ def opened(name: str) -> nn.Module:
         return load(name)
 
 
-def step_ms(model: nn.Module, precision: str, order: str, chosen: bool, device: str) -> tuple[float, float]:
+def step_ms(
+    model: nn.Module, precision: str, order: str, chosen: bool, recorded: bool, device: str
+) -> tuple[float, float]:
     """Milliseconds of a step, and for how many of them the GPU computes."""
     torch.backends.cudnn.benchmark = chosen
     layout = torch.channels_last if order == "channels last" else torch.contiguous_format
@@ -75,9 +84,16 @@ def step_ms(model: nn.Module, precision: str, order: str, chosen: bool, device: 
     x = torch.randn(IMAGES, *SHAPE, device=device).contiguous(memory_format=layout)
     labels = torch.randint(10, (IMAGES,), device=device)
 
+    def autocast(cache_enabled: bool = True) -> torch.autocast:
+        return torch.autocast(x.device.type, torch.bfloat16, precision == "bf16", cache_enabled)
+
+    if recorded:
+        with autocast(cache_enabled=False):
+            record_(model, x)
+
     def steps(number: int) -> None:
         for _ in range(number):
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            with autocast():
                 loss = nn.functional.cross_entropy(model(x), labels)
             optimizer.zero_grad()
             loss.backward()

@@ -1,5 +1,6 @@
 """The verbs on a GPU; everything else is tested without one."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ import torch
 
 from ghostify import count, create_model, load
 from ghostify.cli import main
+from ghostify.data import load_data
+from ghostify.jobs.recipe import Recipe
+from ghostify.jobs.train import Teacher, train
 from ghostify.transform.narrow import narrow
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -67,3 +71,20 @@ def test_narrow_leaves_a_network_where_it_is() -> None:
     model = create_model("resnet20").cuda()
     half = narrow(model, (3, 32, 32), count(model, (3, 32, 32)).macs // 2)
     assert next(half.parameters()).is_cuda
+
+
+def test_a_recorded_step_teaches_what_a_launched_one_does(colours: Path) -> None:
+    data = load_data(f"npz:{colours}", hold_out=0.2)
+    recipe = Recipe(epochs=2, batch_size=12, lr=0.02, precision="fp32", ema=0.9)
+    losses, states = [], []
+    for cuda_graph in (False, True):
+        torch.manual_seed(0)
+        model, teacher = create_model("resnet20"), create_model("ghost_resnet20")
+        history = train(
+            model, data, dataclasses.replace(recipe, cuda_graph=cuda_graph), teacher=Teacher(teacher), device="cuda"
+        )
+        assert "forward" not in model.__dict__ | teacher.__dict__
+        losses.append([epoch.train_loss for epoch in history])
+        states.append(model.state_dict())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+    torch.testing.assert_close(states[1]["bn1.running_mean"], states[0]["bn1.running_mean"], rtol=0.05, atol=1e-3)

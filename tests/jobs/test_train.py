@@ -21,6 +21,7 @@ from ghostify import InputError, create_model
 from ghostify.data import load_data
 from ghostify.data.images import MemoryImages
 from ghostify.jobs.checkpoint import Epoch
+from ghostify.jobs.cuda_graph import forget_, record_
 from ghostify.jobs.evaluate import evaluate
 from ghostify.jobs.learn import lr_factor, make_optimizer, trains_in_bf16
 from ghostify.jobs.recipe import Recipe
@@ -325,3 +326,24 @@ def test_torchrun_starts_two_processes_that_share_the_images(colours: Path, tmp_
     assert "(1/3)" in done.stderr
     assert done.stderr.count("(3/3)") == 1
     assert load(out / "network.safetensors", factory="tiny:Tiny")(torch.zeros(1, 3, 12, 12)).shape == (1, 3)
+
+
+def test_a_recorded_step_needs_a_gpu_and_whole_batches(colours: Path) -> None:
+    with pytest.raises(InputError, match="one process on a CUDA device"):
+        trained(colours, dataclasses.replace(RECIPE, cuda_graph=True))
+
+
+def test_recording_leaves_statistics_and_the_forward_pass_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = create_model("resnet20").train()
+    state, x = {name: value.clone() for name, value in model.state_dict().items()}, torch.randn(4, 3, 32, 32)
+
+    def record(network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        network(*inputs)  # as PyTorch does before it records
+        network.forward = lambda x: x  # type: ignore[method-assign]  # as PyTorch does after it
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", record)
+    record_(model, x)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert model(x) is x
+    forget_(model)
+    assert model(x).shape == (4, 10)

@@ -100,6 +100,9 @@ class Detection:
         losses: dict[str, Tensor] = model(images, targets)
         return Answer(torch.stack([loss.float() for loss in losses.values()]).sum(), len(images))
 
+    def networks(self, model: nn.Module, recipe: Recipe) -> list[nn.Module]:
+        raise InputError("cuda_graph: expected a network that classifies, a detector's images differ in shape")
+
     def trained_before(self, model: nn.Module) -> nn.Module:
         """The backbone: pyramid and head are new."""
         return model.get_submodule("backbone.body")

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from ghostify.errors import InputError
 from ghostify.jobs.checkpoint import Epoch, Learner, load_checkpoint, save_checkpoint
+from ghostify.jobs.cuda_graph import forget_, record_
 from ghostify.jobs.recipe import Recipe
 from ghostify.measure.environment import computes_in_bf16
 from ghostify.progress import Progress
@@ -52,6 +53,13 @@ class Task(Protocol):
 
     def answer(self, model: nn.Module, batch: Any) -> Answer:
         """What the network in training gives for a prepared batch."""
+
+    def networks(self, model: nn.Module, recipe: Recipe) -> list[nn.Module]:
+        """What ``answer`` runs on a prepared batch's first part, for ``cuda_graph``; the one in training first.
+
+        Raises:
+            InputError: If not all batches have the same shape.
+        """
 
     def trained_before(self, model: nn.Module) -> nn.Module:
         """The part of the network whose BatchNorm statistics ``freeze_norm`` holds."""
@@ -110,6 +118,7 @@ def learn(
         history = load_checkpoint(path, learner, settings)
 
     run = TrainingRun(accelerator, net, learner, loader, task, recipe)
+    recorded = run.recorded() if recipe.cuda_graph else []
     for number in range(len(history) + 1, recipe.epochs + 1):
         order.manual_seed(recipe.seed * 1_000_003 + number)
         torch.manual_seed(recipe.seed * 1_000_003 + number * 1_009 + accelerator.process_index)
@@ -120,6 +129,8 @@ def learn(
             if path is not None:
                 save_checkpoint(path, learner, settings, history)
     accelerator.wait_for_everyone()
+    for network in recorded:
+        forget_(network)
     if average is not None:
         model.load_state_dict(average.module.state_dict())
     # Scored as whoever loads it will: another order in memory rounds otherwise.
@@ -143,13 +154,33 @@ class TrainingRun:
     task: Task
     recipe: Recipe
 
-    def epoch(self, number: int, progress: Progress | None) -> Epoch:
-        """One pass over the training images, then one over those held out."""
+    def begin_training(self) -> None:
         self.model.train()
         if self.recipe.freeze_norm:
             for module in self.task.trained_before(self.learner.model).modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
+
+    def recorded(self) -> list[nn.Module]:
+        """Have the networks recorded as CUDA graphs; which they are."""
+        if self.accelerator.device.type != "cuda" or self.accelerator.num_processes > 1:
+            raise InputError("cuda_graph: expected one process on a CUDA device")
+        networks = self.task.networks(self.learner.model, self.recipe)
+        self.begin_training()
+        x, *_ = self.task.prepare(next(iter(self.loader)), self.recipe)
+        for network in networks:
+            with self.autocast(cache_enabled=False), torch.set_grad_enabled(network.training):
+                record_(network, x)
+        return networks
+
+    def autocast(self, cache_enabled: bool = True) -> torch.autocast:
+        device = self.accelerator.device
+        bf16 = trains_in_bf16(self.recipe.precision, device)
+        return torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=cache_enabled)
+
+    def epoch(self, number: int, progress: Progress | None) -> Epoch:
+        """One pass over the training images, then one over those held out."""
+        self.begin_training()
         started, data_seconds = time.perf_counter(), 0.0
         loss_sum, right, seen = 0.0, 0, 0
         knows_right = False
@@ -191,9 +222,8 @@ class TrainingRun:
     def step(self, batch: Any) -> tuple[float, Answer]:
         """One batch, and where enough are gathered a step of the optimizer; the loss and the answer before it."""
         learner, accelerator = self.learner, self.accelerator
-        device = accelerator.device
         with accelerator.accumulate(self.model):
-            with torch.autocast(device.type, torch.bfloat16, enabled=trains_in_bf16(self.recipe.precision, device)):
+            with self.autocast():
                 answer = self.task.answer(self.model, batch)
             value = answer.loss.item()
             if math.isfinite(value):

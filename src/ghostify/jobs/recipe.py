@@ -34,6 +34,8 @@ class Recipe:
             folder's images.
         precision: "fp32", "bf16" (autocast), or "auto": bf16 where the processor computes in it.
         channels_last: Memory order of the maps.
+        cuda_graph: Record a step's work on a GPU once and replay it, which is faster where the network is small; of
+            one process that classifies, and of networks that compute the same whatever the input's values.
         freeze_norm: Hold BatchNorm's statistics, as for a trained network that has them folded away; of a detector the
             backbone's.
         seed: Of weights, order and augmentation.
@@ -55,6 +57,7 @@ class Recipe:
     rand_augment: bool = False
     precision: str = "auto"
     channels_last: bool = True
+    cuda_graph: bool = False
     freeze_norm: bool = False
     seed: int = 0
 

@@ -118,6 +118,12 @@ class Classification:
             loss = (1 - self.teacher.weight) * loss + self.teacher.weight * apart
         return Answer(loss, len(labels), int((logits.detach().argmax(1) == labels).sum()))
 
+    def networks(self, model: nn.Module, recipe: Recipe) -> list[nn.Module]:
+        if not drops_last(self.data.train, recipe.batch_size):
+            found = count_images(self.data.train)
+            raise InputError(f"cuda_graph: expected at least two batches of {recipe.batch_size} images, found {found}")
+        return [model] if self.teacher is None else [model, self.teacher.network]
+
     def trained_before(self, model: nn.Module) -> nn.Module:
         return model
 
@@ -151,6 +157,10 @@ def make_loader(dataset: Dataset[Batch], batch_size: int, workers: int, order: t
         generator=order,
         collate_fn=join_batches,
         num_workers=0 if isinstance(dataset, MemoryImages) else workers,
-        drop_last=count_images(dataset)
-        >= 2 * batch_size,  # a last batch of a few images would spoil BatchNorm's statistics
+        drop_last=drops_last(dataset, batch_size),
     )
+
+
+def drops_last(dataset: Dataset[Batch], batch_size: int) -> bool:
+    """Whether an incomplete batch is left out: a few images would spoil BatchNorm's statistics."""
+    return count_images(dataset) >= 2 * batch_size

@@ -1,0 +1,26 @@
+"""A network's work on a GPU, recorded once and replayed: small networks wait for their launches, not for the GPU."""
+
+import torch
+from torch import Tensor, nn
+
+
+def record_(network: nn.Module, x: Tensor) -> None:
+    """Let a network replay its forward and backward pass as CUDA graphs while it is in the mode that it is in now.
+
+    Its weights may change, but not its parameters' places in memory, nor the shape of its input; in the other mode it
+    computes as before. To be called under the autocast, without its cache, and with the gradients that are wanted.
+
+    Args:
+        x: An input; kept, and overwritten by later ones.
+    """
+    buffers = list(network.buffers())
+    before = [buffer.clone() for buffer in buffers]
+    torch.cuda.make_graphed_callables(network, (x,))
+    # The runs before the recording moved BatchNorm's statistics.
+    for buffer, value in zip(buffers, before, strict=True):
+        buffer.copy_(value)
+
+
+def forget_(network: nn.Module) -> None:
+    """Let a recorded network compute as its class does again."""
+    network.__dict__.pop("forward", None)
