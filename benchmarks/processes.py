@@ -60,7 +60,15 @@ def learn(folder: Path, processes: int, weights: Path, dtype: str) -> tuple[dict
     out = folder / f"{processes}, {dtype}"
     out.mkdir()
     settings = [str(HELD_OUT / (FIT + HELD_OUT)), str(128 // processes), "0.001", "1", str(out), str(weights), dtype]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), str(SCRIPT)]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(processes),
+        str(SCRIPT),
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([*launcher, str(folder / "part.npz"), *settings], env=environment, check=True)
     return torch.load(out / "weights.pt", weights_only=True), json.loads((out / "counted.json").read_text())

@@ -101,7 +101,7 @@ def test_two_processes_share_the_images_and_count_each_once(tmp_path: Path) -> N
     reference = make_boxes(tmp_path)
     command = ["-m", "ghostify", "detect", "train", NAME, "--data", reference, *LEARN, "--epochs", "1"]
     command += ["--hold-out", "0.25", "--out", str(tmp_path / "out")]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29617"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [*torchrun, *command], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
     )

@@ -201,7 +201,7 @@ def test_bf16_can_be_asked_for_and_trains(colours: Path) -> None:
 
 def torchrun(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`python -m torch.distributed.run` with so many processes, done well."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*launcher, *arguments], env=environment, capture_output=True, text=True, timeout=1800, check=False
