@@ -3,10 +3,11 @@
     python benchmarks/pareto.py resnet56 --weights resnet56.th --data npz:cifar10.npz --made DIR --epochs 0 5 --time \\
         --out benchmarks/results/pareto_resnet56.csv --plot docs/pareto_resnet56.png
 
-Each row: one method at one of five sizes, made without labels on the CPU, trained for so many epochs with labels and
-the original as teacher on `--device`. `--time` measures, on a quiet machine, every network of `--made` whose rows have
-no time yet against the original in OpenVINO, both deployed; training does not change it. Torch-Pruning's criterion is
-the one that keeps most on images held out of train, at half of the multiply-adds; the row names it. Rows that are there
+Each row: one method at one of five sizes (`asked`: a share of the multiply-adds, for `planned for time` of the time;
+what cannot be reached is left out), made without labels on the CPU, trained for so many epochs with labels and the
+original as teacher on `--device`. `--time` measures, on a quiet machine, every network of `--made` whose rows have no
+time yet against the original in OpenVINO, both deployed; training does not change it. Torch-Pruning's criterion is the
+one that keeps most on images held out of train, at half of the multiply-adds; the row names it. Rows that are there
 already are not made again; the plot has all that are timed.
 """
 
@@ -15,21 +16,21 @@ import copy
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from arithmetic import add_arithmetic, in_arithmetic
-from keep import SHAPE, TUNE, Made, kept, made_once, planned, top1
+from keep import SHAPE, STEM, TUNE, Made, kept, made_once, planned, top1
 from matplotlib.figure import Figure
 from rivals import CRITERIA, pruned
 from rows import read_rows, write_rows
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
-from ghostify import InputError, compare, count, create_model, deploy, load
+from ghostify import InputError, compare, convert, count, create_model, deploy, load, plan
 from ghostify.allocator import keep_freed_memory
 from ghostify.data import ImageData, load_data
 from ghostify.data.sample import draw_inputs
@@ -68,6 +69,8 @@ def main() -> None:
     original = load_weights_(create_model(arguments.network), arguments.weights).eval()
     data = load_data(arguments.data, hold_out=0.1)
     images = tuple(draw_inputs(data, arguments.images, arguments.seed))
+    measured = arguments.made / f"{arguments.network}, measured {arguments.seed}.jsonl"
+    start = Start(original, images, data, arguments.seed, arguments.threads, measured)
     rows = read_rows(arguments.out)
     done = {(row["method"], row["asked"], row["epochs"], row["seed"]) for row in rows}
     for method in arguments.methods:
@@ -77,16 +80,16 @@ def main() -> None:
             if not wanted:
                 continue
             torch.manual_seed(seed)
-            make = partial(METHODS[method], original, images, share, data, seed)
+            make = partial(METHODS[method], start, share)
             file = made_file(arguments, method, asked)
             try:
-                start, made, remark = made_once(file, make)
+                network, made, remark = made_once(file, make)
             except InputError as error:
                 print(f"{method} at {share:g}: {error}", file=sys.stderr)
                 continue
-            macs_ratio = count(start, SHAPE).macs / count(original, SHAPE).macs
+            macs_ratio = count(network, SHAPE).macs / count(original, SHAPE).macs
             for epochs in sorted(wanted):
-                model = copy.deepcopy(start).to(arguments.device)
+                model = copy.deepcopy(network).to(arguments.device)
                 if epochs:
                     train(
                         model,
@@ -148,42 +151,79 @@ def measure_times(
         print(f"{method} at {asked}: {timed.ratio:.3f} of the time", file=sys.stderr)
 
 
-def with_plan(original: nn.Module, images: Sequence[Tensor], share: float, data: ImageData, seed: int) -> nn.Module:
+@dataclass(frozen=True)
+class Start:
+    """What every method starts from."""
+
+    original: nn.Module
+    images: Sequence[Tensor]
+    data: ImageData
+    seed: int
+    threads: int
+    measured: Path  # for what plans measure
+
+    @property
+    def macs(self) -> int:
+        return count(self.original, SHAPE).macs
+
+
+def with_plan(start: Start, share: float) -> nn.Module:
     """Options of least harm at a share of the multiply-adds."""
-    return planned(share)(original, images, seed)
+    return planned(share)(start.original, start.images, start.seed)
 
 
-def mixed(original: nn.Module, images: Sequence[Tensor], share: float, data: ImageData, seed: int) -> nn.Module:
+def for_time(start: Start, share: float) -> Made:
+    """Options of least harm at a share of the time."""
+    found = plan(
+        start.original,
+        example=start.images[0][:1],
+        calibration=start.images,
+        target_speedup=1 / share,
+        threads=start.threads,
+        skip=[STEM],
+        measurements=start.measured,
+    )
+    made = convert(start.original, calibration=start.images, plan=found, seed=start.seed).model
+    return made, f"at most {found.limit:.2f} times as fast can be reached"
+
+
+def mixed(start: Start, share: float) -> nn.Module:
     """The same share of each layer's maps dropped, kept and combined."""
-    return kept(cheap="pointwise", drop_inner=True, ratio=1 / share)(original, images, seed)
+    make = kept(cheap="pointwise", drop_inner=True, ratio=1 / share)
+    return make(start.original, start.images, start.seed)
 
 
-def published(original: nn.Module, images: Sequence[Tensor], share: float, data: ImageData, seed: int) -> Made:
+def published(start: Start, share: float) -> Made:
     """The paper's ghosts; ratios are whole, so that few shares are possible."""
     ratio = round(1 / share)
     if ratio < 2 or abs(1 / ratio - share) > 0.08:
         raise InputError("no whole ratio is near")
-    return kept(ratio=ratio)(original, images, seed), f"s={ratio}"
+    return kept(ratio=ratio)(start.original, start.images, start.seed), f"s={ratio}"
 
 
-def torch_pruning(original: nn.Module, images: Sequence[Tensor], share: float, data: ImageData, seed: int) -> Made:
+def torch_pruning(start: Start, share: float) -> Made:
     """By the criterion that keeps most."""
-    criterion = best_criterion(original, images, data)
-    return pruned(original, images, SHAPE, int(share * count(original, SHAPE).macs), criterion), criterion
+    criterion = best_criterion(start)
+    return pruned(start.original, start.images, SHAPE, int(share * start.macs), criterion), criterion
 
 
 @cache
-def best_criterion(original: nn.Module, images: Sequence[Tensor], data: ImageData) -> str:
+def best_criterion(start: Start) -> str:
     """Torch-Pruning's criterion that keeps most at half of the multiply-adds, on images held out of train."""
-    half = count(original, SHAPE).macs // 2
-    return max(CRITERIA, key=lambda c: top1(pruned(original, images, SHAPE, half, c), data, "cpu", held_out=True))
+
+    def knows(criterion: str) -> float:
+        half = pruned(start.original, start.images, SHAPE, start.macs // 2, criterion)
+        return top1(half, start.data, "cpu", held_out=True)
+
+    return max(CRITERIA, key=knows)
 
 
-def refined(original: nn.Module, images: Sequence[Tensor], share: float, data: ImageData, seed: int) -> Made:
+def refined(start: Start, share: float) -> Made:
     """Torch-Pruning, then our refinement of the whole: twice the passes, as there is none of blocks."""
-    model, criterion = torch_pruning(original, images, share, data, seed)
-    ends = same_ends(original, model, images[0][:2])
-    refine_whole_(model, original, dict.fromkeys(ends), images, torch.Generator().manual_seed(seed), passes=12)
+    model, criterion = torch_pruning(start, share)
+    ends = dict.fromkeys(same_ends(start.original, model, start.images[0][:2]))
+    generator = torch.Generator().manual_seed(start.seed)
+    refine_whole_(model, start.original, ends, start.images, generator, passes=12)
     return model.eval(), criterion
 
 
@@ -207,7 +247,8 @@ def same_ends(original: nn.Module, model: nn.Module, example: Tensor) -> list[st
     return [name for name in names if shapes[0][name] == shapes[1][name]]
 
 
-METHODS: dict[str, Callable[[nn.Module, Sequence[Tensor], float, ImageData, int], nn.Module | Made]] = {
+METHODS: dict[str, Callable[[Start, float], nn.Module | Made]] = {
+    "planned for time": for_time,
     "planned": with_plan,
     "mixed": mixed,
     "depthwise": published,
