@@ -41,6 +41,7 @@ from ghostify.transform.refine import refine_whole_
 
 SHARES = (0.8, 0.65, 0.5, 0.35, 0.2)  # of the multiply-adds
 TEST_IMAGES = 10_000
+LOWEST = 10  # points below the best: the plot ends there
 # Columns that `--time` fills.
 TIME = ("time_ratio", "time_ratio_low", "time_ratio_high", "engine_threads", "timed_on", "timed_core_share")
 
@@ -260,9 +261,10 @@ METHODS: dict[str, Callable[[Start, float], nn.Module | Made]] = {
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Top-1 on the test images against time, one line per method, one panel per number of epochs."""
     numbers = sorted({int(row["epochs"]) for row in rows})
-    figure = Figure(figsize=(5 * len(numbers), 4), layout="constrained")
-    for axes, epochs in zip(figure.subplots(1, len(numbers), squeeze=False)[0], numbers, strict=True):
-        for method in METHODS:
+    best = max(100 * float(row["test_top1"]) for row in rows)
+    figure = Figure(figsize=(5 * len(numbers) + 2, 4), layout="constrained")
+    for axes, epochs in zip(figure.subplots(1, len(numbers), sharex=True, squeeze=False)[0], numbers, strict=True):
+        for color, method in enumerate(METHODS):
             own = [row for row in rows if row["method"] == method and int(row["epochs"]) == epochs]
             own.sort(key=lambda row: float(row["time_ratio"]))
             if not own:
@@ -272,15 +274,22 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
             right = [binomtest(round(v * TEST_IMAGES), TEST_IMAGES).proportion_ci(method="wilson") for v in y]
             tall = [(interval.low, interval.high) for interval in right]
             axes.errorbar(
-                x, [100 * v for v in y], xerr=around(x, wide), yerr=around(y, tall, 100), label=method, marker="."
+                x,
+                [100 * v for v in y],
+                xerr=around(x, wide),
+                yerr=around(y, tall, 100),
+                label=method,
+                marker=".",
+                color=f"C{color}",
             )
         axes.set(
             xlabel="time over the original's, OpenVINO",
             ylabel="top-1 on test images, %",
             title=f"{epochs} epochs with labels" if epochs else "no labels",
         )
+        axes.set_ylim(bottom=max(axes.get_ylim()[0], best - LOWEST))
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), frameon=False, loc="outside right center")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 

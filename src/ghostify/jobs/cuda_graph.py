@@ -15,6 +15,8 @@ def record_(network: nn.Module, x: Tensor) -> None:
     """
     buffers = list(network.buffers())
     before = [buffer.clone() for buffer in buffers]
+    # PyTorch records on a stream of its own and then warns that gradients gather on another: that is meant.
+    torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
     torch.cuda.make_graphed_callables(network, (x,))
     # The runs before the recording moved BatchNorm's statistics.
     for buffer, value in zip(buffers, before, strict=True):
