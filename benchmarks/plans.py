@@ -99,7 +99,8 @@ def main() -> None:
                 "macs_ratio": f"{found.macs:.4f}",
                 "harm": f"{found.harm:.4g}",
             }
-        rows.append(row | describe_environment() | {"command": "python " + shlex.join(sys.argv)})
+        of_engine = {"threads": arguments.threads, "command": "python " + shlex.join(sys.argv)}
+        rows.append(row | describe_environment() | of_engine)
         print(*row.values(), flush=True)
         write_rows(arguments.out, rows)
 
