@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from ghostify.transform.keep import check_batches
 from ghostify.transform.untrained import untrained
 
 # Images by which options are compared: as many as this many multiply-adds allow, within bounds.
-MACS_PER_TRIAL, FEWEST, MOST = 120e9, 16, 256
+MACS_PER_TRIAL, FEWEST, MOST = 80e9, 16, 256
 # A plan for a speed is measured and corrected at most so often; a surplus below this share is left.
 ROUNDS, SURPLUS = 6, 0.02
 CURVE_POINTS = 9
@@ -168,7 +169,9 @@ class Planner:
         aim = 1 / target
         for _ in range(ROUNDS):
             budget = max(floor, aim / bias * original - model.rest)
-            chosen = choose_options(self.harms, costs, budget * (1 + 1e-9))
+            before, chosen = chosen, choose_options(self.harms, costs, budget * (1 + 1e-9))
+            if chosen == before:
+                break  # nothing between it and the target harms less
             found = timing.of(chosen)
             predicted = (costs.of(chosen) + model.rest) / original
             if found.ratio_high <= 1 / target and self.harm(chosen) <= self.harm(best):
@@ -227,14 +230,19 @@ class Timing:
                 progress=self.progress,
             )
 
+    @cached_property
+    def original(self) -> nn.Module:
+        """Deployed."""
+        return deploy(self.model, self.example, engine=self.engine)
+
     def of(self, chosen: Mapping[str, int]) -> Comparison:
         """A network of these options over the original, both deployed."""
         if self.progress:
             self.progress("measure the whole", "", 0, 1)
         with evaluating(self.model), torch.no_grad():
             shaped = untrained(self.model, plan_of(self.sites, chosen), self.example[:1])
-            original, faster = (deploy(network, self.example, engine=self.engine) for network in (self.model, shaped))
-            found = compare(original, faster, self.example, engine=self.engine, threads=self.threads)
+            faster = deploy(shaped, self.example, engine=self.engine)
+            found = compare(self.original, faster, self.example, engine=self.engine, threads=self.threads)
         if self.progress:
             self.progress("measure the whole", f"{1 / found.ratio:.2f} times as fast", 1, 1)
         return found
