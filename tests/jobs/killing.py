@@ -26,21 +26,24 @@ from ghostify.jobs import checkpoint
 
 TESTS = str(Path(__file__).parents[1])  # where `tiny` lies
 EPOCHS_PER_KILL = 12
-LONGEST_SECONDS = 1.0  # between the start of a training and its death
+LONGEST_LIFE = 1 / 3  # of a kill's share of the whole training: on a machine that gets faster it must not end before
 
 
-def train_whole(data: Path, out: Path, kills: int) -> None:
-    assert start(data, out, kills).wait() == 0
+def train_whole(data: Path, out: Path, kills: int) -> float:
+    """Train undisturbed; for how many seconds."""
+    process, begun = start(data, out, kills), time.perf_counter()
+    assert process.wait() == 0
+    return time.perf_counter() - begun
 
 
-def train_killed(data: Path, out: Path, kills: int, seed: int = 0) -> list[str]:
-    """Train with so many deaths; how each came."""
+def train_killed(data: Path, out: Path, kills: int, seconds: float, seed: int = 0) -> list[str]:
+    """Train with so many deaths what takes so many seconds undisturbed; how each came."""
     chance, deaths = random.Random(seed), []
     for number in range(kills):
         amid_checkpoint = chance.randint(1, 5) if number % 2 else 0
         process = start(data, out, kills, amid_checkpoint)
         if not amid_checkpoint:
-            time.sleep(chance.uniform(0, LONGEST_SECONDS))
+            time.sleep(chance.uniform(0, LONGEST_LIFE * seconds / kills))
             process.kill()
         assert process.wait() == -signal.SIGKILL, "the training ended before it was killed: it wants more epochs"
         deaths.append("amid a checkpoint" if amid_checkpoint else "at random")
@@ -123,8 +126,8 @@ def main() -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
         np.savez(folder / "some.npz", x_train=pixels, y_train=labels, x_test=pixels[:9], y_test=labels[:9])
-        train_whole(folder / "some.npz", folder / "whole", arguments.kills)
-        deaths = train_killed(folder / "some.npz", folder / "killed", arguments.kills, arguments.seed)
+        seconds = train_whole(folder / "some.npz", folder / "whole", arguments.kills)
+        deaths = train_killed(folder / "some.npz", folder / "killed", arguments.kills, seconds, arguments.seed)
         different = differences(folder / "whole", folder / "killed")
     counted = ", ".join(f"{deaths.count(way)} {way}" for way in dict.fromkeys(deaths))
     print(f"{len(deaths)} kills ({counted}): {'different: ' + ', '.join(different) if different else 'no difference'}")

@@ -312,8 +312,8 @@ def test_changes_of_a_folders_images_are_refused_for_images_in_memory(colours: P
 
 def test_a_killed_training_goes_on_to_the_same_weights(colours: Path, tmp_path: Path) -> None:
     kills = 3
-    killing.train_whole(colours, tmp_path / "whole", kills)
-    deaths = killing.train_killed(colours, tmp_path / "killed", kills)
+    seconds = killing.train_whole(colours, tmp_path / "whole", kills)
+    deaths = killing.train_killed(colours, tmp_path / "killed", kills, seconds)
     assert set(deaths) == {"at random", "amid a checkpoint"}
     assert killing.differences(tmp_path / "whole", tmp_path / "killed") == []
 
