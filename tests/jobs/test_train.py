@@ -25,7 +25,7 @@ from ghostify.jobs.cuda_graph import forget_, record_
 from ghostify.jobs.evaluate import evaluate
 from ghostify.jobs.learn import lr_factor, make_optimizer, trains_in_bf16
 from ghostify.jobs.recipe import Recipe
-from ghostify.jobs.train import Teacher, train
+from ghostify.jobs.train import Classification, Teacher, train
 from ghostify.jobs.training_folder import TrainingFolder, best_epoch
 from ghostify.network_file import load
 
@@ -331,6 +331,9 @@ def test_torchrun_starts_two_processes_that_share_the_images(colours: Path, tmp_
 def test_a_recorded_step_needs_a_gpu_and_whole_batches(colours: Path) -> None:
     with pytest.raises(InputError, match="one process on a CUDA device"):
         trained(colours, dataclasses.replace(RECIPE, cuda_graph=True))
+    task = Classification(load_data(f"npz:{colours}"), None, 0.0, 0)
+    with pytest.raises(InputError, match="at least two batches of 40 images, found 60"):
+        task.networks(create_model("tiny:Tiny"), dataclasses.replace(RECIPE, batch_size=40))
 
 
 def test_recording_leaves_statistics_and_the_forward_pass_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,7 +342,7 @@ def test_recording_leaves_statistics_and_the_forward_pass_as_they_were(monkeypat
 
     def record(network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         network(*inputs)  # as PyTorch does before it records
-        network.forward = lambda x: x  # type: ignore[method-assign]  # as PyTorch does after it
+        network.forward = lambda x: x  # as PyTorch does after it
 
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", record)
     record_(model, x)

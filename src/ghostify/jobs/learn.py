@@ -119,18 +119,20 @@ def learn(
 
     run = TrainingRun(accelerator, net, learner, loader, task, recipe)
     recorded = run.recorded() if recipe.cuda_graph else []
-    for number in range(len(history) + 1, recipe.epochs + 1):
-        order.manual_seed(recipe.seed * 1_000_003 + number)
-        torch.manual_seed(recipe.seed * 1_000_003 + number * 1_009 + accelerator.process_index)
-        history.append(run.epoch(number, progress))
-        if accelerator.is_main_process:
-            if after_epoch is not None:
-                after_epoch(history, run.validated)
-            if path is not None:
-                save_checkpoint(path, learner, settings, history)
+    try:
+        for number in range(len(history) + 1, recipe.epochs + 1):
+            order.manual_seed(recipe.seed * 1_000_003 + number)
+            torch.manual_seed(recipe.seed * 1_000_003 + number * 1_009 + accelerator.process_index)
+            history.append(run.epoch(number, progress))
+            if accelerator.is_main_process:
+                if after_epoch is not None:
+                    after_epoch(history, run.validated)
+                if path is not None:
+                    save_checkpoint(path, learner, settings, history)
+    finally:
+        for network in recorded:
+            forget_(network)
     accelerator.wait_for_everyone()
-    for network in recorded:
-        forget_(network)
     if average is not None:
         model.load_state_dict(average.module.state_dict())
     # Scored as whoever loads it will: another order in memory rounds otherwise.
