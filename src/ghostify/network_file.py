@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ghostify.atomic import replacing
 from ghostify.errors import InputError
-from ghostify.layers import GhostConv2d
+from ghostify.layers import GhostBlock, GhostConv2d
 from ghostify.layers.ghost_conv import intrinsic_channels
 from ghostify.models.detectors import DETECTORS
 from ghostify.models.registry import MODELS, Origin, create_model, known_origin, remember_origin
@@ -52,6 +52,10 @@ def ghost_arguments(ghost: GhostConv2d) -> dict[str, Any]:
     return conv_arguments(ghost) | own
 
 
+def block_arguments(block: GhostBlock) -> dict[str, Any]:
+    return {"channels": block.channels, "kernel_size": block.kernel_size, "relu": block.relu}
+
+
 def linear_arguments(linear: nn.Linear) -> dict[str, Any]:
     return {
         "in_features": linear.in_features,
@@ -67,6 +71,7 @@ def norm_arguments(norm: nn.BatchNorm2d) -> dict[str, Any]:
 
 # The layers in which a network may differ from its origin, and the arguments that make each again.
 LAYERS: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
+    GhostBlock: block_arguments,
     GhostConv2d: ghost_arguments,
     nn.Conv2d: conv_arguments,
     nn.Linear: linear_arguments,
@@ -192,7 +197,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, extra: Mapping[str, 
 
     Args:
         model: A network of ``create_model``, ``convert`` or torchvision, or of an importable class that
-            takes no arguments; layers in it may have been replaced by ``GhostConv2d``, ``Conv2d``,
+            takes no arguments; layers in it may have been replaced by ``GhostConv2d``, ``GhostBlock``, ``Conv2d``,
             ``Linear`` or ``BatchNorm2d``.
         path: File to write.
         extra: JSON values to keep beside it, such as the normalisation of its input.

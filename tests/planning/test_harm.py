@@ -1,10 +1,12 @@
 """An option's harm is what the network's output suffers from it; nothing stays changed."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from ghostify import InputError, convert, count
+from ghostify import InputError, convert, count, create_model
 from ghostify.planning.harm import OutputHarm, harms_of, measured_options
 from ghostify.planning.sites import Site, find_sites, plan_of
 from ghostify.transform.plan import LayerPlan
@@ -113,3 +115,23 @@ def test_a_network_with_several_outputs_is_refused() -> None:
     model = Two().eval()
     with pytest.raises(InputError, match="returns tuple: expected one tensor"):
         OutputHarm(model, {}, [torch.randn(4, *SHAPE)])
+
+
+@pytest.mark.parametrize("kind", ["pointwise", "convolution"])
+def test_harm_of_a_ghost_of_a_block_is_what_conversion_does(kind: Any) -> None:
+    model = create_model("resnet20").eval()
+    batches = list(torch.randn(64, 3, 32, 32).split(32))
+    counted = count(model, (3, 32, 32))
+    sites = find_sites(model, batches[0][:1], counted, images=batches[0][:4])
+    output = OutputHarm(model, sites, batches)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    estimated = output.measure("layer2.1", kind, 0)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    ghost = convert(model, calibration=batches, plan={"layer2.1": LayerPlan(0, 32, cheap=kind)}, effort="fast").model
+    with torch.no_grad():
+        ghost.layer3, ghost.linear = model.layer3, model.linear  # what makes up for it, behind
+        ghost.layer2[2] = model.layer2[2]
+        given, wanted = (torch.cat([net(batch) for batch in batches]) for net in (ghost, model))
+    actual = float((given - wanted).square().mean() / wanted.var())
+    assert estimated == pytest.approx(actual, rel=0.3)

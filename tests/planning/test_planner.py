@@ -17,6 +17,7 @@ from ghostify.transform.plan import LayerPlan
 
 SHAPE = (3, 32, 32)
 EXAMPLE = torch.zeros(1, *SHAPE)
+CONVS = ("conv1", "conv2")
 
 
 @pytest.fixture
@@ -41,6 +42,24 @@ def test_a_share_of_the_multiply_adds_is_kept_to_and_convert_follows(
     assert file.read_text() == lines, "nothing is measured twice"
 
 
+def test_a_small_share_makes_ghosts_of_whole_blocks_and_counts_them_right(batches: list[torch.Tensor]) -> None:
+    model = create_model("resnet20").eval()
+    found = plan(model, example=EXAMPLE, calibration=batches, target_macs=0.12, skip=["conv1"])
+    blocks = [name for name, layer in found.items() if layer.of_block]
+    assert blocks
+    assert all(found[f"{name}.{conv}"] == LayerPlan(0, dropped=found[name].maps) for name in blocks for conv in CONVS)
+    ghost = convert(model, calibration=batches, plan=found, effort="fast").model
+    assert count(ghost, SHAPE).macs / count(model, SHAPE).macs == pytest.approx(found.macs, abs=1e-9)
+
+
+def test_a_block_of_which_something_is_skipped_stays() -> None:
+    model = create_model("resnet20").eval()
+    sites = find_sites(model, EXAMPLE, count(model, SHAPE), skip=["layer1.1.conv2"], images=torch.randn(4, *SHAPE))
+    assert "layer1.1" not in sites
+    assert sites["layer1.1.conv1"].within is None
+    assert sites["layer1.2.conv1"].within == "layer1.2"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -62,10 +81,12 @@ def test_bad_targets_are_refused_with_what_would_be_right(
 
 def test_a_time_model_finds_the_costs_that_made_its_samples() -> None:
     model = create_model("resnet20").eval()
-    sites = find_sites(model, EXAMPLE, count(model, SHAPE))
+    sites = find_sites(model, EXAMPLE, count(model, SHAPE), images=torch.randn(4, *SHAPE))
+    assert sites["layer1.1"].total is not None
 
     def true_ms(name: str, layer: LayerPlan, inputs: int) -> float:
-        return 0.01 + 1e-7 * sites[name].macs(layer, inputs)
+        left, gone = sites[name].total and layer.kept, layer.kept == 0 and layer.dropped
+        return 0.0 if left or gone else 0.01 + 1e-7 * sites[name].macs(layer, inputs)
 
     samples = []
     for seed in range(12):
@@ -96,7 +117,12 @@ def test_a_speed_is_measured_in_the_engine() -> None:
 
 
 A_PLAN = Plan(
-    {"a": LayerPlan(8, 8, cheap="pointwise"), "b": LayerPlan(4, dropped=12)},
+    {
+        "a": LayerPlan(8, 8, cheap="pointwise"),
+        "b": LayerPlan(4, dropped=12),
+        "c": LayerPlan(0, 16, cheap="convolution"),
+        "c.conv1": LayerPlan(0, dropped=16),
+    },
     ("speedup", 1.5),
     0.6,
     0.01,
@@ -120,6 +146,8 @@ def test_a_plan_comes_back_from_its_file(tmp_path: Path) -> None:
         ({"layers": {}}, "expected 'layers'"),
         ({"layers": {"a": {"kept": "8"}}}, "layer 'a': expected whole numbers"),
         ({"layers": {"a": {"kept": 0}}}, "layer 'a': .*expected at least 1 kept map"),
+        ({"layers": {"a": {"kept": -1}}}, "layer 'a': .*expected no negative number"),
+        ({"layers": {"a": {"kept": 0, "ghosted": 8, "cheap": "depthwise"}}}, "expected one of pointwise, convolution"),
         ({"layers": {"a": {"kept": 8, "cheap": "magic"}}}, "layer 'a': cheap is 'magic'"),
         ({"layers": {"a": {"kept": 8, "left": 1}}}, "layer 'a': expected kept, ghosted, dropped and cheap"),
         ({"curve": 3}, "expected target, macs"),

@@ -1,4 +1,7 @@
-"""Which convolutions are added to their block's input, and that they make up for what it lacks."""
+"""Which blocks add a convolution's maps to their input, and that these make up for what it lacks."""
+
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -6,9 +9,11 @@ from torch import nn
 from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from ghostify import convert, create_model
+from ghostify import InputError, convert, count, create_model, deploy, load, save
+from ghostify.layers import GhostBlock
 from ghostify.transform import keep
-from ghostify.transform.residual import residual_gain
+from ghostify.transform.plan import LayerPlan
+from ghostify.transform.residual import residual_sum, sums_of
 
 
 def trained(block: nn.Module) -> nn.Module:
@@ -39,24 +44,32 @@ def test_what_is_added_to_the_input_is_found_with_its_gain(block: nn.Module, add
     model = nn.Sequential(trained(block))
     x = torch.randn(4, 32 if isinstance(block, Bottleneck) else 8, 9, 9).relu()
     convs = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
-    found = {name: residual_gain(model, "0", name, x) for name in convs}
-    gains = {name: gain for name, gain in found.items() if gain is not None}
-    assert list(gains) == ([] if added is None else [f"0.{added}"])
+    totals = {name: residual_sum(model, "0", name, x) for name in convs}
+    found = {name: total for name, total in totals.items() if total is not None}
+    assert list(found) == ([] if added is None else [f"0.{added}"])
     if added is not None:
+        total = found[f"0.{added}"]
+        assert total.relu == (not isinstance(block, InvertedResidual))
+        other = torch.randn_like(x)
+        (y,) = sums_of(model, "0", total, [other])
+        with torch.no_grad():
+            torch.testing.assert_close(y.relu() if total.relu else y, block(other), rtol=1e-3, atol=1e-3)
         norm = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)][-1]
         assert norm.running_var is not None
         expected = norm.weight / (norm.running_var + norm.eps).sqrt()
-        torch.testing.assert_close(gains[f"0.{added}"], expected.detach(), rtol=1e-3, atol=0.0)
+        torch.testing.assert_close(total.gain, expected.detach(), rtol=1e-3, atol=0.0)
 
 
 def test_a_map_that_shows_nowhere_has_no_gain() -> None:
     block = trained(BasicBlock(8, 8))
     assert isinstance(block, BasicBlock)
     block.bn2.bias.data[3] = -1e4  # the ReLU behind the sum hides it
-    gain = residual_gain(nn.Sequential(block), "0", "0.conv2", torch.randn(4, 8, 9, 9))
-    assert gain is not None
-    assert gain[3] == 0
-    assert gain.count_nonzero() == 7
+    x = torch.randn(4, 8, 9, 9)
+    total = residual_sum(nn.Sequential(block), "0", "0.conv2", x)
+    assert total is not None
+    assert total.gain[3] == 0
+    assert total.gain.count_nonzero() == 7
+    assert total.of(x, torch.zeros_like(x))[:, 3].amax() <= 0
 
 
 def test_closed_form_keeps_more_where_blocks_make_up_for_their_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,5 +84,71 @@ def test_closed_form_keeps_more_where_blocks_make_up_for_their_inputs(monkeypatc
             return float((ghost(images[0]) - original(images[0])).square().mean())
 
     with_it = error()
-    monkeypatch.setattr(keep, "residual_gain", lambda *_: None)
+    monkeypatch.setattr(keep, "residual_sum", lambda *_: None)
     assert with_it < error()
+
+
+def linear_block(kernel: int) -> BasicBlock:
+    """What it adds to its input is linear in it: its inner maps are above 0, so that the ReLU does nothing."""
+    block = trained(BasicBlock(8, 8))
+    assert isinstance(block, BasicBlock)
+    with torch.no_grad():
+        block.bn1.bias += 20
+        for conv in (block.conv1, block.conv2):
+            conv.weight.mul_(0.3)
+        if kernel == 1:
+            block.conv2.weight[:, :, [0, 0, 0, 1, 1, 2, 2, 2], [0, 1, 2, 0, 2, 0, 1, 2]] = 0
+        block.conv1.weight[:, :, [0, 0, 0, 1, 1, 2, 2, 2], [0, 1, 2, 0, 2, 0, 1, 2]] = 0
+    return block
+
+
+@pytest.mark.parametrize(("kernel", "kind"), [(1, "pointwise"), (3, "convolution"), (1, "convolution")])
+def test_a_block_that_is_linear_in_its_input_is_its_ghost(kernel: int, kind: Any) -> None:
+    original = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), linear_block(kernel)).eval()
+    images = list(torch.randn(64, 3, 9, 9).split(32))
+    plan = {"2": LayerPlan(0, 8, cheap=kind), "2.conv1": LayerPlan(0, dropped=8)}
+    conversion = convert(original, calibration=images, plan=plan, effort="fast")
+    ghost = conversion.model
+    assert isinstance(ghost[2], GhostBlock)
+    assert [(row.name, row.replaced, row.dropped) for row in conversion.layers[1:]] == [
+        ("2.conv1", True, 8),
+        ("2.conv2", True, 8),
+        ("2", True, 0),
+    ]
+    assert sum(row.macs_after or 0 for row in conversion.layers) == count(ghost, (3, 9, 9)).macs
+    with torch.no_grad():
+        error = (ghost(images[0]) - original(images[0])).square().mean() / original(images[0]).var()
+    # Zeros that are padded to the inner maps are none to the input: a kernel of 3 sees a border that is not linear.
+    assert error < (1e-4 if kernel == 1 else 0.05)
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ({"1": LayerPlan(0, 8)}, "plan: 1 cannot become a ghost: expected a block that runs once and adds"),
+        ({"2": LayerPlan(0, 9)}, "plan: 2 makes 8 maps, not 9"),
+        ({"2": LayerPlan(4, 4)}, "plan: 2 is no convolution: expected all maps of a block kept, or all ghosted"),
+        ({"2.conv1": LayerPlan(0, dropped=8)}, "plan: 2.conv1 keeps no map: expected that only inside a block"),
+        ({"9": LayerPlan(0, 8)}, "plan: the network has no convolution '9'"),
+    ],
+)
+def test_plans_for_blocks_that_cannot_be_followed_are_refused(plan: dict[str, LayerPlan], message: str) -> None:
+    original = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), linear_block(1)).eval()
+    with pytest.raises(InputError, match=message):
+        convert(original, calibration=[torch.randn(32, 3, 9, 9)], plan=plan)
+
+
+def test_a_refined_ghost_of_a_block_is_nearer_and_comes_back_from_its_file(tmp_path: Path) -> None:
+    original = trained(create_model("resnet20"))
+    images = list(torch.randn(64, 3, 32, 32).split(32))
+    plan = {"layer1.1": LayerPlan(0, 16), "layer2.2": LayerPlan(0, 32, cheap="convolution")}
+    fast, refined = (convert(original, calibration=images, plan=plan, effort=e).model for e in ("fast", "refined"))
+    with torch.no_grad():
+        errors = [float((ghost(images[0]) - original(images[0])).square().mean()) for ghost in (fast, refined)]
+    assert errors[1] < errors[0]
+    save(refined, tmp_path / "ghost.safetensors")
+    again = load(tmp_path / "ghost.safetensors")
+    deployed = deploy(refined, images[0][:1])
+    with torch.no_grad():
+        assert torch.equal(again(images[0]), refined(images[0]))
+        torch.testing.assert_close(deployed(images[0][:1]), refined(images[0][:1]), rtol=1e-4, atol=1e-4)

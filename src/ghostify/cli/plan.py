@@ -49,7 +49,7 @@ from ghostify.planning.plan_file import Plan, write_plan
 @classes_option
 @skip_option
 @click.option(
-    "--round-to", type=click.IntRange(1), help="Kept maps are a multiple of it; default: 8 for a speed, else 1."
+    "--round-to", type=click.IntRange(1), help="Kept maps are a multiple of it; default: 4 for a speed, else 1."
 )
 @click.option("--out", type=Path, required=True, help="Folder for plan.json, and for what is measured on the way.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of drawn images and trial networks.")

@@ -1,6 +1,7 @@
 """Layers that make ghosts. They know of no network."""
 
+from ghostify.layers.ghost_block import GhostBlock
 from ghostify.layers.ghost_conv import GhostConv2d
 from ghostify.layers.ghost_module import GhostModule
 
-__all__ = ["GhostConv2d", "GhostModule"]
+__all__ = ["GhostBlock", "GhostConv2d", "GhostModule"]

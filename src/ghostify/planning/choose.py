@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -21,11 +21,14 @@ class Costs:
         alone: Of a site without a producer, one number per option.
         behind: Of a site behind a producer, ``[options of the producer][options of the site]``.
         producers: Of the sites behind one, its name.
+        within: Of the sites inside another one, its name. Where that one takes another option than its first, and only
+            there, they take their last.
     """
 
     alone: Mapping[str, Sequence[float]]
     behind: Mapping[str, Sequence[Sequence[float]]]
     producers: Mapping[str, str]
+    within: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, chosen: Mapping[str, int]) -> float:
         """The sum for one option of each site."""
@@ -51,7 +54,9 @@ def choose_options(harms: Mapping[str, Sequence[float]], costs: Costs, budget: f
         >>> choose_options(harms, costs, 15.0)
         {'a': 1, 'b': 0}
     """
-    return solve(harms, costs, budget)
+    found = solve(harms, costs, budget)
+    # What is whole to the solver may be off by a millionth, and the costs with it: then they are to keep to less.
+    return found if costs.of(found) <= budget * (1 + 1e-9) else solve(harms, costs, budget * (1 - 1e-5))
 
 
 def cheapest(harms: Mapping[str, Sequence[float]], costs: Costs) -> dict[str, int]:
@@ -80,6 +85,9 @@ def solve(harms: Mapping[str, Sequence[float]], costs: Costs, budget: float | No
         for site, along in ((costs.producers[name], places), (name, places.T)):
             for option, pair in enumerate(along):
                 rows.append(([*pair.tolist(), first[site] + option], [1.0] * len(pair) + [-1.0], 0.0))
+    for name, around in costs.within.items():
+        last, others = first[name] + len(harms[name]) - 1, range(first[around] + 1, first[around] + len(harms[around]))
+        rows.append(([*others, last], [1.0] * len(others) + [-1.0], 0.0))
     where = [(row, column) for row, (columns, _, _) in enumerate(rows) for column in columns]
     values = [value for _, coefficients, _ in rows for value in coefficients]
     matrix = coo_array((values, tuple(zip(*where, strict=True))), shape=(len(rows), size))

@@ -13,11 +13,15 @@ from ghostify.inference.explain import layer_ms
 from ghostify.planning.choose import Costs
 from ghostify.planning.sites import Site, inputs_left, plan_of
 from ghostify.progress import Progress
-from ghostify.transform.plan import LayerPlan
+from ghostify.transform.plan import BLOCK_KERNELS, LayerPlan
 from ghostify.transform.untrained import untrained
 
 # Networks of random options that are profiled, the original apart.
 SAMPLES = 10
+GHOST_BLOCKS = 0.25  # of the residual blocks in such a network
+# Maps that an engine may make at once: what time follows is the number of such groups.
+LEAST_OF_LONGEST = 1e-3  # of a kind's longest time: what is shorter counts as much as that
+VECTORS = (1, 4, 8, 16, 32)
 REST = ""  # the name of all that belongs to no site
 
 
@@ -49,13 +53,22 @@ def costs_of(sites: Mapping[str, Site], cost: Callable[[Site, LayerPlan, int], f
         producers[name] = site.producer
         left = [site.inputs - option.dropped * site.inputs // before.maps for option in before.options]
         behind[name] = [[cost(site, option, inputs) for option in site.options] for inputs in left]
-    return Costs(alone, behind, producers)
+    return Costs(alone, behind, producers, {name: site.within for name, site in sites.items() if site.within})
 
 
 def draw_options(sites: Mapping[str, Site], seed: int) -> dict[str, int]:
-    """A random option for each site."""
+    """A random option for each site; a quarter of the blocks that may are ghosts as a whole."""
     drawn = random.Random(seed)
-    return {name: drawn.randrange(len(site.options)) for name, site in sites.items()}
+    chosen: dict[str, int] = {}
+    for name, site in sites.items():
+        if site.total is not None:
+            chosen[name] = drawn.randrange(1, len(site.options)) if drawn.random() < GHOST_BLOCKS else 0
+        elif site.within is None:
+            chosen[name] = drawn.randrange(len(site.options))
+        else:
+            gone = len(site.options) - 1
+            chosen[name] = gone if chosen[site.within] else drawn.randrange(gone)
+    return chosen
 
 
 def profile_samples(
@@ -94,7 +107,9 @@ class TimeModel:
     """Milliseconds of a convolution's options, from samples.
 
     Convolutions that are alike share four numbers, none of them negative: for the start, for each multiply-add of the
-    convolution, for each of its ghosts', and for each map that is written.
+    convolution, for each of its ghosts', and for each map that is written. Multiply-adds are those of whole vectors
+    of maps: how many an engine makes at once is what explains the samples best. Blocks that are alike have a time for
+    each option, of all in them that belongs to no convolution.
 
     Args:
         sites: By name.
@@ -102,34 +117,51 @@ class TimeModel:
     """
 
     def __init__(self, sites: Mapping[str, Site], samples: Sequence[Sample]) -> None:
+        fits = {vector: self.fitted(sites, samples, vector) for vector in VECTORS}
+        self.vector = min(VECTORS, key=lambda vector: fits[vector][1])
+        self.coefficients = fits[self.vector][0]
+        self.rest = float(np.median([sample.ms[REST] for sample in samples]))
+
+    def __call__(self, site: Site, option: LayerPlan, inputs: int) -> float:
+        return float(self.coefficients[alike(site)] @ np.array(terms(site, option, inputs, self.vector)))
+
+    @staticmethod
+    def fitted(
+        sites: Mapping[str, Site], samples: Sequence[Sample], vector: int
+    ) -> tuple[dict[tuple[object, ...], np.ndarray], float]:
+        """Coefficients of least squares of relative errors, by kind of site; and the sum of these squares."""
         rows: dict[tuple[object, ...], list[tuple[list[float], float]]] = {}
         for sample in samples:
             plans = plan_of(sites, sample.chosen)
             for name, site in sites.items():
                 if name in sample.ms:
-                    row = terms(site, plans[name], inputs_left(sites, plans, name))
+                    row = terms(site, plans[name], inputs_left(sites, plans, name), vector)
                     rows.setdefault(alike(site), []).append((row, sample.ms[name]))
-        self.coefficients = {key: fitted(found) for key, found in rows.items()}
-        self.rest = float(np.median([sample.ms[REST] for sample in samples]))
-
-    def __call__(self, site: Site, option: LayerPlan, inputs: int) -> float:
-        return float(self.coefficients[alike(site)] @ np.array(terms(site, option, inputs)))
+        coefficients, squares = {}, 0.0
+        for key, found in rows.items():
+            matrix, ms = np.array([row for row, _ in found]), np.array([took for _, took in found])
+            weight = 1 / np.maximum(ms, LEAST_OF_LONGEST * ms.max() + 1e-9)
+            coefficients[key], residual = nnls(matrix * weight[:, None], ms * weight)
+            squares += residual**2
+        return coefficients, squares
 
 
 def alike(site: Site) -> tuple[object, ...]:
-    return site.inputs, site.maps, site.taps, site.stride, site.pixels
+    return site.total is not None, site.inputs, site.maps, site.taps, site.stride, site.pixels
 
 
-def terms(site: Site, option: LayerPlan, inputs: int) -> list[float]:
+def terms(site: Site, option: LayerPlan, inputs: int, vector: int) -> list[float]:
     """What the time of an option is a sum of, each relative to the whole layer's."""
-    whole = site.maps * site.inputs * site.taps
+    if site.total is not None:
+        return [float(option.kept > 0), *(float(option.of_block and option.cheap == kind) for kind in BLOCK_KERNELS)]
+    if option.kept == 0:
+        return [0.0] * 4
+
+    def filled(maps: int) -> int:
+        return -(-maps // vector) * vector
+
+    whole = filled(site.maps) * site.inputs * site.taps
     ghost = 9 if option.cheap == "depthwise" else option.kept
     made = option.kept + option.ghosted
-    return [1.0, option.kept * inputs * site.taps / whole, option.ghosted * ghost / whole, made / site.maps]
-
-
-def fitted(rows: Sequence[tuple[Sequence[float], float]]) -> np.ndarray:
-    """Least squares of relative errors."""
-    matrix, ms = np.array([row for row, _ in rows]), np.array([found for _, found in rows])
-    weight = 1 / np.maximum(ms, 1e-3 * ms.max() + 1e-9)
-    return nnls(matrix * weight[:, None], ms * weight)[0]
+    dense = filled(option.kept) * inputs * site.taps
+    return [1.0, dense / whole, filled(option.ghosted) * ghost / whole, made / site.maps]

@@ -17,6 +17,7 @@ from ghostify.transform.fit import choose_maps, complement, fit_filters, fit_poi
 from ghostify.transform.keep import fit_layer, norm_gains
 from ghostify.transform.moments import Moments, MomentSums, maps_at, patches
 from ghostify.transform.plan import LayerPlan
+from ghostify.transform.residual import fit_ghost_block, sums_of
 
 # Pixels that a fit gets, per unknown of one filter and at least: fewer than a conversion's, as it is thrown away.
 SAMPLES_PER_UNKNOWN, LEAST_SAMPLES = 8, 10_000
@@ -94,7 +95,9 @@ class OutputHarm:
 
     @torch.no_grad()
     def measure(self, name: str, kind: str, kept: int) -> float:
-        """The output's error with this option of this convolution alone."""
+        """The output's error with this option of this convolution, or block, alone."""
+        if self.sites[name].total is not None:
+            return self.with_ghost_block(name, LayerPlan(0, self.sites[name].maps, cheap=kind))  # type: ignore[arg-type]  # one of the site's
         conv = self.conv(name)
         if kind == "depthwise":
             plan = LayerPlan(kept, conv.out_channels - kept, cheap="depthwise")
@@ -159,6 +162,25 @@ class OutputHarm:
         finally:
             hook.remove()
 
+    def with_ghost_block(self, name: str, plan: LayerPlan) -> float:
+        total, module = self.sites[name].total, self.model.get_submodule(name)
+        assert total is not None
+
+        def samples() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+            with self.running_from(name):
+                inputs = [x for x, _ in calls_of(self.model, module, self.batches, before=True)]
+            pixels = self.pixels(inputs[0], inputs[0].shape[1] * plan.kernel_size**2)
+            for x, y in zip(inputs, sums_of(self.model, name, total, inputs), strict=True):
+                chosen = next(pixels)
+                yield x, maps_at(y, chosen), chosen
+
+        layer, _ = fit_ghost_block(total, plan.kernel_size, samples)
+        hook = module.register_forward_hook(lambda module, args, output: layer(*args))
+        try:
+            return self.moved(name)
+        finally:
+            hook.remove()
+
     def conv(self, name: str) -> nn.Conv2d:
         conv = self.model.get_submodule(name)
         assert isinstance(conv, nn.Conv2d)
@@ -193,13 +215,19 @@ class OutputHarm:
         ``changed``: the first convolution that is not as it was; None where all are.
         """
         conv = self.conv(name)
-        images = sum(map(len, self.batches))
-        per_image = -(-max(LEAST_SAMPLES, SAMPLES_PER_UNKNOWN * conv.weight[0].numel()) // images)
-        generator = torch.Generator().manual_seed(0)
         with self.running_from(name if changed is None else changed):
+            drawn = None
             for x, output in calls_of(self.model, conv, self.batches):
-                pixels = torch.randperm(output[0, 0].numel(), generator=generator)[:per_image].to(x.device)
+                drawn = drawn or self.pixels(output, conv.weight[0].numel())
+                pixels = next(drawn)
                 yield x, maps_at(output, pixels), pixels
+
+    def pixels(self, output: Tensor, unknowns: int) -> Iterator[Tensor]:
+        """Pixels of maps to look at for a fit of filters with so many unknowns, for one batch after the other."""
+        per_image = -(-max(LEAST_SAMPLES, SAMPLES_PER_UNKNOWN * unknowns) // sum(map(len, self.batches)))
+        generator = torch.Generator().manual_seed(0)
+        while True:
+            yield torch.randperm(output[0, 0].numel(), generator=generator)[:per_image].to(output.device)
 
 
 def mean_over_taps(covariance: Tensor, maps: int) -> Tensor:
@@ -249,14 +277,17 @@ def harms_of(
 
 
 def kind_of(option: LayerPlan) -> str:
+    """Of what is measured: "dropped", or how the ghosts are made."""
     return option.cheap or "pointwise" if option.ghosted else "dropped"
 
 
 def measured_options(site: Site) -> list[tuple[str, int]]:
-    """Those of a site's options whose harm is measured: of each kind the nearest to some shares."""
+    """Those of a site's options whose harm is measured: of each kind the nearest to some shares; of a block all."""
+    if site.total is not None:
+        return [(kind_of(option), 0) for option in site.options[1:]]
     chosen = []
     for kind in ("dropped", "pointwise", "depthwise"):
-        counts = sorted({option.kept for option in site.options[1:] if kind_of(option) == kind})
+        counts = sorted({option.kept for option in site.options[1:] if option.kept and kind_of(option) == kind})
         if counts:
             nearest = {min(counts, key=lambda kept: abs(kept - share * site.maps)) for share in MEASURED_AT}
             chosen += [(kind, kept) for kept in sorted(nearest, reverse=True)]
@@ -265,9 +296,11 @@ def measured_options(site: Site) -> list[tuple[str, int]]:
 
 def harm_between(site: Site, option: LayerPlan, known: Mapping[Key, float]) -> float:
     """A monotone curve through what was measured, and through no harm where all maps are kept."""
-    if option.kept == site.maps:
-        return 0.0
+    if option.kept == site.maps or (site.within and option.kept == 0):
+        return 0.0  # of what goes with its block, the harm is the block's
     kind = kind_of(option)
+    if site.total is not None:
+        return known[site.name, kind, 0]
     points = sorted((kept, known[site.name, kind, kept]) for k, kept in measured_options(site) if k == kind)
     kept, harm = zip(*points, (site.maps, 0.0), strict=True)
     # More maps never harm more, but for what a measurement is off by.

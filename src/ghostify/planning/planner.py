@@ -66,7 +66,7 @@ def plan(
         engine: "openvino" or "onnxruntime".
         threads: CPU threads of the engine.
         skip: Module names or patterns of convolutions to leave.
-        round_to: Kept maps are a multiple of this number; None: 8 for a speed, 1 for multiply-adds.
+        round_to: Kept maps are a multiple of this number; None: 4 for a speed, 1 for multiply-adds.
         measurements: File for what is measured, so that a second call goes on where the first was interrupted.
         seed: Of the random networks.
         progress: Told of each measurement.
@@ -85,12 +85,12 @@ def plan(
     if target_speedup is not None and engine not in FILE_ENGINES:
         raise InputError(f"engine is {engine!r}: expected one of {', '.join(FILE_ENGINES)}, which tell of layers")
     if round_to is None:
-        round_to = 1 if target_speedup is None else 8
+        round_to = 1 if target_speedup is None else 4
     batches = list(calibration)
     check_batches(batches)
     counted = count(model, tuple(example.shape[1:]))
     images = first_images(batches, int(min(MOST, max(FEWEST, MACS_PER_TRIAL / max(1, counted.macs)))))
-    sites = find_sites(model, example[:1], counted, skip=skip, round_to=round_to)
+    sites = find_sites(model, example[:1], counted, skip=skip, round_to=round_to, images=images[0][:8])
     if not any(len(site.options) > 1 for site in sites.values()):
         raise InputError(f"{type(model).__name__} has no convolution that could be made cheaper")
     about = {

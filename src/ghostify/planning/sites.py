@@ -1,25 +1,29 @@
-"""Which convolutions of a network may change, and what each can become."""
+"""Which convolutions and residual blocks of a network may change, and what each can become."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
 from ghostify.layers.ghost_conv import intrinsic_channels
 from ghostify.measure.count import Count
-from ghostify.transform.convert import droppable, free_convolutions
-from ghostify.transform.plan import LayerPlan, step_of
+from ghostify.transform.blocks import find_blocks
+from ghostify.transform.convert import droppable, free_convolutions, matches
+from ghostify.transform.plan import BLOCK_KERNELS, LayerPlan, step_of
+from ghostify.transform.residual import ResidualSum, residual_sums
 
 # Shares of a layer's maps that are kept by what is offered to the planner.
 SHARES = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
 # The least that ghosts may leave to the convolution: of fewer intrinsic maps they explain too little.
 LEAST_INTRINSIC = 0.25
+# The most that a block's ghosts may cost of what the block does.
+MOST_OF_A_BLOCK = 0.5
 
 
 @dataclass(frozen=True)
 class Site:
-    """A convolution that may change.
+    """A convolution that may change, or a residual block that may become a ghost as a whole.
 
     Args:
         name: Module name.
@@ -30,6 +34,8 @@ class Site:
         producer: The site whose inner maps are its inputs; None where its inputs cannot be dropped.
         following: Multiply-adds that each of its maps costs in depthwise convolutions behind it.
         options: What it can become; the first keeps all maps.
+        within: Of a convolution, the site of the block around it: its last option is to go where that becomes a ghost.
+        total: Of a block, what it computes at its end.
     """
 
     name: str
@@ -40,6 +46,8 @@ class Site:
     producer: str | None
     following: int
     options: tuple[LayerPlan, ...]
+    within: str | None = None
+    total: ResidualSum | None = None
 
     @property
     def maps(self) -> int:
@@ -47,32 +55,51 @@ class Site:
         return self.options[0].maps
 
     def macs(self, option: LayerPlan, inputs: int) -> int:
-        """Multiply-adds with so many inputs left, what follows in depthwise convolutions included."""
+        """Multiply-adds with so many inputs left, what follows in depthwise convolutions included.
+
+        Of a block those of its ghosts: what is in it has sites of its own.
+        """
+        if self.total is not None:
+            return option.ghosted * self.inputs * option.kernel_size**2 * self.pixels
         ghost = 9 if option.cheap == "depthwise" else option.kept
         per_pixel = option.kept * inputs * self.taps + option.ghosted * ghost
         return per_pixel * self.pixels + self.following * (option.kept + option.ghosted)
 
 
 def find_sites(
-    model: nn.Module, example: Tensor, counted: Count, *, skip: Sequence[str] = (), round_to: int = 1
+    model: nn.Module,
+    example: Tensor,
+    counted: Count,
+    *,
+    skip: Sequence[str] = (),
+    round_to: int = 1,
+    images: Tensor | None = None,
 ) -> dict[str, Site]:
-    """The convolutions that may change, in the network's order.
+    """The convolutions that may change, in the network's order; a block before those inside.
 
     Args:
         example: One input ``[1, channels, height, width]``.
         counted: The network's multiply-adds for such an input.
         round_to: Of layers with at least twice as many maps, a multiple of this number is kept.
+        images: A few inputs, to find residual blocks by; None leaves these as they are.
     """
     convs = free_convolutions(model, skip)
     inner = droppable(model, convs, example)
     producers = {consumer: name for name, maps in inner.items() for consumer in maps.consumers}
     rows = {row.name: row for row in counted.layers}
     run = {name: conv for name, conv in convs.items() if rows[name].output_shape}
+    blocks = {} if images is None else ghostable_blocks(model, list(run), counted, skip, images)
     sites = {}
     for name, conv in run.items():
+        within = next((block for block in blocks if name.startswith(f"{block}.")), None)
+        if within is not None:
+            sites[within] = blocks[within]
         producer = producers.get(name)
         pixels = math.prod((rows[name].output_shape or ())[1:])
         following = sum(rows[follower].macs for follower in inner[name].followers) if name in inner else 0
+        options = list(options_of(conv, name in inner, round_to))
+        if within is not None:
+            options.append(LayerPlan(0, dropped=conv.out_channels))
         sites[name] = Site(
             name,
             conv.in_channels,
@@ -81,8 +108,29 @@ def find_sites(
             tuple(conv.stride),
             producer if producer in run else None,
             following // conv.out_channels,
-            tuple(options_of(conv, name in inner, round_to)),
+            tuple(options),
+            within,
         )
+    return sites
+
+
+def ghostable_blocks(
+    model: nn.Module, convs: Sequence[str], counted: Count, skip: Sequence[str], images: Tensor
+) -> dict[str, Site]:
+    """The residual blocks that a cheap convolution of their input could stand for."""
+    sites = {}
+    totals = residual_sums(model, find_blocks(model, convs, images), images)
+    rows = {row.name: row for row in counted.layers}
+    for name, total in totals.items():
+        if any(matches(inside, skip) for inside in rows if inside.startswith(f"{name}.")):
+            continue
+        maps, pixels = len(total.gain), math.prod((rows[total.conv].output_shape or ())[1:])
+        most = MOST_OF_A_BLOCK * counted.of(name)[0]
+        cheap = [LayerPlan(0, maps, cheap=kind) for kind in BLOCK_KERNELS]  # type: ignore[arg-type]  # keys of its kinds
+        site = Site(name, maps, 1, pixels, (1, 1), None, 0, (LayerPlan(maps), *cheap), total=total)
+        options = [option for option in cheap if site.macs(option, maps) <= most]
+        if options:
+            sites[name] = replace(site, options=(LayerPlan(maps), *options))
     return sites
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ghostify.errors import InputError
-from ghostify.layers import GhostConv2d, GhostModule
+from ghostify.layers import GhostBlock, GhostConv2d, GhostModule
 from ghostify.layers.ghost_conv import Cheap, check_ghost_arguments, intrinsic_channels
 from ghostify.measure.count import Count, count
 from ghostify.models.registry import known_origin
@@ -18,7 +18,7 @@ from ghostify.progress import Progress
 from ghostify.transform.detector import ghost_detector
 from ghostify.transform.inner import InnerMaps, Structure
 from ghostify.transform.keep import EFFORTS, Effort, KeptLayer, check_batches, keep_knowledge
-from ghostify.transform.plan import LayerPlan, mixed_plan, uniform_plan
+from ghostify.transform.plan import LayerPlan, mixed_plan, outside_ghost_blocks, uniform_plan
 from ghostify.transform.surgery import module_names, replace_modules_
 
 # A layer with fewer maps is a head's output or a gate: it has no near-copies to save.
@@ -29,13 +29,14 @@ NOT_CHEAPER = "a ghost would not be cheaper"
 
 @dataclass(frozen=True)
 class ConvertedLayer:
-    """What became of one convolution.
+    """What became of one convolution, or of a residual block that is a ghost as a whole.
 
     Args:
         name: Full module name.
         replaced: Whether it is a ghost now, or makes fewer maps.
         reason: Why not; "" where replaced.
-        macs_before: Multiply-adds for one input; None where the input's shape is not known.
+        macs_before: Multiply-adds for one input; None where the input's shape is not known; of a block 0, as its
+            convolutions have their own.
         macs_after: The same of what stands there now.
         kept: Output maps that the convolution makes.
         ghosted: Output maps made of those.
@@ -114,7 +115,8 @@ def convert(
         round_to: With ``drop_inner``, the kept ones of such maps are a multiple of this number: 16 fills a
             processor's vectors, and ONNX Runtime's fast layout wants it.
         plan: Kept, ghosted and dropped maps of convolutions by name, instead of ``ratio``, ``skip`` and
-            ``drop_inner``; of others all are kept. For calibration.
+            ``drop_inner``; of others all are kept. Of a residual block all can be ghosts: one cheap convolution of its
+            input takes its place, whatever is said of the convolutions inside. For calibration.
         parts: Of a detector (torchvision's RetinaNet or Faster R-CNN), which of "backbone", "fpn" and "head"; its
             calibration images have values 0..1 and any size, as the detector takes them.
         seed: Of the calibration.
@@ -180,8 +182,8 @@ def convert(
         # What a ghost would not make cheaper can still be fitted to the inputs that it will get.
         free = {name: conv for name, conv in convs.items() if not reasons[name] or is_dear(reasons[name])}
         if plan is not None:
-            check_plan(plan, convs, reasons)
-            plans = dict(plan)
+            check_plan(plan, model, convs, reasons)
+            plans = {name: layer for name, layer in plan.items() if name in convs or layer.of_block}
             reasons |= dict.fromkeys(free, "the plan keeps all its maps")
         elif drop_inner:
             inner = droppable(ghosted, free, batches[0][:1])
@@ -198,13 +200,33 @@ def convert(
             progress=progress,
         )
     after = count_if_possible(ghosted, input_shape)
-    return Conversion(
-        ghosted,
-        tuple(
-            converted_layer(name, conv, plans.get(name), reasons[name], kept.get(name), before, after)
-            for name, conv in convs.items()
-        ),
-    )
+    gone = {name: LayerPlan(0, dropped=conv.out_channels) for name, conv in convs.items() if inside_ghost(name, plans)}
+    rows = [
+        converted_layer(name, conv.out_channels, (plans | gone).get(name), reasons[name], kept.get(name), before, after)
+        for name, conv in convs.items()
+    ]
+    rows += [
+        ConvertedLayer(
+            name,
+            replaced=True,
+            reason="",
+            macs_before=None if before is None else 0,
+            macs_after=macs_under(after, name),
+            kept=0,
+            ghosted=block.ghosted,
+            explained=kept[name].explained,
+            block=kept[name].block,
+            block_error=kept[name].block_error,
+        )
+        for name, block in plans.items()
+        if block.of_block
+    ]
+    return Conversion(ghosted, tuple(rows))
+
+
+def inside_ghost(name: str, plans: Mapping[str, LayerPlan]) -> bool:
+    """Whether a convolution goes as its whole block becomes a ghost."""
+    return name not in outside_ghost_blocks({**plans, name: plans.get(name, LayerPlan(1))})
 
 
 def free_convolutions(model: nn.Module, skip: Sequence[str] = ()) -> dict[str, nn.Conv2d]:
@@ -221,15 +243,26 @@ def is_dear(reason: str) -> bool:
     return reason.startswith(NOT_CHEAPER)
 
 
-def check_plan(plan: Mapping[str, LayerPlan], convs: Mapping[str, nn.Conv2d], reasons: Mapping[str, str]) -> None:
-    """Refuse a plan for convolutions that are not there, cannot change, or have another number of maps."""
+def check_plan(
+    plan: Mapping[str, LayerPlan], model: nn.Module, convs: Mapping[str, nn.Conv2d], reasons: Mapping[str, str]
+) -> None:
+    """Refuse a plan for what is not there, cannot change, or has another number of maps."""
+    modules = dict(model.named_modules())
     for name, layer in plan.items():
+        if inside_ghost(name, plan):
+            continue
+        if name in modules and name not in convs:
+            if layer.dropped or (layer.kept and layer.ghosted):
+                raise InputError(f"plan: {name} is no convolution: expected all maps of a block kept, or all ghosted")
+            continue  # whether a block can become a ghost, its fit will find out
         if name not in convs:
             raise InputError(f"plan: the network has no convolution {name!r}, or has it under another name first")
         if reasons[name] and not is_dear(reasons[name]):
             raise InputError(f"plan: {name} cannot change: {reasons[name]}")
         if layer.maps != convs[name].out_channels:
             raise InputError(f"plan: {name} makes {convs[name].out_channels} maps, not {layer.maps}")
+        if layer.kept == 0:
+            raise InputError(f"plan: {name} keeps no map: expected that only inside a block of ghosts")
 
 
 def droppable(model: nn.Module, convs: Mapping[str, nn.Conv2d], example: Tensor) -> dict[str, InnerMaps]:
@@ -245,19 +278,19 @@ def droppable(model: nn.Module, convs: Mapping[str, nn.Conv2d], example: Tensor)
 
 def converted_layer(
     name: str,
-    conv: nn.Conv2d,
+    maps: int,
     plan: LayerPlan | None,
     reason: str,
     kept: KeptLayer | None,
     before: Count | None,
     after: Count | None,
 ) -> ConvertedLayer:
-    plan = plan or LayerPlan(conv.out_channels)
+    plan = plan or LayerPlan(maps)
     replaced = bool(plan.ghosted or plan.dropped)
     if not replaced and not reason:
-        reason = f"{NOT_CHEAPER}: combining {conv.out_channels} maps costs as much as making them"
+        reason = f"{NOT_CHEAPER}: combining {maps} maps costs as much as making them"
     if kept is not None and not kept.block:
-        replaced, reason, plan = False, "not run exactly once for an input", LayerPlan(conv.out_channels)
+        replaced, reason, plan = False, "not run exactly once for an input", LayerPlan(maps)
     return ConvertedLayer(
         name,
         replaced,
@@ -288,7 +321,7 @@ def reason_to_leave(
 ) -> str:
     """Why a convolution is left as it is, or "" where it is replaced."""
     parents = [parent for name in names for parent in ancestors(root, name)]
-    if any(isinstance(parent, GhostConv2d | GhostModule) for parent in parents):
+    if any(isinstance(parent, GhostBlock | GhostConv2d | GhostModule) for parent in parents):
         return ALREADY
     if any(matches(name, skip) for name in names):
         return "skipped by name"

@@ -30,9 +30,9 @@ from ghostify.transform.drop import LeftMaps, drop_maps_
 from ghostify.transform.fit import choose_maps, complement, fit_depthwise, fit_filters, fit_pointwise
 from ghostify.transform.moments import Moments, MomentSums, TapSums, maps_at, patches, samples_per_image, windows
 from ghostify.transform.order import fold_orders
-from ghostify.transform.plan import LayerPlan
+from ghostify.transform.plan import BLOCK_KERNELS, LayerPlan, outside_ghost_blocks
 from ghostify.transform.refine import refine_, refine_whole_
-from ghostify.transform.residual import residual_gain
+from ghostify.transform.residual import ResidualSum, fit_ghost_block, residual_sum, residual_sums, sums_of
 from ghostify.transform.surgery import replace_modules_
 
 Effort = Literal["fast", "refined"]
@@ -80,13 +80,14 @@ def keep_knowledge(
 
     Args:
         original: Left untouched; used in eval mode.
-        plans: For each convolution that may change, by module name.
+        plans: For each convolution that may change, by module name, and for residual blocks that become ghosts.
         batches: Inputs ``[batch, channels, height, width]``, normalised as for the network.
         effort: "fast" (closed form) or "refined".
     Returns:
-        The copy, in eval mode, and what became of each convolution of ``plans``.
+        The copy, in eval mode, and what became of each convolution of ``plans``, and each block.
     Raises:
-        InputError: If maps are to be dropped that are not only for following layers.
+        InputError: If maps are to be dropped that are not only for following layers, or a block to become a ghost that
+            is no sum of its input and a convolution's maps.
     """
     generator = torch.Generator().manual_seed(seed)
     layout = memory_format_for(original, batches[0][:2])
@@ -94,11 +95,13 @@ def keep_knowledge(
     batches = [part.contiguous(memory_format=layout) for batch in batches for part in small_batches(batch)]
     ghost = copy.deepcopy(original)
     example = batches[0][:2]
+    plans = outside_ghost_blocks(plans)
     left = drop_maps_(ghost, original, plans, batches)
     rows = {name: maps.rows for name, maps in left.items()}
     gains = norm_gains(original, example)
     report: dict[str, KeptLayer] = {}
     blocks = find_blocks(original, list(plans), example)
+    totals = sums_to_ghost(original, plans, blocks, batches[0][:8])
     ends = {block.name: rows_at_end(block, left) for block in blocks}
     wanted: list[Tensor] = []  # what the next block gets in the original, and in the ghost
     given: list[Tensor] = []
@@ -107,21 +110,28 @@ def keep_knowledge(
             progress(f"keep ({effort})", block.name, index, len(blocks))
         if not (block.chained and given):
             wanted, given = inputs_of(original, block.name, batches), inputs_of(ghost, block.name, batches)
-        aims = aims_of_(original, ghost, block, wanted, given, generator)
-        explained = {}
-        for name in block.convs:
-            conv = ghost.get_submodule(name)
-            assert isinstance(conv, nn.Conv2d)
-            fitted, explained[name] = fit_layer(
-                conv,
-                plans[name],
-                partial(samples_of, ghost, block, name, given, aims[name]),
-                rows.get(name),
-                gains.get(name),
-                plans[name].cheap or cheap,
-                cheap_kernel_size,
-            )
-            ghost = replace_modules_(ghost, {conv: fitted})
+        explained: dict[str, float | None] = {}
+        if block.name in totals:
+            total = totals[block.name]
+            samples = partial(samples_of_sums, original, block, total, wanted, given, generator)
+            whole, explained[block.name] = fit_ghost_block(total, plans[block.name].kernel_size, samples)
+            ghost = replace_modules_(ghost, {ghost.get_submodule(block.name): whole})
+            run_through_(original.get_submodule(block.name), wanted)
+        else:
+            aims = aims_of_(original, ghost, block, wanted, given, generator)
+            for name in block.convs:
+                conv = ghost.get_submodule(name)
+                assert isinstance(conv, nn.Conv2d)
+                fitted, explained[name] = fit_layer(
+                    conv,
+                    plans[name],
+                    partial(samples_of, ghost, block, name, given, aims[name]),
+                    rows.get(name),
+                    gains.get(name),
+                    plans[name].cheap or cheap,  # type: ignore[arg-type]  # only a block's ghosts are of another kind
+                    cheap_kernel_size,
+                )
+                ghost = replace_modules_(ghost, {conv: fitted})
         part = ghost.get_submodule(block.name)
         end = ends[block.name]
         targets = wanted if end is None else [t[:, end] for t in wanted]
@@ -129,7 +139,7 @@ def keep_knowledge(
             refine_(part, given, targets, generator)
         run_through_(part, given)
         error = relative_error(given, targets)
-        report |= {name: KeptLayer(explained[name], block.name, error) for name in block.convs}
+        report |= {name: KeptLayer(share, block.name, error) for name, share in explained.items()}
     if progress:
         progress(f"keep ({effort})", "done", len(blocks), len(blocks))
     if effort == "refined" and blocks:
@@ -156,6 +166,48 @@ def small_batches(batch: Tensor) -> tuple[Tensor, ...]:
     return batch.split(max(2, LARGEST_BATCH // batch[0].numel()))
 
 
+def sums_to_ghost(
+    original: nn.Module, plans: Mapping[str, LayerPlan], blocks: Sequence[Block], images: Tensor
+) -> dict[str, ResidualSum]:
+    """What the blocks compute at their ends that are to be ghosts."""
+    convs = [name for name, module in original.named_modules() if isinstance(module, nn.Conv2d)]
+    planned = [
+        replace(block, convs=tuple(name for name in convs if name.startswith(f"{block.name}.")))
+        for block in blocks
+        if plans[block.convs[0]].of_block
+    ]
+    found = residual_sums(original, planned, images)
+    for name, plan in plans.items():
+        if plan.of_block and name not in found:
+            raise InputError(
+                f"plan: {name} cannot become a ghost: expected a block that runs once and adds a convolution's maps "
+                "to its input"
+            )
+        if plan.of_block and plan.maps != len(found[name].gain):
+            raise InputError(f"plan: {name} makes {len(found[name].gain)} maps, not {plan.maps}")
+    return found
+
+
+def samples_of_sums(
+    original: nn.Module,
+    block: Block,
+    total: ResidualSum,
+    wanted: Sequence[Tensor],
+    given: Sequence[Tensor],
+    generator: torch.Generator,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Per batch: what a block gets in the ghost, its sum in the original at some pixels, and these.
+
+    Args:
+        wanted: Batches of what it gets in the original.
+    """
+    images = sum(map(len, given))
+    for x, y in zip(given, sums_of(original, block.name, total, wanted), strict=True):
+        pixels, inputs = y[0, 0].numel(), y.shape[1] * max(BLOCK_KERNELS.values()) ** 2
+        chosen = torch.randperm(pixels, generator=generator)[: samples_per_image(pixels, inputs, images)].to(y.device)
+        yield x, maps_at(y, chosen), chosen
+
+
 def aims_of_(
     original: nn.Module,
     ghost: nn.Module,
@@ -175,16 +227,16 @@ def aims_of_(
     """
     aims: dict[str, list[Aim]] = {name: [] for name in block.convs}
     images = sum(map(len, given))
-    gains = {name: residual_gain(original, block.name, name, wanted[0][:8]) for name in block.convs}
+    totals = {name: residual_sum(original, block.name, name, wanted[0][:8]) for name in block.convs}
 
     def take(name: str, output: Tensor) -> None:
         # At once: what comes behind may change it in place.
         pixels, inputs = output[0, 0].numel(), ghost.get_parameter(f"{name}.weight")[0].numel()
         chosen = torch.randperm(pixels, generator=generator)[: samples_per_image(pixels, inputs, images)]
         chosen = chosen.to(output.device)
-        aim, gain, batch = maps_at(output, chosen), gains[name], len(aims[name])
-        if gain is not None:
-            lacking = maps_at(wanted[batch], chosen) - maps_at(given[batch], chosen)
+        aim, total, batch = maps_at(output, chosen), totals[name], len(aims[name])
+        if total is not None:
+            lacking, gain = maps_at(wanted[batch], chosen) - maps_at(given[batch], chosen), total.gain
             aim = aim + lacking / gain.where(gain.abs() > LEAST_GAIN * gain.abs().max(), torch.inf)
         aims[name].append((aim, chosen))
 

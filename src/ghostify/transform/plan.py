@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import nn
 
@@ -10,33 +11,63 @@ from ghostify.errors import InputError
 from ghostify.layers.ghost_conv import CHEAP_KINDS, Cheap, intrinsic_channels
 from ghostify.transform.inner import InnerMaps
 
+# How a whole residual block's maps are made of its input, and with what kernel.
+BLOCK_KERNELS = {"pointwise": 1, "convolution": 3}
+
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """How many of a convolution's output maps are made how.
+    """How many output maps of a convolution, or of a residual block as a whole, are made how.
+
+    A residual block whose maps are all ghosts is one cheap convolution of its input; those inside are dropped whole.
 
     Args:
-        kept: By the convolution.
-        ghosted: From the kept ones.
+        kept: As before.
+        ghosted: From the kept ones; from its input where a block keeps none.
         dropped: Not at all.
-        cheap: How the ghosts are made; None: as the conversion says.
+        cheap: How the ghosts are made; None: as the conversion says, of a block "pointwise".
     """
 
     kept: int
     ghosted: int = 0
     dropped: int = 0
-    cheap: Cheap | None = None
+    cheap: Cheap | Literal["convolution"] | None = None
 
     def __post_init__(self) -> None:
-        if self.kept < 1 or self.ghosted < 0 or self.dropped < 0:
-            raise InputError(f"{self}: expected at least 1 kept map and no negative number")
-        if self.cheap is not None and self.cheap not in CHEAP_KINDS:
-            raise InputError(f"cheap is {self.cheap!r}: expected one of {', '.join(CHEAP_KINDS)}")
+        if min(self.kept, self.ghosted, self.dropped) < 0:
+            raise InputError(f"{self}: expected no negative number")
+        if self.kept == 0 and bool(self.ghosted) == bool(self.dropped):
+            raise InputError(f"{self}: expected at least 1 kept map, or all of a block ghosted, or all in it dropped")
+        kinds = BLOCK_KERNELS if self.of_block else CHEAP_KINDS
+        if self.cheap is not None and self.cheap not in kinds:
+            raise InputError(f"cheap is {self.cheap!r}: expected one of {', '.join(kinds)}")
+
+    @property
+    def of_block(self) -> bool:
+        """Whether it makes ghosts of a whole block's input."""
+        return self.kept == 0 and self.ghosted > 0
+
+    @property
+    def kernel_size(self) -> int:
+        """Of a block's ghosts."""
+        return BLOCK_KERNELS[self.cheap or "pointwise"]
 
     @property
     def maps(self) -> int:
-        """Of the convolution before."""
+        """Before."""
         return self.kept + self.ghosted + self.dropped
+
+
+def outside_ghost_blocks(plans: Mapping[str, LayerPlan]) -> dict[str, LayerPlan]:
+    """A plan without what it says of the insides of blocks that are ghosts as a whole.
+
+    Example:
+        >>> plans = {"a": LayerPlan(0, 8), "a.conv": LayerPlan(0, dropped=8), "b.conv": LayerPlan(8)}
+        >>> list(outside_ghost_blocks(plans))
+        ['a', 'b.conv']
+    """
+    blocks = tuple(f"{name}." for name, plan in plans.items() if plan.of_block)
+    return {name: plan for name, plan in plans.items() if not name.startswith(blocks)}
 
 
 def uniform_plan(convs: Mapping[str, nn.Conv2d], ratio: float) -> dict[str, LayerPlan]:

@@ -1,18 +1,45 @@
-"""Convolutions whose maps are added to their block's own input."""
+"""Blocks that add the maps of a convolution to their own input."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from ghostify.layers import GhostBlock
 from ghostify.modes import evaluating
-from ghostify.transform.blocks import watching_outputs
+from ghostify.transform.blocks import Block, inputs_of, watching_outputs
+from ghostify.transform.fit import fit_filters, share_explained
+from ghostify.transform.moments import MomentSums, patches
 
 # Of the mean square of what a block adds to its input: what rounding leaves unexplained lies far below.
 TOLERANCE = 1e-6
 
 
+@dataclass(frozen=True)
+class ResidualSum:
+    """What a block computes at its end: its input, plus a straight line of each map of a convolution.
+
+    Args:
+        conv: Name of the convolution.
+        gain: What each map is multiplied by, ``[channels]``, of either sign; 0 for a map that shows nowhere.
+        offset: What is added then, ``[channels]``.
+        relu: Whether a ReLU is behind the sum.
+    """
+
+    conv: str
+    gain: Tensor
+    offset: Tensor
+    relu: bool
+
+    def of(self, x: Tensor, maps: Tensor) -> Tensor:
+        """The sum of an input and the convolution's maps, both ``[batch, channels, height, width]``."""
+        return x + self.gain[:, None, None] * maps + self.offset[:, None, None]
+
+
 @torch.no_grad()
-def residual_gain(model: nn.Module, block: str, conv: str, x: Tensor) -> Tensor | None:
-    """What each map of a convolution is multiplied by before it is added to its block's own input.
+def residual_sum(model: nn.Module, block: str, conv: str, x: Tensor) -> ResidualSum | None:
+    """How a block adds the maps of one of its convolutions to its own input; None where it does not.
 
     Told from what the block computes, whatever norm lies in between: wherever its output is not 0, output less input
     is a straight line of the map. So it holds of sums with a ReLU behind them and of sums without.
@@ -21,8 +48,6 @@ def residual_gain(model: nn.Module, block: str, conv: str, x: Tensor) -> Tensor 
         block: Name of the module with one tensor in and one out.
         conv: Name of the convolution within.
         x: The block's input ``[batch, channels, height, width]``.
-    Returns:
-        ``[channels]``, of either sign, 0 for a map that shows nowhere; None where the block is no such sum.
     """
     seen: list[Tensor] = []
     part = model.get_submodule(block)
@@ -33,13 +58,67 @@ def residual_gain(model: nn.Module, block: str, conv: str, x: Tensor) -> Tensor 
     shows = by_channel(output) != 0
     maps, added = (by_channel(y).double().where(shows, 0.0) for y in (seen[0], output - x))
     count = shows.sum(1, keepdim=True).clamp_min(1)
-    maps = (maps - maps.sum(1, keepdim=True) / count).where(shows, 0.0)
-    varied = (added - added.sum(1, keepdim=True) / count).where(shows, 0.0)
+    maps_mean, added_mean = maps.sum(1, keepdim=True) / count, added.sum(1, keepdim=True) / count
+    maps, varied = (maps - maps_mean).where(shows, 0.0), (added - added_mean).where(shows, 0.0)
     gain = (maps * varied).sum(1) / maps.square().sum(1).clamp_min(1e-30)
     unexplained = (varied - gain[:, None] * maps).square().sum()
-    return gain.to(x.dtype) if unexplained <= TOLERANCE * added.square().sum() else None
+    if not unexplained <= TOLERANCE * added.square().sum():
+        return None
+    offset = (added_mean - gain[:, None] * maps_mean).flatten()
+    # A map that shows nowhere is below 0 everywhere.
+    offset = offset.where(shows.any(1), -by_channel(x).amax(1).double())
+    return ResidualSum(conv, gain.to(x.dtype), offset.to(x.dtype), relu=bool((~shows).any()))
 
 
 def by_channel(x: Tensor) -> Tensor:
     """``[batch, channels, height, width]`` as ``[channels, samples]``."""
     return x.transpose(0, 1).flatten(1)
+
+
+def residual_sums(model: nn.Module, blocks: Iterable[Block], images: Tensor) -> dict[str, ResidualSum]:
+    """Of the blocks that end in such a sum, how; by name.
+
+    Args:
+        images: A few of the network's inputs ``[batch, channels, height, width]``.
+    """
+    found = {}
+    for block in blocks:
+        (x,) = inputs_of(model, block.name, [images])
+        sums = (residual_sum(model, block.name, conv, x) for conv in reversed(block.convs) if conv != block.name)
+        total = next((total for total in sums if total is not None), None)
+        if total is not None:
+            found[block.name] = total
+    return found
+
+
+@torch.no_grad()
+def sums_of(model: nn.Module, block: str, total: ResidualSum, inputs: Sequence[Tensor]) -> Iterator[Tensor]:
+    """What a block gives for each batch of its inputs, before the ReLU."""
+    part, seen = model.get_submodule(block), list[Tensor]()
+    with watching_outputs(model, [total.conv], lambda name, maps: seen.append(maps.clone())):
+        for x in inputs:
+            with evaluating(part):
+                part(x.clone())
+            yield total.of(x, seen.pop())
+
+
+@torch.no_grad()
+def fit_ghost_block(
+    total: ResidualSum, kernel_size: int, samples: Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]]
+) -> tuple[GhostBlock, float]:
+    """A ghost of a whole block, fitted to its sums; the share of their variance that it gives.
+
+    Args:
+        samples: Gives batches of what it gets, the wanted sums at some pixels ``[batch · pixels, channels]``, these.
+    """
+    block = GhostBlock(len(total.gain), kernel_size, total.relu).to(total.gain)
+    sums = MomentSums()
+    for x, t, pixels in samples():
+        sums.add(patches(block.cheap, x, pixels), t)
+    found = sums.moments()
+    filters = fit_filters(found, block.cheap.weight.flatten(1))
+    block.cheap.weight.copy_(filters.reshape(block.cheap.weight.shape))
+    assert block.cheap.bias is not None
+    block.cheap.bias.copy_(found.t_mean - filters @ found.x_mean)
+    error = found.tt.diagonal() - 2 * (filters * found.tx).sum(1) + ((filters @ found.xx) * filters).sum(1)
+    return block.eval(), share_explained(error, found.tt.diagonal())

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ghostify.layers import GhostConv2d
+from ghostify.layers import GhostBlock, GhostConv2d
 from ghostify.transform.inner import Structure
-from ghostify.transform.plan import LayerPlan
+from ghostify.transform.plan import LayerPlan, outside_ghost_blocks
 from ghostify.transform.surgery import replace_modules_
 
 
@@ -20,6 +20,7 @@ def untrained(model: nn.Module, plans: Mapping[str, LayerPlan], example: Tensor)
         example: One input ``[1, channels, height, width]``.
     """
     shaped = copy.deepcopy(model).eval()
+    plans = outside_ghost_blocks(plans)
     if any(plan.dropped for plan in plans.values()):
         structure = Structure(shaped, example)
         for name, plan in plans.items():
@@ -27,9 +28,12 @@ def untrained(model: nn.Module, plans: Mapping[str, LayerPlan], example: Tensor)
                 structure.drop_(conv_at(shaped, name), torch.arange(plan.maps - plan.dropped, plan.maps))
     ghosts: dict[nn.Module, nn.Module] = {}
     for name, plan in plans.items():
-        if plan.ghosted:
+        if plan.of_block:
+            # Whether a ReLU is behind it is nothing to the time.
+            ghosts[shaped.get_submodule(name)] = GhostBlock(plan.maps, plan.kernel_size).eval()
+        elif plan.ghosted:
             conv = conv_at(shaped, name)
-            ghosts[conv] = GhostConv2d.like(conv, cheap=plan.cheap or "pointwise", intrinsic=plan.kept).eval()
+            ghosts[conv] = GhostConv2d.like(conv, cheap=plan.cheap or "pointwise", intrinsic=plan.kept).eval()  # type: ignore[arg-type]  # only a block's ghosts are of another kind
     return replace_modules_(shaped, ghosts)
 
 
