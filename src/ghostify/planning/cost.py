@@ -18,9 +18,9 @@ from ghostify.transform.untrained import untrained
 
 # Networks of random options that are profiled, the original apart.
 SAMPLES = 10
-GHOST_BLOCKS = 0.25  # of the residual blocks in such a network
+BLOCKS_PER_GHOST = 4  # residual blocks in such a network, of which one is a ghost as a whole
 # Maps that an engine may make at once: what time follows is the number of such groups.
-LEAST_OF_LONGEST = 1e-3  # of a kind's longest time: what is shorter counts as much as that
+LEAST_OF_LONGEST = 0.05  # of a kind's longest time: what is shorter counts as much as that
 VECTORS = (1, 4, 8, 16, 32)
 REST = ""  # the name of all that belongs to no site
 
@@ -57,12 +57,15 @@ def costs_of(sites: Mapping[str, Site], cost: Callable[[Site, LayerPlan, int], f
 
 
 def draw_options(sites: Mapping[str, Site], seed: int) -> dict[str, int]:
-    """A random option for each site; a quarter of the blocks that may are ghosts as a whole."""
+    """A random option for each site; but blocks become ghosts in turn, so that a few seeds have each in each way."""
     drawn = random.Random(seed)
     chosen: dict[str, int] = {}
+    blocks = 0
     for name, site in sites.items():
         if site.total is not None:
-            chosen[name] = drawn.randrange(1, len(site.options)) if drawn.random() < GHOST_BLOCKS else 0
+            turn, rest = divmod(seed + blocks, BLOCKS_PER_GHOST)
+            chosen[name] = 0 if rest else 1 + turn % (len(site.options) - 1)
+            blocks += 1
         elif site.within is None:
             chosen[name] = drawn.randrange(len(site.options))
         else:
@@ -140,6 +143,9 @@ class TimeModel:
         coefficients, squares = {}, 0.0
         for key, found in rows.items():
             matrix, ms = np.array([row for row, _ in found]), np.array([took for _, took in found])
+            if key[0]:  # blocks: each option has a time of its own, and few samples, some of them disturbed
+                coefficients[key] = np.array([np.median(ms[own == 1]) if own.any() else 0.0 for own in matrix.T])
+                continue
             weight = 1 / np.maximum(ms, LEAST_OF_LONGEST * ms.max() + 1e-9)
             coefficients[key], residual = nnls(matrix * weight[:, None], ms * weight)
             squares += residual**2

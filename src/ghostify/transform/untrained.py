@@ -30,7 +30,9 @@ def untrained(model: nn.Module, plans: Mapping[str, LayerPlan], example: Tensor)
     for name, plan in plans.items():
         if plan.of_block:
             # Whether a ReLU is behind it is nothing to the time.
-            ghosts[shaped.get_submodule(name)] = GhostBlock(plan.maps, plan.kernel_size).eval()
+            block = GhostBlock(plan.maps, plan.kernel_size).eval()
+            block.cheap.reset_parameters()  # of equal tensors an exported file has one, and layers are told apart by theirs
+            ghosts[shaped.get_submodule(name)] = block
         elif plan.ghosted:
             conv = conv_at(shaped, name)
             ghosts[conv] = GhostConv2d.like(conv, cheap=plan.cheap or "pointwise", intrinsic=plan.kept).eval()  # type: ignore[arg-type]  # only a block's ghosts are of another kind
