@@ -102,6 +102,39 @@ def test_a_time_model_finds_the_costs_that_made_its_samples() -> None:
     assert costs.of(chosen) == pytest.approx(right, rel=0.02)
 
 
+@pytest.mark.parametrize("vector", [8, 16])
+def test_a_time_model_finds_how_many_maps_an_engine_makes_at_once(vector: int) -> None:
+    model = create_model("resnet20").eval()
+    sites = find_sites(model, EXAMPLE, count(model, SHAPE), round_to=4)
+    samples = []
+    for seed in range(12):
+        chosen = draw_options(sites, seed)
+        plans = plan_of(sites, chosen)
+        ms = {}
+        for name, site in sites.items():
+            layer, per_map = plans[name], inputs_left(sites, plans, name) * site.taps
+            ghost = 9 if layer.cheap == "depthwise" else layer.kept
+            vectors = -(-layer.kept // vector) * per_map + -(-layer.ghosted // vector) * ghost
+            ms[name] = 0.01 + 1e-7 * vector * site.pixels * vectors
+        samples.append(Sample(chosen, ms | {"": 0.5}))
+    found = TimeModel(sites, samples)
+    assert found.vector == vector
+    few, many = (found(sites["layer3.1.conv1"], LayerPlan(kept, dropped=64 - kept), 64) for kept in (4, vector))
+    assert few == pytest.approx(many, rel=0.01)
+
+
+def test_blocks_become_ghosts_in_turn_so_that_each_is_timed_in_each_way() -> None:
+    model = create_model("resnet56").eval()
+    sites = find_sites(model, EXAMPLE, count(model, SHAPE), images=torch.randn(4, *SHAPE))
+    drawn = [draw_options(sites, seed) for seed in range(3, 11)]
+    for name, site in sites.items():
+        if site.total is not None:
+            assert {chosen[name] for chosen in drawn} == {0, 1, 2}
+        elif site.within is not None:
+            gone = len(site.options) - 1
+            assert all((chosen[name] == gone) == (chosen[site.within] > 0) for chosen in drawn)
+
+
 def test_a_speed_is_measured_in_the_engine() -> None:
     pytest.importorskip("openvino")
     layers = [nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3)]

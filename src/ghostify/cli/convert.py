@@ -200,7 +200,8 @@ def detector_images(
 
 
 def layer_row(layer: ConvertedLayer) -> tuple[str, ...]:
-    now = f"left: {layer.reason}" if layer.reason else "ghost" if layer.ghosted else "narrower"
+    changed = "ghost" if layer.ghosted else "narrower" if layer.kept else "gone with its block"
+    now = f"left: {layer.reason}" if layer.reason else changed
     numbers = (layer.kept, layer.ghosted, layer.dropped, layer.macs_before, layer.macs_after)
     return (
         layer.name,

@@ -137,7 +137,7 @@ def plan(
 
 def print_plan(found: Plan, trials: Sequence[Trial], out: Path) -> None:
     rows = [(name, *map(str, (la.kept, la.ghosted, la.dropped)), la.cheap or "") for name, la in found.items()]
-    print_table(("convolution", "kept", "ghosted", "dropped", "ghosts"), rows)
+    print_table(("convolution or block", "kept", "ghosted", "dropped", "ghosts"), rows)
     print()
     kind, target = found.target
     print_table(

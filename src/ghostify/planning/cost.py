@@ -19,8 +19,8 @@ from ghostify.transform.untrained import untrained
 # Networks of random options that are profiled, the original apart.
 SAMPLES = 10
 BLOCKS_PER_GHOST = 4  # residual blocks in such a network, of which one is a ghost as a whole
-# Maps that an engine may make at once: what time follows is the number of such groups.
 LEAST_OF_LONGEST = 0.05  # of a kind's longest time: what is shorter counts as much as that
+# Maps that an engine may make at once: what time follows is the number of such groups.
 VECTORS = (1, 4, 8, 16, 32)
 REST = ""  # the name of all that belongs to no site
 

@@ -31,7 +31,7 @@ def untrained(model: nn.Module, plans: Mapping[str, LayerPlan], example: Tensor)
         if plan.of_block:
             # Whether a ReLU is behind it is nothing to the time.
             block = GhostBlock(plan.maps, plan.kernel_size).eval()
-            block.cheap.reset_parameters()  # of equal tensors an exported file has one, and layers are told apart by theirs
+            block.cheap.reset_parameters()  # an exported file has equal tensors once, and layers are told by theirs
             ghosts[shaped.get_submodule(name)] = block
         elif plan.ghosted:
             conv = conv_at(shaped, name)
