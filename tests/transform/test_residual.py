@@ -138,14 +138,11 @@ def test_plans_for_blocks_that_cannot_be_followed_are_refused(plan: dict[str, La
         convert(original, calibration=[torch.randn(32, 3, 9, 9)], plan=plan)
 
 
-def test_a_refined_ghost_of_a_block_is_nearer_and_comes_back_from_its_file(tmp_path: Path) -> None:
+def test_a_refined_ghost_of_a_block_comes_back_from_its_file_and_is_deployed(tmp_path: Path) -> None:
     original = trained(create_model("resnet20"))
     images = list(torch.randn(64, 3, 32, 32).split(32))
     plan = {"layer1.1": LayerPlan(0, 16), "layer2.2": LayerPlan(0, 32, cheap="convolution")}
-    fast, refined = (convert(original, calibration=images, plan=plan, effort=e).model for e in ("fast", "refined"))
-    with torch.no_grad():
-        errors = [float((ghost(images[0]) - original(images[0])).square().mean()) for ghost in (fast, refined)]
-    assert errors[1] < errors[0]
+    refined = convert(original, calibration=images, plan=plan).model
     save(refined, tmp_path / "ghost.safetensors")
     again = load(tmp_path / "ghost.safetensors")
     deployed = deploy(refined, images[0][:1])

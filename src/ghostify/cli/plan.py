@@ -51,6 +51,11 @@ from ghostify.planning.plan_file import Plan, write_plan
 @click.option(
     "--round-to", type=click.IntRange(1), help="Kept maps are a multiple of it; default: 4 for a speed, else 1."
 )
+@click.option(
+    "--whole-blocks/--no-whole-blocks",
+    default=None,
+    help="Whether residual blocks may become ghosts as a whole; default: for a speed.",
+)
 @click.option("--out", type=Path, required=True, help="Folder for plan.json, and for what is measured on the way.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of drawn images and trial networks.")
 @json_option
@@ -71,6 +76,7 @@ def plan(
     workers: int,
     skip: tuple[str, ...],
     round_to: int | None,
+    whole_blocks: bool | None,
     out: Path,
     seed: int,
     as_json: bool,
@@ -100,6 +106,7 @@ def plan(
             threads=torch.get_num_threads(),
             skip=skip,
             round_to=round_to,
+            whole_blocks=whole_blocks,
             measurements=out / "measurements.jsonl",
             seed=seed,
             progress=progress,

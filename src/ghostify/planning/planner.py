@@ -46,6 +46,7 @@ def plan(
     threads: int = 1,
     skip: Sequence[str] = (),
     round_to: int | None = None,
+    whole_blocks: bool | None = None,
     measurements: Path | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -67,6 +68,7 @@ def plan(
         threads: CPU threads of the engine.
         skip: Module names or patterns of convolutions to leave.
         round_to: Kept maps are a multiple of this number; None: 4 for a speed, 1 for multiply-adds.
+        whole_blocks: Whether residual blocks may become ghosts as a whole; None: for a speed.
         measurements: File for what is measured, so that a second call goes on where the first was interrupted.
         seed: Of the random networks.
         progress: Told of each measurement.
@@ -84,13 +86,17 @@ def plan(
         raise InputError(f"target_speedup is {target_speedup}: expected more than 1")
     if target_speedup is not None and engine not in FILE_ENGINES:
         raise InputError(f"engine is {engine!r}: expected one of {', '.join(FILE_ENGINES)}, which tell of layers")
+    if whole_blocks is None:
+        # Of multiply-adds they save little more than fewer maps do, of which refinement undoes more: docs/planning.md.
+        whole_blocks = target_speedup is not None
     if round_to is None:
         round_to = 1 if target_speedup is None else 4
     batches = list(calibration)
     check_batches(batches)
     counted = count(model, tuple(example.shape[1:]))
     images = first_images(batches, int(min(MOST, max(FEWEST, MACS_PER_TRIAL / max(1, counted.macs)))))
-    sites = find_sites(model, example[:1], counted, skip=skip, round_to=round_to, images=images[0][:8])
+    few = images[0][:8] if whole_blocks else None
+    sites = find_sites(model, example[:1], counted, skip=skip, round_to=round_to, images=few)
     if not any(len(site.options) > 1 for site in sites.values()):
         raise InputError(f"{type(model).__name__} has no convolution that could be made cheaper")
     about = {
@@ -99,6 +105,7 @@ def plan(
         "example": list(example.shape),
         "round_to": round_to,
         "skip": list(skip),
+        "whole_blocks": whole_blocks,
     }
     kept = Measurements(measurements, about)
     planner = Planner(model, sites, harms_by_measurement(model, sites, images, kept, progress), counted.macs)
