@@ -17,6 +17,8 @@ from ghostify.cli import main
 from ghostify.cli.output import print_table
 from ghostify.jobs.recipe import Recipe
 from ghostify.network_file import read_extra
+from ghostify.planning.plan_file import Plan, write_plan
+from ghostify.transform.plan import LayerPlan
 
 
 @pytest.fixture(autouse=True)
@@ -176,6 +178,22 @@ def test_a_plan_is_made_edited_and_followed(capsys: pytest.CaptureFixture[str], 
     assert main(["plan", network, *data, "--target-macs", "0.7", "--out", str(out)]) == 0
     assert "Reachable: at least 0." in capsys.readouterr().out
     assert "expected one of --target-speedup" in refused(capsys, "plan", network, *data, "--out", str(out))
+
+
+def test_a_plan_that_makes_a_ghost_of_a_whole_block_is_followed(
+    capsys: pytest.CaptureFixture[str], colours: Path, tmp_path: Path
+) -> None:
+    layers = {"layer2.1": LayerPlan(0, 32, cheap="pointwise"), "layer2.1.conv1": LayerPlan(0, dropped=32)}
+    write_plan(Plan(layers, ("macs", 0.9), 0.9, 0.0, 0.1), tmp_path / "plan.json")
+    data = ["--data", f"npz:{colours}", "--images", "40", "--device", "cpu"]
+    convert = ["convert", "resnet20", *data, "--plan", str(tmp_path / "plan.json"), "--effort", "fast"]
+    assert main([*convert, "--out", str(tmp_path / "g")]) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.startswith("layer2.1")}
+    assert "gone with its block" in rows["layer2.1.conv1"]
+    assert "gone with its block" in rows["layer2.1.conv2"]
+    assert "ghost" in rows["layer2.1"]
+    assert count(load(tmp_path / "g" / "ghost.safetensors"), (3, 32, 32)).of("layer2.1")[0] == 32 * 32 * 16 * 16
+    assert main(["count", str(tmp_path / "g" / "ghost.safetensors")]) == 0
 
 
 def test_train_evaluate_and_compare_go_together(
