@@ -97,7 +97,7 @@ class OutputHarm:
     def measure(self, name: str, kind: str, kept: int) -> float:
         """The output's error with this option of this convolution, or block, alone."""
         if self.sites[name].total is not None:
-            return self.with_ghost_block(name, LayerPlan(0, self.sites[name].maps, cheap=kind))  # type: ignore[arg-type]  # one of the site's
+            return self.with_ghost_block(name, next(o for o in self.sites[name].options[1:] if o.cheap == kind))
         conv = self.conv(name)
         if kind == "depthwise":
             plan = LayerPlan(kept, conv.out_channels - kept, cheap="depthwise")

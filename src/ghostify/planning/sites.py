@@ -126,7 +126,7 @@ def ghostable_blocks(
             continue
         maps, pixels = len(total.gain), math.prod((rows[total.conv].output_shape or ())[1:])
         most = MOST_OF_A_BLOCK * counted.of(name)[0]
-        cheap = [LayerPlan(0, maps, cheap=kind) for kind in BLOCK_KERNELS]  # type: ignore[arg-type]  # keys of its kinds
+        cheap = [LayerPlan(0, maps, cheap=kind) for kind in BLOCK_KERNELS]
         site = Site(name, maps, 1, pixels, (1, 1), None, 0, (LayerPlan(maps), *cheap), total=total)
         options = [option for option in cheap if site.macs(option, maps) <= most]
         if options:

@@ -18,7 +18,7 @@ from ghostify.progress import Progress
 from ghostify.transform.detector import ghost_detector
 from ghostify.transform.inner import InnerMaps, Structure
 from ghostify.transform.keep import EFFORTS, Effort, KeptLayer, check_batches, keep_knowledge
-from ghostify.transform.plan import LayerPlan, mixed_plan, outside_ghost_blocks, uniform_plan
+from ghostify.transform.plan import LayerPlan, inside_ghost_block, mixed_plan, uniform_plan
 from ghostify.transform.surgery import module_names, replace_modules_
 
 # A layer with fewer maps is a head's output or a gate: it has no near-copies to save.
@@ -200,7 +200,9 @@ def convert(
             progress=progress,
         )
     after = count_if_possible(ghosted, input_shape)
-    gone = {name: LayerPlan(0, dropped=conv.out_channels) for name, conv in convs.items() if inside_ghost(name, plans)}
+    gone = {
+        name: LayerPlan(0, dropped=conv.out_channels) for name, conv in convs.items() if inside_ghost_block(name, plans)
+    }
     rows = [
         converted_layer(name, conv.out_channels, (plans | gone).get(name), reasons[name], kept.get(name), before, after)
         for name, conv in convs.items()
@@ -224,11 +226,6 @@ def convert(
     return Conversion(ghosted, tuple(rows))
 
 
-def inside_ghost(name: str, plans: Mapping[str, LayerPlan]) -> bool:
-    """Whether a convolution goes as its whole block becomes a ghost."""
-    return name not in outside_ghost_blocks({**plans, name: plans.get(name, LayerPlan(1))})
-
-
 def free_convolutions(model: nn.Module, skip: Sequence[str] = ()) -> dict[str, nn.Conv2d]:
     """The convolutions that a plan may change, by their first names, in the network's order."""
     names = module_names(model)
@@ -249,7 +246,7 @@ def check_plan(
     """Refuse a plan for what is not there, cannot change, or has another number of maps."""
     modules = dict(model.named_modules())
     for name, layer in plan.items():
-        if inside_ghost(name, plan):
+        if inside_ghost_block(name, plan):
             continue
         if name in modules and name not in convs:
             if layer.dropped or (layer.kept and layer.ghosted):

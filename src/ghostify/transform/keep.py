@@ -128,7 +128,7 @@ def keep_knowledge(
                     partial(samples_of, ghost, block, name, given, aims[name]),
                     rows.get(name),
                     gains.get(name),
-                    plans[name].cheap or cheap,  # type: ignore[arg-type]  # only a block's ghosts are of another kind
+                    plans[name].cheap_or(cheap),
                     cheap_kernel_size,
                 )
                 ghost = replace_modules_(ghost, {conv: fitted})

@@ -11,8 +11,9 @@ from ghostify.errors import InputError
 from ghostify.layers.ghost_conv import CHEAP_KINDS, Cheap, intrinsic_channels
 from ghostify.transform.inner import InnerMaps
 
+PlanCheap = Cheap | Literal["convolution"]
 # How a whole residual block's maps are made of its input, and with what kernel.
-BLOCK_KERNELS = {"pointwise": 1, "convolution": 3}
+BLOCK_KERNELS: Mapping[PlanCheap, int] = {"pointwise": 1, "convolution": 3}
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class LayerPlan:
     kept: int
     ghosted: int = 0
     dropped: int = 0
-    cheap: Cheap | Literal["convolution"] | None = None
+    cheap: PlanCheap | None = None
 
     def __post_init__(self) -> None:
         if min(self.kept, self.ghosted, self.dropped) < 0:
@@ -47,6 +48,10 @@ class LayerPlan:
         """Whether it makes ghosts of a whole block's input."""
         return self.kept == 0 and self.ghosted > 0
 
+    def cheap_or(self, default: Cheap) -> Cheap:
+        """How a convolution's ghosts are made."""
+        return default if self.cheap is None or self.cheap == "convolution" else self.cheap
+
     @property
     def kernel_size(self) -> int:
         """Of a block's ghosts."""
@@ -58,6 +63,11 @@ class LayerPlan:
         return self.kept + self.ghosted + self.dropped
 
 
+def inside_ghost_block(name: str, plans: Mapping[str, LayerPlan]) -> bool:
+    """Whether a layer goes as its whole block becomes a ghost."""
+    return any(plan.of_block and name.startswith(f"{block}.") for block, plan in plans.items())
+
+
 def outside_ghost_blocks(plans: Mapping[str, LayerPlan]) -> dict[str, LayerPlan]:
     """A plan without what it says of the insides of blocks that are ghosts as a whole.
 
@@ -66,8 +76,7 @@ def outside_ghost_blocks(plans: Mapping[str, LayerPlan]) -> dict[str, LayerPlan]
         >>> list(outside_ghost_blocks(plans))
         ['a', 'b.conv']
     """
-    blocks = tuple(f"{name}." for name, plan in plans.items() if plan.of_block)
-    return {name: plan for name, plan in plans.items() if not name.startswith(blocks)}
+    return {name: plan for name, plan in plans.items() if not inside_ghost_block(name, plans)}
 
 
 def uniform_plan(convs: Mapping[str, nn.Conv2d], ratio: float) -> dict[str, LayerPlan]:

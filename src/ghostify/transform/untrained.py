@@ -35,7 +35,7 @@ def untrained(model: nn.Module, plans: Mapping[str, LayerPlan], example: Tensor)
             ghosts[shaped.get_submodule(name)] = block
         elif plan.ghosted:
             conv = conv_at(shaped, name)
-            ghosts[conv] = GhostConv2d.like(conv, cheap=plan.cheap or "pointwise", intrinsic=plan.kept).eval()  # type: ignore[arg-type]  # only a block's ghosts are of another kind
+            ghosts[conv] = GhostConv2d.like(conv, cheap=plan.cheap_or("pointwise"), intrinsic=plan.kept).eval()
     return replace_modules_(shaped, ghosts)
 
 
