@@ -4,11 +4,12 @@
         --out benchmarks/results/pareto_resnet56.csv --plot docs/pareto_resnet56.png
 
 Each row: one method at one of five sizes (`asked`: a share of the multiply-adds, for `planned for time` of the time;
-what cannot be reached is left out), made without labels on the CPU, trained for so many epochs with labels and the
-original as teacher on `--device`. `--time` measures, on a quiet machine, every network of `--made` whose rows have no
-time yet against the original in OpenVINO, both deployed; training does not change it. Torch-Pruning's criterion is the
-one that keeps most on images held out of train, at half of the multiply-adds; the row names it. Rows that are there
-already are not made again; the plot has all that are timed.
+what cannot be reached is left out), made without labels on the CPU, then trained for so many epochs with labels on
+`--device`, the original as teacher, by its answers or by its maps at the ends of blocks, too (`--learning`). `--time`
+measures, on a quiet machine, every network of `--made` whose rows have no time yet against the original in OpenVINO,
+both deployed; training does not change it. Torch-Pruning's criterion is the one that keeps most on images held out of
+train, at half of the multiply-adds; the row names it. Rows that are there already are not made again. The plot has all
+that are timed, of a network's two trainings the one that is better on images held out of train.
 """
 
 import argparse
@@ -37,10 +38,13 @@ from ghostify.data.sample import draw_inputs
 from ghostify.jobs.train import Teacher, train
 from ghostify.measure.environment import describe_environment
 from ghostify.models.weights import load_weights_
+from ghostify.transform.blocks import shared_ends
 from ghostify.transform.refine import refine_whole_
 
 SHARES = (0.8, 0.65, 0.5, 0.35, 0.2)  # of the multiply-adds
 TEST_IMAGES = 10_000
+# How the epochs with labels are learned; a network without blocks that are as wide as the original's has no hints.
+LEARNING = {"answers": TUNE, "hints": replace(TUNE, optimizer="adamw", lr=1e-3, freeze_norm=True)}
 LOWEST = 10  # points below the best: the plot ends there
 # Columns that `--time` fills.
 TIME = ("time_ratio", "time_ratio_low", "time_ratio_high", "engine_threads", "timed_on", "timed_core_share")
@@ -54,6 +58,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--epochs", type=int, nargs="+", default=[0, 5])
+    parser.add_argument("--learning", nargs="+", choices=LEARNING, default=list(LEARNING))
     parser.add_argument("--shares", type=float, nargs="+", default=list(SHARES))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--images", type=int, default=1024)
@@ -73,11 +78,12 @@ def main() -> None:
     measured = arguments.made / f"{arguments.network}, measured {arguments.seed}.jsonl"
     start = Start(original, images, data, arguments.seed, arguments.threads, measured)
     rows = read_rows(arguments.out)
-    done = {(row["method"], row["asked"], row["epochs"], row["seed"]) for row in rows}
+    done = {(row["method"], row["asked"], row["epochs"], row["learning"], row["seed"]) for row in rows}
+    trainings = [(e, how) for e in sorted(arguments.epochs) for how in (arguments.learning if e else [""])]
     for method in arguments.methods:
         for share in arguments.shares:
             asked, seed = f"{share:g}", arguments.seed
-            wanted = [e for e in arguments.epochs if (method, asked, str(e), str(seed)) not in done]
+            wanted = [(e, how) for e, how in trainings if (method, asked, str(e), how, str(seed)) not in done]
             if not wanted:
                 continue
             torch.manual_seed(seed)
@@ -89,23 +95,29 @@ def main() -> None:
                 print(f"{method} at {share:g}: {error}", file=sys.stderr)
                 continue
             macs_ratio = count(network, SHAPE).macs / count(original, SHAPE).macs
-            for epochs in sorted(wanted):
+            for epochs, learning in wanted:
                 model = copy.deepcopy(network).to(arguments.device)
                 if epochs:
-                    train(
-                        model,
-                        data,
-                        in_arithmetic(replace(TUNE, epochs=epochs, seed=seed), arguments),
-                        teacher=Teacher(copy.deepcopy(original)),
-                        checkpoint=file.with_suffix(f".{epochs}_epochs.pt"),
-                        resume=True,
-                        device=arguments.device,
-                    )
+                    recipe = replace(LEARNING[learning], epochs=epochs, seed=seed)
+                    try:
+                        train(
+                            model,
+                            data,
+                            in_arithmetic(recipe, arguments),
+                            teacher=Teacher(copy.deepcopy(original), hints=learning == "hints"),
+                            checkpoint=file.with_suffix(f".{epochs}_epochs_{learning}.pt"),
+                            resume=True,
+                            device=arguments.device,
+                        )
+                    except InputError as error:
+                        print(f"{method} at {share:g}: {error}", file=sys.stderr)
+                        continue
                 row = {
                     "network": arguments.network,
                     "method": method,
                     "asked": asked,
                     "epochs": epochs,
+                    "learning": learning,
                     "seed": seed,
                     "macs_ratio": f"{macs_ratio:.4f}",
                     **dict.fromkeys(TIME, ""),
@@ -118,11 +130,11 @@ def main() -> None:
                 }
                 rows.append(row)
                 write_rows(arguments.out, rows)
-                print(f"{method} at {share:g}, {epochs} epochs: {row['val_top1']} held out", file=sys.stderr)
+                print(f"{method} at {share:g}, {epochs} epochs {learning}: {row['val_top1']} held out", file=sys.stderr)
     if arguments.time:
         measure_times(rows, original, images[0][:1], arguments)
     if arguments.plot:
-        plot([row for row in rows if row["time_ratio"]], arguments.plot)
+        plot(better_trainings([row for row in rows if row["time_ratio"]]), arguments.plot)
 
 
 def made_file(arguments: argparse.Namespace, method: str, asked: str) -> Path:
@@ -222,30 +234,10 @@ def best_criterion(start: Start) -> str:
 def refined(start: Start, share: float) -> Made:
     """Torch-Pruning, then our refinement of the whole: twice the passes, as there is none of blocks."""
     model, criterion = torch_pruning(start, share)
-    ends = dict.fromkeys(same_ends(start.original, model, start.images[0][:2]))
+    ends = dict.fromkeys(shared_ends(start.original, model, start.images[0][:2]))
     generator = torch.Generator().manual_seed(start.seed)
     refine_whole_(model, start.original, ends, start.images, generator, passes=12)
     return model.eval(), criterion
-
-
-def same_ends(original: nn.Module, model: nn.Module, example: Tensor) -> list[str]:
-    """Names of the residual blocks that give as many maps as before."""
-    names = [name for name, module in original.named_modules() if name.count(".") == 1 and name.startswith("layer")]
-    shapes = []
-    for network in (original, model):
-        found: dict[str, torch.Size] = {}
-        hooks = [
-            network.get_submodule(name).register_forward_hook(
-                lambda module, args, output, name=name, found=found: found.update({name: output.shape})
-            )
-            for name in names
-        ]
-        with torch.no_grad():
-            network.eval()(example)
-        for hook in hooks:
-            hook.remove()
-        shapes.append(found)
-    return [name for name in names if shapes[0][name] == shapes[1][name]]
 
 
 METHODS: dict[str, Callable[[Start, float], nn.Module | Made]] = {
@@ -256,6 +248,14 @@ METHODS: dict[str, Callable[[Start, float], nn.Module | Made]] = {
     "Torch-Pruning": torch_pruning,
     "Torch-Pruning, refined": refined,
 }
+
+
+def better_trainings(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each network after so many epochs the row that is better on held-out images."""
+    best: dict[tuple[str, ...], dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: float(row["val_top1"])):
+        best[tuple(str(row[key]) for key in ("method", "asked", "epochs", "seed"))] = row
+    return list(best.values())
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:

@@ -149,6 +149,7 @@ def test_convert_with_data_keeps_what_a_network_knows(
         "2",
         "--batch-size",
         "16",
+        "--hints",
         "--out",
         str(tmp_path / "f"),
         "--json",
@@ -157,6 +158,10 @@ def test_convert_with_data_keeps_what_a_network_knows(
     assert printed(capsys, arguments[0], tuned["out"], *arguments[2:])["top1"] > 0.9
     assert main(["convert", "resnet20", "--finetune", "1", "--out", str(tmp_path / "h")]) == 2
     assert "name them with --data" in capsys.readouterr().err
+    assert main([*convert, "--hints", "--out", str(tmp_path / "h")]) == 2
+    assert "say how many with --finetune" in capsys.readouterr().err
+    assert main([*train, "--hints", "--out", str(tmp_path / "h")]) == 2
+    assert "name it with --teacher" in capsys.readouterr().err
     assert main([*convert, "--images", "5", "--out", str(tmp_path / "h")]) == 2
     assert "5 images: expected at least 32" in capsys.readouterr().err
     assert not (tmp_path / "h").exists()

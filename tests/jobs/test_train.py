@@ -28,6 +28,8 @@ from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.train import Classification, Teacher, train
 from ghostify.jobs.training_folder import TrainingFolder, best_epoch
 from ghostify.network_file import load
+from ghostify.transform.blocks import ends_of, shared_ends
+from ghostify.transform.refine import apart
 
 RECIPE = Recipe(epochs=3, batch_size=16, lr=0.05, precision="fp32")
 
@@ -142,6 +144,35 @@ def test_a_teacher_is_learned_from_and_not_changed(colours: Path) -> None:
     train(model, shuffled, recipe, teacher=Teacher(teacher, weight=1))  # every label is wrong
     assert evaluate(model, data.test, data).top1 > 0.9
     assert all(torch.equal(before[name], tensor) for name, tensor in teacher.state_dict().items())
+
+
+def test_hints_bring_the_ends_of_blocks_nearer_to_the_teachers(colours: Path) -> None:
+    data, recipe = load_data(f"npz:{colours}"), dataclasses.replace(RECIPE, epochs=20, optimizer="adamw", lr=0.01)
+    teacher = trained(colours, recipe)
+    x = torch.randn(8, 3, data.image_size, data.image_size, generator=torch.Generator().manual_seed(0))
+
+    def ends_apart(hints: bool) -> float:
+        torch.manual_seed(1)
+        model = create_model("tiny:Tiny")
+        ends = shared_ends(teacher, model, x)
+        assert ends == ["conv1", "conv2"]
+        train(model, data, recipe, teacher=Teacher(teacher, hints=hints))
+        assert not any(module._forward_hooks for network in (model, teacher) for module in network.modules())
+        with ends_of(teacher, ends) as wanted, ends_of(model, ends) as given, torch.no_grad():
+            teacher.eval()(x)
+            model.eval()(x)
+        return sum(float(apart(given[name], wanted[name])) for name in ends)
+
+    with_hints, without = ends_apart(True), ends_apart(False)
+    assert with_hints < 0.5 * without, (with_hints, without)
+
+
+def test_hints_that_cannot_be_given_are_refused(colours: Path) -> None:
+    data, recorded = load_data(f"npz:{colours}"), dataclasses.replace(RECIPE, cuda_graph=True)
+    with pytest.raises(InputError, match="expected a teacher without hints"):
+        train(create_model("tiny:Tiny"), data, recorded, teacher=Teacher(create_model("tiny:Tiny"), hints=True))
+    with pytest.raises(InputError, match="no block in common"):
+        train(create_model("tiny:Tiny"), data, RECIPE, teacher=Teacher(create_model("tiny:Tiny", width=8), hints=True))
 
 
 def test_a_teacher_that_cannot_teach_this_is_refused(colours: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from ghostify.cli.options import (
     classes_option,
     data_options,
     ghost_options,
+    hints_option,
     json_option,
     recipe_options,
     shape_option,
@@ -48,6 +49,7 @@ from ghostify.transform.convert import ConvertedLayer
 @click.option("--round-to", type=click.IntRange(1), default=1, show_default=True, help="With --drop-inner: 16 is fast.")
 @click.option("--finetune", type=click.IntRange(0), default=0, help="Epochs with labels, the original as teacher.")
 @recipe_options("optimizer", "lr", "batch_size", "freeze_norm", lr=0.01)  # of these epochs
+@hints_option
 @source_options
 @classes_option
 @ghost_options(2, 3, float)
@@ -71,6 +73,7 @@ def convert(
     lr: float,
     batch_size: int,
     freeze_norm: bool,
+    hints: bool,
     image_size: int | None,
     mean: Channels,
     std: Channels,
@@ -105,6 +108,8 @@ def convert(
             freeze_norm=freeze_norm,
             seed=seed,
         )
+    if hints and not recipe:
+        raise InputError("--hints are for the epochs with labels: say how many with --finetune")
     if recipe and data_name is None:
         raise InputError("--finetune needs images to learn from: name them with --data")
     if plan_file is not None and data_name is None:
@@ -154,7 +159,7 @@ def convert(
                 conversion.model,
                 data,
                 recipe,
-                teacher=Teacher(network),
+                teacher=Teacher(network, hints=hints),
                 device=device,
                 workers=workers,
                 progress=progress,

@@ -66,6 +66,9 @@ device_option = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", callback=ready_device, show_default=True
 )
 skip_option = click.option("--skip", multiple=True, help="Module name or pattern to leave; may be given again.")
+hints_option = click.option(
+    "--hints", is_flag=True, help="Learn the teacher's maps at the ends of blocks and its logits, not softened answers."
+)
 source_options = together(
     click.option("--weights", type=Path, help="State dict: .safetensors, .pt, .pth or .th."),
     click.option("--factory", help="For a file built by code of yours: its package.module:factory."),

@@ -10,7 +10,7 @@ import click
 import torch
 
 from ghostify.cli.opening import Channels, normalised_for, open_for
-from ghostify.cli.options import ghost_options, json_option, take_recipe, training_options
+from ghostify.cli.options import ghost_options, hints_option, json_option, take_recipe, training_options
 from ghostify.cli.output import first_process, print_history, progress_bars, score_row, score_text, show
 from ghostify.data import load_data
 from ghostify.errors import InputError
@@ -31,6 +31,7 @@ from ghostify.network_file import load, save
 @click.option("--teacher", type=Path, help="Network file to learn from beside the labels, such as a ghost's original.")
 @click.option("--teacher-weight", type=float, default=Teacher.weight, show_default=True, help="Of the loss, 0..1.")
 @click.option("--temperature", type=float, default=Teacher.temperature, show_default=True, help="Of the teacher.")
+@hints_option
 @click.option("--tensorboard", is_flag=True, help="Log for TensorBoard, too.")
 @click.option("--out", type=Path, required=True, help="Folder for settings, log, checkpoint, best and last network.")
 @json_option
@@ -44,6 +45,7 @@ def train(
     teacher: Path | None,
     teacher_weight: float,
     temperature: float,
+    hints: bool,
     tensorboard: bool,
     image_size: int | None,
     mean: Channels,
@@ -59,6 +61,8 @@ def train(
     """
     if (model is None) == (row_name is None):
         raise InputError("expected a MODEL or --recipe NAME, and not both")
+    if hints and teacher is None:
+        raise InputError("--hints are a teacher's: name it with --teacher")
     row = ROWS[row_name] if row_name is not None else None
     recipe = take_recipe(options, row.recipe if row else None)
     if row is not None:
@@ -73,7 +77,9 @@ def train(
         "row": row_name,
         "data": data_name,
         "recipe": dataclasses.asdict(recipe),
-        "teacher": {"network": str(teacher), "weight": teacher_weight, "temperature": temperature} if teacher else None,
+        "teacher": {"network": str(teacher), "weight": teacher_weight, "temperature": temperature, "hints": hints}
+        if teacher
+        else None,
         "command": shlex.join(["ghostify", *sys.argv[1:]]),
     }
     if first_process():
@@ -83,7 +89,7 @@ def train(
             network,
             data,
             recipe,
-            teacher=Teacher(known, teacher_weight, temperature) if known else None,
+            teacher=Teacher(known, teacher_weight, temperature, hints) if known else None,
             checkpoint=folder.checkpoint,
             resume=resume,
             device=device,

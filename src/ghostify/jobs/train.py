@@ -1,7 +1,8 @@
 """Train a network to name what is in images."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
@@ -17,6 +18,8 @@ from ghostify.jobs.evaluate import Score, check_fit, evaluate, logits_of
 from ghostify.jobs.learn import AfterEpoch, Answer, learn, memory_format_of
 from ghostify.jobs.recipe import Recipe
 from ghostify.progress import Progress
+from ghostify.transform.blocks import ends_of, shared_ends
+from ghostify.transform.refine import apart
 
 
 @dataclass(frozen=True)
@@ -27,11 +30,15 @@ class Teacher:
         network: Put into eval mode and on the device of the training.
         weight: Share of the loss that is disagreement with the teacher, above 0 to 1; 1 learns no labels.
         temperature: What both networks' logits are divided by before their answers are compared.
+        hints: Whether disagreement is how far logits and the ends of blocks that both networks have are apart, mean
+            squared error over variance, as in refinement (hints: Romero et al. 2015, arXiv:1412.6550); else it is that
+            of softened answers, for which the temperature is.
     """
 
     network: nn.Module
     weight: float = 0.9
     temperature: float = 4.0
+    hints: bool = False
 
     def __post_init__(self) -> None:
         if not (0 < self.weight <= 1 and self.temperature > 0):
@@ -67,24 +74,40 @@ def train(
     outputs = check_fit(model, data)
     data = augmented(data, recipe.color_jitter, recipe.rand_augment)
     accelerator = Accelerator(cpu=device == "cpu", gradient_accumulation_steps=recipe.accumulate)
-    learning = {}
+    learning, ends = {}, list[str]()
     if teacher is not None:
         teacher.network.to(accelerator.device).to(memory_format=memory_format_of(recipe)).eval()
         known = check_fit(teacher.network, data)
         if known != outputs:
             raise InputError(f"the teacher returns {known} logits, the network {outputs}: expected as many of both")
-        learning = {"teacher_weight": teacher.weight, "temperature": teacher.temperature}
-    return learn(
-        model,
-        Classification(data, teacher, recipe.label_smoothing, workers),
-        recipe,
-        settings=learning,
-        checkpoint=checkpoint,
-        resume=resume,
-        accelerator=accelerator,
-        progress=progress,
-        after_epoch=after_epoch,
-    )
+        learning = {"teacher_weight": teacher.weight, "temperature": teacher.temperature, "hints": teacher.hints}
+        if teacher.hints:
+            ends = ends_to_compare(model, teacher, data, recipe, accelerator.device)
+    with ends_of(teacher.network if teacher else model, ends) as wanted, ends_of(model, ends) as given:
+        return learn(
+            model,
+            Classification(data, teacher, recipe.label_smoothing, workers, given, wanted),
+            recipe,
+            settings=learning,
+            checkpoint=checkpoint,
+            resume=resume,
+            accelerator=accelerator,
+            progress=progress,
+            after_epoch=after_epoch,
+        )
+
+
+def ends_to_compare(
+    model: nn.Module, teacher: Teacher, data: ImageData, recipe: Recipe, device: torch.device
+) -> list[str]:
+    """The blocks whose ends give hints."""
+    if recipe.cuda_graph:
+        raise InputError("cuda_graph: expected a teacher without hints, which a recorded step does not give")
+    example = torch.zeros(1, 3, data.image_size, data.image_size, device=device)
+    ends = shared_ends(teacher.network, model.to(device), example)
+    if not ends:
+        raise InputError("hints: the network has no block in common with its teacher that gives maps of the same shape")
+    return ends
 
 
 @dataclass(frozen=True)
@@ -95,6 +118,8 @@ class Classification:
     teacher: Teacher | None
     label_smoothing: float
     workers: int
+    given: Mapping[str, Tensor] = field(default_factory=dict)  # what blocks gave of this batch in the network
+    wanted: Mapping[str, Tensor] = field(default_factory=dict)  # and in the teacher; empty without hints
 
     def loader(self, recipe: Recipe, order: torch.Generator) -> DataLoader[Batch]:
         return make_loader(self.data.train, recipe.batch_size, self.workers, order)
@@ -114,8 +139,12 @@ class Classification:
         if self.teacher is not None:
             with torch.no_grad():
                 answers = logits_of(self.teacher.network(x))
-            apart = disagreement(logits, answers, self.teacher.temperature)
-            loss = (1 - self.teacher.weight) * loss + self.teacher.weight * apart
+            if self.teacher.hints:
+                ends = [apart(self.given[name], wanted) for name, wanted in self.wanted.items()]
+                distance = apart(logits, answers) + torch.stack(ends).mean()
+            else:
+                distance = disagreement(logits, answers, self.teacher.temperature)
+            loss = (1 - self.teacher.weight) * loss + self.teacher.weight * distance
         return Answer(loss, len(labels), int((logits.detach().argmax(1) == labels).sum()))
 
     def networks(self, model: nn.Module, recipe: Recipe) -> list[nn.Module]:
