@@ -4,9 +4,9 @@
         --out benchmarks/results/pareto_resnet56.csv --plot docs/pareto_resnet56.png
 
 Each row: one method at one of five sizes (`asked`: a share of the multiply-adds, for `planned for time` of the time;
-what cannot be reached is left out), made without labels on the CPU, then trained for so many epochs with labels on
-`--device`, the original as teacher, by its answers or by its maps at the ends of blocks, too (`--learning`). `--time`
-measures, on a quiet machine, every network of `--made` whose rows have no time yet against the original in OpenVINO,
+what cannot be reached is left out), made without labels on the CPU, then trained for so many epochs on `--device`, the
+original as teacher: by labels and its answers, or by its logits and its maps at the ends of blocks alone, without
+labels (`--learning`). `--time` measures, on a quiet machine, every network of `--made` whose rows have no time yet against the original in OpenVINO,
 both deployed; training does not change it. Torch-Pruning's criterion is the one that keeps most on images held out of
 train, at half of the multiply-adds; the row names it. Rows that are there already are not made again. The plot has all
 that are timed, of a network's two trainings the one that is better on images held out of train.
@@ -43,8 +43,8 @@ from ghostify.transform.refine import refine_whole_
 
 SHARES = (0.8, 0.65, 0.5, 0.35, 0.2)  # of the multiply-adds
 TEST_IMAGES = 10_000
-# How the epochs with labels are learned; a network without blocks that are as wide as the original's has no hints.
-LEARNING = {"answers": TUNE, "hints": replace(TUNE, optimizer="adamw", lr=1e-3, freeze_norm=True)}
+# How a network learns from the original, and how much of the loss that is: the labels are the rest.
+LEARNING = {"answers": (TUNE, 0.9), "hints": (replace(TUNE, optimizer="adamw", lr=1e-3, freeze_norm=True), 1.0)}
 LOWEST = 10  # points below the best: the plot ends there
 # Columns that `--time` fills.
 TIME = ("time_ratio", "time_ratio_low", "time_ratio_high", "engine_threads", "timed_on", "timed_core_share")
@@ -98,20 +98,16 @@ def main() -> None:
             for epochs, learning in wanted:
                 model = copy.deepcopy(network).to(arguments.device)
                 if epochs:
-                    recipe = replace(LEARNING[learning], epochs=epochs, seed=seed)
-                    try:
-                        train(
-                            model,
-                            data,
-                            in_arithmetic(recipe, arguments),
-                            teacher=Teacher(copy.deepcopy(original), hints=learning == "hints"),
-                            checkpoint=file.with_suffix(f".{epochs}_epochs_{learning}.pt"),
-                            resume=True,
-                            device=arguments.device,
-                        )
-                    except InputError as error:
-                        print(f"{method} at {share:g}: {error}", file=sys.stderr)
-                        continue
+                    recipe, weight = LEARNING[learning]
+                    train(
+                        model,
+                        data,
+                        in_arithmetic(replace(recipe, epochs=epochs, seed=seed), arguments),
+                        teacher=Teacher(copy.deepcopy(original), weight=weight, hints=learning == "hints"),
+                        checkpoint=file.with_suffix(f".{epochs}_epochs_{learning}.pt"),
+                        resume=True,
+                        device=arguments.device,
+                    )
                 row = {
                     "network": arguments.network,
                     "method": method,
