@@ -6,10 +6,11 @@
 Each row: one method at one of five sizes (`asked`: a share of the multiply-adds, for `planned for time` of the time;
 what cannot be reached is left out), made without labels on the CPU, then trained for so many epochs on `--device`, the
 original as teacher: by labels and its answers, or by its logits and its maps at the ends of blocks alone, without
-labels (`--learning`). `--time` measures, on a quiet machine, every network of `--made` whose rows have no time yet against the original in OpenVINO,
-both deployed; training does not change it. Torch-Pruning's criterion is the one that keeps most on images held out of
-train, at half of the multiply-adds; the row names it. Rows that are there already are not made again. The plot has all
-that are timed, of a network's two trainings the one that is better on images held out of train.
+labels (`--learning`). `--time` measures, on a quiet machine, every network of `--made` whose rows have no time yet
+against the original in OpenVINO, both deployed; training does not change it. Torch-Pruning's criterion is the one that
+keeps most on images held out of train, at half of the multiply-adds; the row names it. Rows that are there already are
+not made again. The plot has all that are timed, of a network's two trainings the one that is better on images held out
+of train.
 """
 
 import argparse
