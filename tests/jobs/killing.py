@@ -80,7 +80,7 @@ def train_here(data: str, out: str, epochs: str, amid_checkpoint: str) -> int:
 
     checkpoint.torch.save = half_save
     print("about to begin", flush=True)
-    settings = ["--epochs", epochs, "--batch-size", "16", "--lr", "0.02", "--ema", "0.9", "--hold-out", "0.2"]
+    settings = ["--epochs", epochs, "--batch-size", "16", "--lr", "0.02", "--ema", "0.1", "--hold-out", "0.2"]
     where = ["--data", f"npz:{data}", "--device", "cpu", "--out", out, "--resume"]
     return ghostify(["train", "tiny:Tiny", *settings, *where, "--json"])
 

@@ -187,7 +187,8 @@ def test_a_teacher_that_cannot_teach_this_is_refused(colours: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "bad", [{"optimizer": "adam"}, {"epochs": 0}, {"lr": -1.0}, {"label_smoothing": 1.0}, {"schedule": "x"}]
+    "bad",
+    [{"optimizer": "adam"}, {"epochs": 0}, {"lr": -1.0}, {"label_smoothing": 1.0}, {"ema": 0.999}, {"schedule": "x"}],
 )
 def test_a_bad_recipe_is_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="expected"):
@@ -279,7 +280,7 @@ def test_gathered_gradients_are_those_of_one_large_batch(colours: Path) -> None:
 
 
 def test_the_average_of_the_weights_is_what_a_training_ends_with(colours: Path, tmp_path: Path) -> None:
-    recipe = dataclasses.replace(RECIPE, epochs=2, ema=0.5, augment=False)
+    recipe = dataclasses.replace(RECIPE, epochs=2, ema=2 / 6, augment=False)  # two of six steps: a decay of a half
     weights: list[Tensor] = []
     torch.manual_seed(0)
     model = create_model("tiny:Tiny")

@@ -106,11 +106,12 @@ def learn(
     loader = task.loader(recipe, order)
     optimizer = make_optimizer(model, recipe, recipe.peak_lr(accelerator.num_processes))
     net, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    average = (
-        AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True) if recipe.ema else None
-    )
     optimizer.zero_grad()
     steps = math.ceil(len(loader) / recipe.accumulate)
+    average = None
+    if recipe.ema:
+        decay = recipe.ema_decay(steps * recipe.epochs)
+        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
     learner = Learner(model, average, optimizer, LambdaLR(optimizer, lambda step: lr_factor(step, steps, recipe)))
     history: list[Epoch] = []
     settings = asdict(recipe) | settings | {"processes": accelerator.num_processes}

@@ -7,6 +7,7 @@ from ghostify.errors import InputError
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "steps", "thirds", "1x")
 PRECISIONS = ("auto", "fp32", "bf16")
+MOST_REMEMBERED = 0.5  # a moving average that remembers more holds weights that hardly knew anything yet
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,9 @@ class Recipe:
             ("thirds"), or as detectors learn, after 8 and 11 twelfths ("1x").
         warmup_epochs: Epochs, or parts of one, of linear rise from 0.
         label_smoothing: Share of the target spread over all classes.
-        ema: Part of the moving average of all weights that each step keeps, 0 to below 1, such as 0.9999; the
-            average is what is validated and what the training ends with. 0 for none.
+        ema: Share of all steps that the moving average of the weights and of BatchNorm's statistics remembers, such as
+            0.02 (a decay of 0.9999 in 500,000 steps): so it suits any number of epochs. The average is what is
+            validated and what the training ends with. 0 for none.
         augment: Random crops, and mirror images where the data set allows.
         color_jitter: How far brightness, contrast and saturation are changed at random, 0 to 1; of a folder's images.
         rand_augment: Whether two of RandAugment's changes (Cubuk et al. 2019, arXiv:1909.13719) meet each of a
@@ -72,8 +74,20 @@ class Recipe:
             )
         if not (self.lr > 0 and self.lr_batch_size >= 0 and self.weight_decay >= 0 and self.warmup_epochs >= 0):
             raise InputError("expected lr > 0, and lr batch size, weight decay and warm-up epochs >= 0")
-        if not (0 <= self.label_smoothing < 1 and 0 <= self.ema < 1 and 0 <= self.color_jitter <= 1):
-            raise InputError("expected label smoothing and ema from 0 to below 1, color jitter from 0 to 1")
+        if not (0 <= self.label_smoothing < 1 and 0 <= self.ema <= MOST_REMEMBERED and 0 <= self.color_jitter <= 1):
+            raise InputError(
+                f"label smoothing is {self.label_smoothing:g}, ema {self.ema:g}, color jitter {self.color_jitter:g}: "
+                f"expected 0 to below 1, 0 to {MOST_REMEMBERED:g} of the steps (such as 0.02), and 0 to 1"
+            )
+
+    def ema_decay(self, steps: int) -> float:
+        """The part of the moving average that each of so many steps keeps.
+
+        Example:
+            >>> round(Recipe(ema=0.02).ema_decay(steps=500_000), 6)
+            0.9999
+        """
+        return 1 - 1 / max(1.0, self.ema * steps)
 
     def peak_lr(self, processes: int = 1) -> float:
         """The learning rate for so many processes.
