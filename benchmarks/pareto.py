@@ -282,7 +282,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         axes.set(
             xlabel="time over the original's, OpenVINO",
             ylabel="top-1 on test images, %",
-            title=f"{epochs} epochs with labels" if epochs else "no labels",
+            title=f"{epochs} epochs, the original as teacher" if epochs else "as made, no labels",
         )
         axes.set_ylim(bottom=max(axes.get_ylim()[0], best - LOWEST))
         axes.spines[["top", "right"]].set_visible(False)
