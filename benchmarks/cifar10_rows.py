@@ -63,8 +63,8 @@ def main() -> None:
             plain = name.removeprefix("narrow_").split(",")[0]
             row = ROWS[f"cifar10_{plain}{'_modern' if arguments.recipe == 'modern' else ''}"]
             epochs = arguments.epochs or row.recipe.epochs
-            key = (name, arguments.recipe, str(epochs), str(seed))
-            if key in {(r["network"], r["recipe"], r["epochs"], r["seed"]) for r in rows}:
+            key = (name, arguments.recipe, str(epochs), str(seed), f"{row.recipe.ema:g}")
+            if key in {tuple(str(r[k]) for k in ("network", "recipe", "epochs", "seed", "ema")) for r in rows}:
                 continue
             warmup = row.recipe.warmup_epochs * epochs / row.recipe.epochs
             recipe = replace(row.recipe, epochs=epochs, warmup_epochs=warmup, seed=seed)
@@ -87,6 +87,7 @@ def main() -> None:
                     "recipe": arguments.recipe,
                     "epochs": epochs,
                     "seed": seed,
+                    "ema": f"{recipe.ema:g}",
                     "macs": counted.macs,
                     "params": counted.params,
                     "val_top1": f"{history[-1].val_top1:.4f}",
@@ -106,17 +107,18 @@ def print_gaps(rows: list[dict[str, Any]]) -> None:
 
     The 95 % interval is what so many test images leave (normal approximation, paired by image).
     """
-    groups: dict[tuple[str, str], dict[str, list[Any]]] = {}
+    groups: dict[str, dict[str, list[Any]]] = {}
     for row in rows:
         bits = np.unpackbits(np.frombuffer(bytes.fromhex(row["right"]), np.uint8)).astype(float)
-        groups.setdefault((row["recipe"], str(row["epochs"])), {}).setdefault(row["network"], []).append(bits)
-    for (recipe, epochs), networks in groups.items():
+        learned = f"{row['recipe']}, {row['epochs']} epochs, ema {row['ema']}"
+        groups.setdefault(learned, {}).setdefault(row["network"], []).append(bits)
+    for learned, networks in groups.items():
         means = {name: np.mean(found, 0) for name, found in networks.items()}
         for one, other in permutations(means, 2):
             apart = means[one] - means[other]
             if apart.mean() > 0:
                 half = 1.96 * apart.std() / len(apart) ** 0.5
-                print(f"{recipe}, {epochs} epochs: {one} less {other} {100 * apart.mean():.2f} ± {100 * half:.2f}")
+                print(f"{learned}: {one} less {other} {100 * apart.mean():.2f} ± {100 * half:.2f}")
 
 
 def build(name: str) -> nn.Module:
