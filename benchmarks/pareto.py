@@ -9,8 +9,7 @@ original as teacher: by labels and its answers, or by its logits and its maps at
 labels (`--learning`). `--time` measures, on a quiet machine, every network of `--made` whose rows have no time yet
 against the original in OpenVINO, both deployed; training does not change it. Torch-Pruning's criterion is the one that
 keeps most on images held out of train, at half of the multiply-adds; the row names it. Rows that are there already are
-not made again. The plot has all that are timed, of a network's two trainings the one that is better on images held out
-of train.
+not made again. The plot has all that are timed.
 """
 
 import argparse
@@ -20,6 +19,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,7 @@ def main() -> None:
     if arguments.time:
         measure_times(rows, original, images[0][:1], arguments)
     if arguments.plot:
-        plot(better_trainings([row for row in rows if row["time_ratio"]]), arguments.plot)
+        plot([row for row in rows if row["time_ratio"]], arguments.plot)
 
 
 def made_file(arguments: argparse.Namespace, method: str, asked: str) -> Path:
@@ -247,22 +247,14 @@ METHODS: dict[str, Callable[[Start, float], nn.Module | Made]] = {
 }
 
 
-def better_trainings(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each network after so many epochs the row that is better on held-out images."""
-    best: dict[tuple[str, ...], dict[str, Any]] = {}
-    for row in sorted(rows, key=lambda row: float(row["val_top1"])):
-        best[tuple(str(row[key]) for key in ("method", "asked", "epochs", "seed"))] = row
-    return list(best.values())
-
-
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Top-1 on the test images against time, one line per method, one panel per number of epochs."""
+    """Top-1 on the test images against time, a line per method and way of learning, a panel per number of epochs."""
     numbers = sorted({int(row["epochs"]) for row in rows})
     best = max(100 * float(row["test_top1"]) for row in rows)
     figure = Figure(figsize=(5 * len(numbers) + 2, 4), layout="constrained")
     for axes, epochs in zip(figure.subplots(1, len(numbers), sharex=True, squeeze=False)[0], numbers, strict=True):
-        for color, method in enumerate(METHODS):
-            own = [row for row in rows if row["method"] == method and int(row["epochs"]) == epochs]
+        for (color, method), how in product(enumerate(METHODS), ("", *LEARNING)):
+            own = [row for row in rows if (row["method"], int(row["epochs"]), row["learning"]) == (method, epochs, how)]
             own.sort(key=lambda row: float(row["time_ratio"]))
             if not own:
                 continue
@@ -278,11 +270,12 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
                 label=method,
                 marker=".",
                 color=f"C{color}",
+                linestyle=":" if how == "answers" else "-",
             )
         axes.set(
             xlabel="time over the original's, OpenVINO",
             ylabel="top-1 on test images, %",
-            title=f"{epochs} epochs, the original as teacher" if epochs else "as made, no labels",
+            title=f"{epochs} epochs: by hints, dotted by answers" if epochs else "as made, no labels",
         )
         axes.set_ylim(bottom=max(axes.get_ylim()[0], best - LOWEST))
         axes.spines[["top", "right"]].set_visible(False)
