@@ -126,6 +126,23 @@ def test_a_checkpoint_is_not_overwritten_unasked_nor_resumed_otherwise(colours: 
         trained(colours, checkpoint=place, resume=True)
 
 
+def test_a_training_does_not_go_on_with_other_images_or_another_teacher(colours: Path, tmp_path: Path) -> None:
+    place, data = tmp_path / "checkpoint.pt", load_data(f"npz:{colours}")
+    trained(colours, checkpoint=place)
+    with pytest.raises(InputError, match=r"training images was 60, held-out images was 0; resume with the same"):
+        train(
+            create_model("tiny:Tiny"), load_data(f"npz:{colours}", hold_out=0.2), RECIPE, checkpoint=place, resume=True
+        )
+    other = dataclasses.replace(data, mean=(0.5, 0.5, 0.5))
+    with pytest.raises(InputError, match=r"mean was \[0\.485"):
+        train(create_model("tiny:Tiny"), other, RECIPE, checkpoint=place, resume=True)
+    place.unlink()
+    teachers = [Teacher(create_model("tiny:Tiny")) for _ in range(2)]
+    trained(colours, checkpoint=place, teacher=teachers[0])
+    with pytest.raises(InputError, match=r"teacher was [0-9a-f]{16}; resume"):
+        trained(colours, checkpoint=place, resume=True, teacher=teachers[1])
+
+
 def test_a_network_that_does_not_go_with_the_data_is_refused(colours: Path) -> None:
     data = load_data(f"npz:{colours}")
     with pytest.raises(InputError, match=r"has 3 classes and needs \[batch, 3\]"):
@@ -279,6 +296,21 @@ def test_gathered_gradients_are_those_of_one_large_batch(colours: Path) -> None:
     assert all(torch.allclose(a, b, rtol=0, atol=1e-6) for a, b in pairs)
 
 
+def test_the_last_step_of_an_epoch_is_as_large_with_fewer_batches_gathered(colours: Path) -> None:
+    settings = {"augment": False, "freeze_norm": True, "warmup_epochs": 0.0, "epochs": 1, "batch_size": 30}
+    once = trained(colours, dataclasses.replace(RECIPE, **settings | {"batch_size": 60}))
+    gathered = trained(colours, dataclasses.replace(RECIPE, **settings, accumulate=4))  # of which there are two
+    pairs = zip(once.state_dict().values(), gathered.state_dict().values(), strict=True)
+    assert all(torch.allclose(a, b, rtol=0, atol=1e-6) for a, b in pairs)
+
+
+def test_the_log_tells_the_learning_rate_of_an_epochs_last_step(colours: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, epochs=4, schedule="steps", warmup_epochs=0.0, lr=0.1)
+    history = train(create_model("tiny:Tiny"), load_data(f"npz:{colours}"), recipe)
+    # Drops lie at 1/2, 3/4 and 15/16 of all steps.
+    assert [epoch.lr for epoch in history] == pytest.approx([0.1, 0.1, 0.01, 0.001])
+
+
 def test_the_average_of_the_weights_is_what_a_training_ends_with(colours: Path, tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPE, epochs=2, ema=2 / 6, augment=False)  # two of six steps: a decay of a half
     weights: list[Tensor] = []
@@ -353,11 +385,15 @@ def test_a_killed_training_goes_on_to_the_same_weights(colours: Path, tmp_path: 
 def test_torchrun_starts_two_processes_that_share_the_images(colours: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["tiny:Tiny", "--data", f"npz:{colours}", "--epochs", "1", "--batch-size", "8", "--out", str(out)]
-    done = torchrun(2, "-m", "ghostify", "train", *arguments, "--device", "cpu", "--hold-out", "0")
-    # 60 images are 7 whole batches of 8, of which each of two processes has 3; one of them tells.
+    done = torchrun(2, "-m", "ghostify", "train", *arguments, "--device", "cpu", "--hold-out", "0.2")
+    # 48 images are 6 batches of 8, of which each of two processes has 3; one of them tells.
     assert "(1/3)" in done.stderr
     assert done.stderr.count("(3/3)") == 1
-    assert load(out / "network.safetensors", factory="tiny:Tiny")(torch.zeros(1, 3, 12, 12)).shape == (1, 3)
+    # Both have judged the network that is written, though each has seen other images.
+    network, data = load(out / "network.safetensors", factory="tiny:Tiny"), load_data(f"npz:{colours}", hold_out=0.2)
+    assert data.val is not None
+    told = json.loads((out / "history.json").read_text())["history"][-1]["val_top1"]
+    assert evaluate(network, data.val, data).top1 == told
 
 
 def test_a_recorded_step_needs_a_gpu_and_whole_batches(colours: Path) -> None:

@@ -58,3 +58,8 @@ def test_no_choice_costs_less_than_the_cheapest_and_a_smaller_budget_is_refused(
     assert costs.of(cheapest(harms, costs)) == pytest.approx(least)
     with pytest.raises(InputError, match="no choice of options keeps to"):
         choose_options(harms, costs, 0.99 * least)
+
+
+def test_the_cheapest_choice_is_found_where_costs_are_far_apart() -> None:
+    costs = Costs({"a": [1e9, 5e8], "b": [64, 32]}, {}, {})
+    assert choose_options({"a": [0, 1], "b": [0, 0.5]}, costs, 5e8 + 32) == {"a": 1, "b": 1}

@@ -135,3 +135,30 @@ def test_harm_of_a_ghost_of_a_block_is_what_conversion_does(kind: Any) -> None:
         given, wanted = (torch.cat([net(batch) for batch in batches]) for net in (ghost, model))
     actual = float((given - wanted).square().mean() / wanted.var())
     assert estimated == pytest.approx(actual, rel=0.3)
+
+
+class InPlace(nn.Module):
+    """A block whose maps are changed in place behind it, and one that comes later."""
+
+    def __init__(self, inplace: bool) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = (nn.Conv2d(maps, 16, 3, padding=1) for maps in (3, 16))
+        self.activation = nn.LeakyReLU(0.1, inplace)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv2(self.activation(self.conv1(x))).relu().mean((2, 3)))
+
+
+def test_what_runs_behind_a_block_in_place_does_not_change_what_it_gave() -> None:
+    model, batches = InPlace(inplace=True).eval(), list(torch.randn(32, *SHAPE).split(16))
+    assert OutputHarm(model, sites_of(model), batches).moved("conv2") == 0
+
+
+def test_a_forward_that_a_user_gave_a_module_is_given_back() -> None:
+    model, batches = InPlace(inplace=False).eval(), list(torch.randn(32, *SHAPE).split(16))
+    own = model.conv1.forward
+    model.conv1.forward = lambda x: 2 * own(x)  # type: ignore[method-assign]  # as a user may
+    wanted = model(batches[0])
+    OutputHarm(model, sites_of(model), batches).measure("conv2", "pointwise", 8)
+    assert torch.equal(model(batches[0]), wanted)

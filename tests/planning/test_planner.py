@@ -203,5 +203,7 @@ def test_measurements_survive_a_cut_and_refuse_another_network(tmp_path: Path) -
     kept.add("harm", value=2)
     path.write_text(path.read_text()[:-5])
     assert Measurements(path, {"network": "a"}).of("harm") == [{"kind": "harm", "value": 1}]
+    path.write_text(path.read_text() + '{"kind": "plan", "chosen": {"a": 1}')  # cut behind an inner object
+    assert Measurements(path, {"network": "a"}).of("harm") == [{"kind": "harm", "value": 1}]
     with pytest.raises(InputError, match="holds measurements of something else"):
         Measurements(path, {"network": "b"})

@@ -276,10 +276,53 @@ def test_a_fractional_ratio_is_for_dropping_only() -> None:
         ([torch.randn(8, 3, 8, 8)], "8 images: expected at least 32"),
         ([torch.randn(64, 8, 8)], r"expected batches of inputs \[batch, channels, height, width\]"),
         ([torch.randn(32, 3, 8, 8), torch.randn(32, 3, 9, 8)], "expected one shape for all"),
-        ([torch.randn(64, 4, 8, 8)], "cannot take an input of 4×8×8"),
+        ([torch.randn(64, 4, 8, 8)], r"Residual cannot take the images, torch\.float32 \[1, 4, 8, 8\] on cpu"),
+        ([torch.randn(64, 3, 8, 8).double()], r"Residual cannot take the images, torch\.float64"),
         ([], "0 images"),
     ],
 )
 def test_calibration_images_that_can_tell_nothing_are_refused(batches: list[Tensor], message: str) -> None:
     with pytest.raises(InputError, match=message):
         convert(Residual(), calibration=batches, cheap="pointwise")
+
+
+def test_a_network_that_gives_no_numbers_is_refused() -> None:
+    model = Residual()
+    nn.init.constant_(model.head.bias, float("nan"))
+    with pytest.raises(InputError, match="Residual gives NaN for the images"):
+        convert(model, calibration=images(), cheap="pointwise")
+
+
+def test_an_empty_batch_and_inference_mode_are_no_matter_and_random_numbers_are_left() -> None:
+    model, before = Residual(), torch.get_rng_state()
+    batches = images()
+    torch.set_rng_state(before)
+    with torch.inference_mode():
+        ghost = convert(model, calibration=[*batches, batches[0][:0]], cheap="pointwise", drop_inner=True).model
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(
+        ghost(batches[0]), convert(model, calibration=batches, cheap="pointwise", drop_inner=True).model(batches[0])
+    )
+
+
+class Stages(nn.Module):
+    """Convolutions with an activation between, in a network's own module each."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 16, 3, padding=1), activation, nn.Conv2d(16, 16, 3, padding=1), activation
+        )
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layers(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.LeakyReLU, nn.Hardswish])
+def test_activations_in_place_between_blocks_are_not_passed_by(activation: Any) -> None:
+    model, inplace = Stages(activation()), Stages(activation(inplace=True))
+    inplace.load_state_dict(model.state_dict())
+    x, unseen = images(), torch.randn(5, 3, 8, 8)
+    ghost, other = (convert(net, calibration=x, cheap="pointwise", effort="fast").model for net in (model, inplace))
+    torch.testing.assert_close(other(unseen), ghost(unseen))

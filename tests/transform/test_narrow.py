@@ -41,3 +41,11 @@ def test_the_original_is_untouched() -> None:
 def test_a_target_out_of_reach_is_refused() -> None:
     with pytest.raises(InputError, match="cannot be narrowed to 10 MACs"):
         narrow(create_model("tiny:Tiny"), (3, 8, 8), 10)
+
+
+def test_frozen_weights_and_double_precision_are_narrowed_too() -> None:
+    model = create_model("tiny:Tiny").double().requires_grad_(False)
+    target = count(model, (3, 8, 8)).macs // 2
+    with torch.no_grad():
+        narrowed = narrow(model, (3, 8, 8), target)
+    assert 0.7 * target < count(narrowed, (3, 8, 8)).macs <= target

@@ -72,6 +72,11 @@ def test_a_map_that_shows_nowhere_has_no_gain() -> None:
     assert total.of(x, torch.zeros_like(x))[:, 3].amax() <= 0
 
 
+def test_two_samples_of_a_map_tell_of_no_sum() -> None:
+    block = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU())
+    assert residual_sum(nn.Sequential(block), "0", "0.0", torch.randn(2, 8, 1, 1).abs()) is None
+
+
 def test_closed_form_keeps_more_where_blocks_make_up_for_their_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     original = trained(create_model("resnet20"))

@@ -18,6 +18,13 @@ def test_a_shared_module_is_replaced_under_all_its_names_by_one_object() -> None
     assert list(model["b"]) == [new, new]
 
 
+def test_a_list_of_layers_beside_their_names_has_the_new_one_too() -> None:
+    model, new = nn.Sequential(nn.ReLU()), nn.GELU()
+    model.order = [model[0], model[0]]
+    replace_modules_(model, {model[0]: new})
+    assert model.order == [new, new]
+
+
 def test_all_names_are_given_the_first_one_first() -> None:
     shared = nn.ReLU()
     model = nn.Sequential(shared, nn.Sequential(shared))

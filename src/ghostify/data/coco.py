@@ -123,6 +123,15 @@ class DetectionData:
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a training on it depends on, wherever it lies."""
+        return {
+            "training images": len(self.train),
+            "held-out images": 0 if self.val is None else len(self.val),
+            "categories": list(self.category_ids),
+        }
+
 
 def load_coco(reference: str, *, hold_out: float = 0.0) -> DetectionData:
     """Open a data set with boxes.

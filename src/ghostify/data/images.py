@@ -126,6 +126,18 @@ class ImageData:
     std: tuple[float, ...] = IMAGENET_STD
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What a training on it depends on, wherever it lies."""
+        return {
+            "training images": count_images(self.train),
+            "held-out images": 0 if self.val is None else count_images(self.val),
+            "classes": len(self.classes),
+            "image size": self.image_size,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    @property
     def preprocessing(self) -> dict[str, Any]:
         """What whoever uses a network trained on these images must know of them."""
         return {"mean": self.mean, "std": self.std, "image_size": self.image_size, "classes": self.classes}

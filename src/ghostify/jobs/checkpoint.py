@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from ghostify.atomic import replacing
 from ghostify.errors import InputError
 
-CHECKPOINT_FORMAT = "ghostify training 4"
+CHECKPOINT_FORMAT = "ghostify training 5"
 
 
 @dataclass(frozen=True)

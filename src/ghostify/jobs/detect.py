@@ -60,7 +60,7 @@ def train_detector(
         model,
         Detection(model, data, workers),
         recipe,
-        settings={"task": "detection"},
+        settings={"task": "detection", **data.identity},
         checkpoint=checkpoint,
         resume=resume,
         accelerator=accelerator,

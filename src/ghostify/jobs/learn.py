@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -96,8 +97,8 @@ def learn(
     Returns:
         One entry per epoch, those before a resume included.
     Raises:
-        InputError: If the checkpoint is another training's, or the loss is no longer finite; the checkpoint is then
-            that of the last whole epoch.
+        InputError: If the checkpoint is another training's, a process has no batch, or the loss is no longer finite;
+            the checkpoint is then that of the last whole epoch.
     """
     path = Path(checkpoint) if checkpoint is not None else None
     refuse_to_overwrite(path, resume)
@@ -106,6 +107,11 @@ def learn(
     loader = task.loader(recipe, order)
     optimizer = make_optimizer(model, recipe, recipe.peak_lr(accelerator.num_processes))
     net, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    if not len(loader):
+        raise InputError(
+            f"there are fewer batches of {recipe.batch_size} images than processes, {accelerator.num_processes}: "
+            "expected a smaller batch size, or fewer processes"
+        )
     optimizer.zero_grad()
     steps = math.ceil(len(loader) / recipe.accumulate)
     average = None
@@ -186,13 +192,15 @@ class TrainingRun:
         self.begin_training()
         started, data_seconds = time.perf_counter(), 0.0
         loss_sum, right, seen = 0.0, 0, 0
-        knows_right = False
+        knows_right, lr = False, 0.0
         batches, steps = iter(self.loader), len(self.loader)
         for step in range(steps):
             waiting = time.perf_counter()
             batch = self.task.prepare(next(batches), self.recipe)
             data_seconds += time.perf_counter() - waiting
-            loss, answer = self.step(batch)
+            lr = float(self.learner.scheduler.get_last_lr()[0])
+            gathered = step - step % self.recipe.accumulate  # so many before those of this step of the optimizer
+            loss, answer = self.step(batch, min(self.recipe.accumulate, steps - gathered))
             if not math.isfinite(loss):
                 raise InputError(
                     f"the loss is {loss} at step {step + 1} of epoch {number}: "
@@ -205,13 +213,14 @@ class TrainingRun:
                 done, total = (number - 1) * steps + step + 1, self.recipe.epochs * steps
                 progress("train", f"epoch {number}/{self.recipe.epochs}, loss {loss_sum / seen:.3f}", done, total)
         seconds = time.perf_counter() - started
+        self.share_statistics()
         all_loss, all_right, images = self.over_all_processes([loss_sum, right, seen])
         return Epoch(
             epoch=number,
             images=int(images),
             train_loss=all_loss / images,
             train_top1=all_right / images if knows_right else None,
-            lr=float(self.learner.scheduler.get_last_lr()[0]),
+            lr=lr,
             seconds=seconds,
             data_share=data_seconds / seconds,
             **self.task.validate(self.validated, self.accelerator),
@@ -222,15 +231,27 @@ class TrainingRun:
         mine = torch.tensor(sums, dtype=torch.float64, device=self.accelerator.device)
         return self.accelerator.reduce(mine, "sum").tolist()
 
-    def step(self, batch: Any) -> tuple[float, Answer]:
-        """One batch, and where enough are gathered a step of the optimizer; the loss and the answer before it."""
+    def share_statistics(self) -> None:
+        """Give all processes the first one's BatchNorm statistics: each saw other images, and one network counts."""
+        if self.accelerator.num_processes > 1:
+            average = self.learner.average
+            for buffer in (*self.learner.model.buffers(), *(average.module.buffers() if average else ())):
+                buffer.copy_(broadcast(buffer))
+
+    def step(self, batch: Any, group: int) -> tuple[float, Answer]:
+        """One batch, and where enough are gathered a step of the optimizer; the loss and the answer before it.
+
+        Args:
+            group: Batches that are gathered for the step, fewer at the end of an epoch.
+        """
         learner, accelerator = self.learner, self.accelerator
         with accelerator.accumulate(self.model):
             with self.autocast():
                 answer = self.task.answer(self.model, batch)
             value = answer.loss.item()
             if math.isfinite(value):
-                accelerator.backward(answer.loss)
+                # The accelerator divides by the number of a whole group.
+                accelerator.backward(answer.loss * (self.recipe.accumulate / group))
                 learner.optimizer.step()
                 learner.optimizer.zero_grad()
                 if accelerator.sync_gradients:

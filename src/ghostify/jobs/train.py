@@ -17,6 +17,7 @@ from ghostify.jobs.checkpoint import Epoch
 from ghostify.jobs.evaluate import Score, check_fit, evaluate, logits_of
 from ghostify.jobs.learn import AfterEpoch, Answer, learn, memory_format_of
 from ghostify.jobs.recipe import Recipe
+from ghostify.planning.measurements import fingerprint
 from ghostify.progress import Progress
 from ghostify.transform.blocks import ends_of, shared_ends
 from ghostify.transform.refine import apart
@@ -74,13 +75,14 @@ def train(
     outputs = check_fit(model, data)
     data = augmented(data, recipe.color_jitter, recipe.rand_augment)
     accelerator = Accelerator(cpu=device == "cpu", gradient_accumulation_steps=recipe.accumulate)
-    learning, ends = {}, list[str]()
+    settings, ends = data.identity, list[str]()
     if teacher is not None:
         teacher.network.to(accelerator.device).to(memory_format=memory_format_of(recipe)).eval()
         known = check_fit(teacher.network, data)
         if known != outputs:
             raise InputError(f"the teacher returns {known} logits, the network {outputs}: expected as many of both")
-        learning = {"teacher_weight": teacher.weight, "temperature": teacher.temperature, "hints": teacher.hints}
+        settings |= {"teacher": fingerprint(teacher.network.state_dict().items()), "hints": teacher.hints}
+        settings |= {"teacher_weight": teacher.weight, "temperature": teacher.temperature}
         if teacher.hints:
             ends = ends_to_compare(model, teacher, data, recipe, accelerator.device)
     with ends_of(teacher.network if teacher else model, ends) as wanted, ends_of(model, ends) as given:
@@ -88,7 +90,7 @@ def train(
             model,
             Classification(data, teacher, recipe.label_smoothing, workers, given, wanted),
             recipe,
-            settings=learning,
+            settings=settings,
             checkpoint=checkpoint,
             resume=resume,
             accelerator=accelerator,

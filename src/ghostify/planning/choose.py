@@ -54,9 +54,18 @@ def choose_options(harms: Mapping[str, Sequence[float]], costs: Costs, budget: f
         >>> choose_options(harms, costs, 15.0)
         {'a': 1, 'b': 0}
     """
+    most = budget * (1 + 1e-9)
     found = solve(harms, costs, budget)
+    if costs.of(found) <= most:
+        return found
     # What is whole to the solver may be off by a millionth, and the costs with it: then they are to keep to less.
-    return found if costs.of(found) <= budget * (1 + 1e-9) else solve(harms, costs, budget * (1 - 1e-5))
+    try:
+        return solve(harms, costs, budget * (1 - 1e-5))
+    except InputError:
+        least = cheapest(harms, costs)
+        if costs.of(least) > most:
+            raise
+        return least
 
 
 def cheapest(harms: Mapping[str, Sequence[float]], costs: Costs) -> dict[str, int]:

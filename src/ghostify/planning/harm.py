@@ -11,13 +11,14 @@ from ghostify.errors import InputError
 from ghostify.modes import evaluating
 from ghostify.planning.sites import Site
 from ghostify.progress import Progress
-from ghostify.transform.blocks import calls_of, ends_of, find_blocks
+from ghostify.transform.blocks import calls_of, find_blocks, watching_outputs
 from ghostify.transform.drop import consumer_gram
 from ghostify.transform.fit import choose_maps, complement, fit_filters, fit_pointwise
 from ghostify.transform.keep import fit_layer, norm_gains
 from ghostify.transform.moments import Moments, MomentSums, maps_at, patches
 from ghostify.transform.plan import LayerPlan
 from ghostify.transform.residual import fit_ghost_block, sums_of
+from ghostify.transform.surgery import conv_at
 
 # Pixels that a fit gets, per unknown of one filter and at least: fewer than a conversion's, as it is thrown away.
 SAMPLES_PER_UNKNOWN, LEAST_SAMPLES = 8, 10_000
@@ -50,24 +51,17 @@ class OutputHarm:
                 self.consumers.setdefault(site.producer, []).append(name)
         # What each block gives, so that those in front of a change need not run again.
         self.given: dict[str, list[Tensor]] = {block.name: [] for block in self.blocks}
-        with ends_of(model, list(self.given)) as ends:
-
-            def remember() -> None:
-                for name, end in ends.items():
-                    self.given[name].append(end.clone())
-
-            self.wanted = self.outputs(remember)
+        # At once: what comes behind may change it in place.
+        with watching_outputs(model, list(self.given), lambda name, end: self.given[name].append(end.clone())):
+            self.wanted = self.outputs()
         self.variance = self.wanted.var().clamp_min(1e-12)
         self.moments: dict[str, Moments] = {}
         self.targets: dict[str, list[Tensor]] = {}
 
-    def outputs(self, after: Callable[[], object] = lambda: None) -> Tensor:
-        """What the network gives for all images; ``after`` is called after each batch."""
-        found = []
+    def outputs(self) -> Tensor:
+        """What the network gives for all images."""
         with evaluating(self.model), torch.no_grad():
-            for batch in self.batches:
-                found.append(self.model(batch.clone()))
-                after()
+            found = [self.model(batch.clone()) for batch in self.batches]
         if not isinstance(found[0], Tensor):
             raise InputError(
                 f"the network returns {type(found[0]).__name__}: expected one tensor, by which options are compared"
@@ -84,21 +78,24 @@ class OutputHarm:
         """Let the blocks in front of a convolution give what they gave, without computing it, once for each batch."""
         idle = self.blocks[: self.block_of.get(name, 0)]
         modules = [self.model.get_submodule(block.name) for block in idle]
+        own = [vars(module).get("forward") for module in modules]  # a user may have given a module another
         for module, block in zip(modules, idle, strict=True):
             kept = iter(self.given[block.name])
             module.forward = lambda *args, kept=kept: next(kept).clone()
         try:
             yield
         finally:
-            for module in modules:
+            for module, forward in zip(modules, own, strict=True):
                 del module.forward  # the class's own is there again
+                if forward is not None:
+                    module.forward = forward
 
     @torch.no_grad()
     def measure(self, name: str, kind: str, kept: int) -> float:
         """The output's error with this option of this convolution, or block, alone."""
         if self.sites[name].total is not None:
             return self.with_ghost_block(name, next(o for o in self.sites[name].options[1:] if o.cheap == kind))
-        conv = self.conv(name)
+        conv = conv_at(self.model, name)
         if kind == "depthwise":
             plan = LayerPlan(kept, conv.out_channels - kept, cheap="depthwise")
             return self.with_depthwise(name, plan)
@@ -121,13 +118,13 @@ class OutputHarm:
         maps = self.sites[name].maps
         found = {consumer: self.moments_of(consumer) for consumer in self.consumers[name]}
         covariance = sum(mean_over_taps(moments.xx, maps) for moments in found.values())
-        effect = sum(consumer_gram(self.conv(consumer), maps) for consumer in found)
+        effect = sum(consumer_gram(conv_at(self.model, consumer), maps) for consumer in found)
         assert isinstance(covariance, Tensor)
         assert isinstance(effect, Tensor)
         rows = choose_maps(covariance, effect.to(covariance), kept)
         changes = {}
         for consumer, moments in found.items():
-            prior = self.conv(consumer).weight.flatten(1)
+            prior = conv_at(self.model, consumer).weight.flatten(1)
             taps = prior.shape[1] // maps
             columns = (rows[:, None] * taps + torch.arange(taps, device=rows.device)).flatten()
             left = Moments(
@@ -149,12 +146,12 @@ class OutputHarm:
             self.moments_of(consumer)
             with filters_changed(self.model, changes):
                 found, _ = self.summed(consumer, self.targets[consumer], name)
-            filters = fit_filters(found, self.conv(consumer).weight.flatten(1))
+            filters = fit_filters(found, conv_at(self.model, consumer).weight.flatten(1))
             refitted[consumer] = filters, found.t_mean - filters @ found.x_mean
         return refitted
 
     def with_depthwise(self, name: str, plan: LayerPlan) -> float:
-        conv = self.conv(name)
+        conv = conv_at(self.model, name)
         layer, _ = fit_layer(conv, plan, lambda: self.samples(name), None, self.gains.get(name), "depthwise", 3)
         hook = conv.register_forward_hook(lambda module, args, output: layer(*args))
         try:
@@ -181,11 +178,6 @@ class OutputHarm:
         finally:
             hook.remove()
 
-    def conv(self, name: str) -> nn.Conv2d:
-        conv = self.model.get_submodule(name)
-        assert isinstance(conv, nn.Conv2d)
-        return conv
-
     def moments_of(self, name: str) -> Moments:
         """Of what a convolution gets and gives; kept for those that share a producer or have several options."""
         if name not in self.moments:
@@ -203,7 +195,7 @@ class OutputHarm:
         self, name: str, targets: Sequence[Tensor] = (), changed: str | None = None
     ) -> tuple[Moments, list[Tensor]]:
         """Moments of what a convolution gets now and of what it gives, or should give; and the latter's samples."""
-        conv, sums, given = self.conv(name), MomentSums(), list[Tensor]()
+        conv, sums, given = conv_at(self.model, name), MomentSums(), list[Tensor]()
         for index, (x, t, pixels) in enumerate(self.samples(name, changed)):
             given.append(targets[index] if targets else t)
             sums.add(patches(conv, x, pixels), given[-1])
@@ -214,7 +206,7 @@ class OutputHarm:
 
         ``changed``: the first convolution that is not as it was; None where all are.
         """
-        conv = self.conv(name)
+        conv = conv_at(self.model, name)
         with self.running_from(name if changed is None else changed):
             drawn = None
             for x, output in calls_of(self.model, conv, self.batches):
@@ -241,8 +233,7 @@ def filters_changed(model: nn.Module, changes: Mapping[str, Change]) -> Iterator
     """Other filters ``[outputs, inputs · taps]`` and biases meanwhile, in convolutions by name."""
     before = {}
     for name, (filters, bias) in changes.items():
-        conv = model.get_submodule(name)
-        assert isinstance(conv, nn.Conv2d)
+        conv = conv_at(model, name)
         before[conv] = dict(conv._parameters)
         conv.weight = nn.Parameter(filters.to(conv.weight).reshape(conv.weight.shape), requires_grad=False)
         conv.bias = nn.Parameter(bias.to(conv.weight), requires_grad=False)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,11 @@ class Measurements:
             lines = path.read_text().splitlines()
             if not lines or lines[0] != head:
                 raise InputError(f"{path} holds measurements of something else: choose another folder, or remove it")
-            # An interruption may have cut the last line.
-            whole = [line for line in lines[1:] if line.endswith("}")]
-            self.rows = [json.loads(line) for line in whole]
+            whole = []
+            for line in lines[1:]:
+                with suppress(json.JSONDecodeError):  # an interruption may have cut the last one
+                    self.rows.append(json.loads(line))
+                    whole.append(line)
             path.write_text("\n".join([head, *whole]) + "\n")
         else:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -25,16 +25,20 @@ from ghostify.planning.measurements import Measurements, fingerprint
 from ghostify.planning.plan_file import Plan, Point
 from ghostify.planning.sites import Site, find_sites, plan_of
 from ghostify.progress import Progress
-from ghostify.transform.keep import check_batches
+from ghostify.transform.keep import FEW, checked_batches, first_images
 from ghostify.transform.untrained import untrained
 
 # Images by which options are compared: as many as this many multiply-adds allow, within bounds.
 MACS_PER_TRIAL, FEWEST, MOST = 80e9, 16, 256
+# Of these in one batch, and numbers in it.
+MOST_AT_ONCE, LARGEST_BATCH = 64, 2**20
 # A plan for a speed is measured and corrected at most so often; a surplus below this share is left.
 ROUNDS, SURPLUS = 6, 0.02
 CURVE_POINTS = 9
 
 
+@torch.inference_mode(False)
+@torch.random.fork_rng(devices=[])
 def plan(
     model: nn.Module,
     *,
@@ -91,11 +95,11 @@ def plan(
         whole_blocks = target_speedup is not None
     if round_to is None:
         round_to = 1 if target_speedup is None else 4
-    batches = list(calibration)
-    check_batches(batches)
+    batches = checked_batches(calibration, model)
     counted = count(model, tuple(example.shape[1:]))
-    images = first_images(batches, int(min(MOST, max(FEWEST, MACS_PER_TRIAL / max(1, counted.macs)))))
-    few = images[0][:8] if whole_blocks else None
+    first = first_images(batches, int(min(MOST, max(FEWEST, MACS_PER_TRIAL / max(1, counted.macs)))))
+    images = first.split(max(1, min(MOST_AT_ONCE, LARGEST_BATCH // first[0].numel())))
+    few = first[:FEW] if whole_blocks else None
     sites = find_sites(model, example[:1], counted, skip=skip, round_to=round_to, images=few)
     if not any(len(site.options) > 1 for site in sites.values()):
         raise InputError(f"{type(model).__name__} has no convolution that could be made cheaper")
@@ -270,9 +274,3 @@ def harms_by_measurement(
         return harm
 
     return harms_of(sites, measure, known, progress)
-
-
-def first_images(batches: Sequence[Tensor], images: int) -> list[Tensor]:
-    """So many images, in batches that take little memory."""
-    first = torch.cat([batch[:images] for batch in batches[: -(-images // len(batches[0]))]])[:images]
-    return list(first.split(max(1, min(64, 2**20 // first[0].numel()))))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ghostify.layers.ghost_conv import intrinsic_channels
 from ghostify.measure.count import Count
-from ghostify.transform.blocks import find_blocks
+from ghostify.transform.blocks import find_blocks, run_once
 from ghostify.transform.convert import droppable, free_convolutions, matches
 from ghostify.transform.plan import BLOCK_KERNELS, LayerPlan, step_of
 from ghostify.transform.residual import ResidualSum, residual_sums
@@ -87,7 +87,7 @@ def find_sites(
     inner = droppable(model, convs, example)
     producers = {consumer: name for name, maps in inner.items() for consumer in maps.consumers}
     rows = {row.name: row for row in counted.layers}
-    run = {name: conv for name, conv in convs.items() if rows[name].output_shape}
+    run = {name: convs[name] for name in run_once(model, example) if name in convs}
     blocks = {} if images is None else ghostable_blocks(model, list(run), counted, skip, images)
     sites = {}
     for name, conv in run.items():

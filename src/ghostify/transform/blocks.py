@@ -29,12 +29,32 @@ class Block:
     chained: bool
 
 
+@dataclass(frozen=True)
+class Call:
+    """One call of a module with one tensor in and one out.
+
+    Args:
+        given: What it got.
+        made: What it gave.
+        versions: How often each of these had been written to when the module began, and when it ended: what runs
+            behind may change its output in place.
+    """
+
+    given: Tensor
+    made: Tensor
+    versions: tuple[int, int]
+
+    def chained_to(self, before: "Call | None") -> bool:
+        """Whether its input is what a call before gave, as it gave it."""
+        return before is not None and before.made is self.given and before.versions[1] == self.versions[0]
+
+
 @dataclass
 class Calls:
-    """How a module ran: its input and output of each call that had one tensor for each."""
+    """How a module ran: how often, and its calls that had one tensor in and one out."""
 
     times: int = 0
-    plain: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    plain: list[Call] = field(default_factory=list)
 
     @property
     def once(self) -> bool:
@@ -44,12 +64,14 @@ class Calls:
 def find_blocks(model: nn.Module, layers: Collection[str], example: Tensor) -> list[Block]:
     """Split a network into blocks that hold the given layers, in the order in which they run.
 
-    A block is the largest module that is no mere container and holds at most ``LARGEST`` of the layers;
-    where no module will do, the layer itself. Layers that do not run once with one tensor are in no block.
+    A block is the largest module that is no mere container and holds at most ``LARGEST`` of the layers, and none that
+    is no convolution; where no module will do, the layer itself. Layers that do not run once with one tensor are in no
+    block.
     """
     calls = record_calls(model, example)
     names = {module: name for name, module in model.named_modules()}
     order = {names[module]: index for index, module in enumerate(calls)}
+    larger = {name for name in layers if not isinstance(model.get_submodule(name), nn.Conv2d)}
 
     def inside(name: str) -> list[str]:
         found = [layer for layer in layers if layer == name or layer.startswith(f"{name}.")]
@@ -63,18 +85,18 @@ def find_blocks(model: nn.Module, layers: Collection[str], example: Tensor) -> l
                 continue
             container = type(child) in (nn.Sequential, nn.ModuleList, nn.ModuleDict)
             whole = child in calls and calls[child].once and all(calls[model.get_submodule(n)].once for n in held)
-            if name in held or (whole and not container and len(held) <= LARGEST):
+            if name in held or (whole and not container and len(held) <= LARGEST and not larger & set(held)):
                 if whole:
                     yield name
             else:
                 yield from split(child, f"{name}.")
 
     blocks: list[Block] = []
-    previous: Tensor | None = None
+    previous: Call | None = None
     for name in sorted(split(model, ""), key=order.__getitem__):
-        x, y = calls[model.get_submodule(name)].plain[0]
-        blocks.append(Block(name, tuple(inside(name)), x is previous))
-        previous = y
+        call = calls[model.get_submodule(name)].plain[0]
+        blocks.append(Block(name, tuple(inside(name)), call.chained_to(previous)))
+        previous = call
     return blocks
 
 
@@ -94,16 +116,25 @@ def shared_ends(model: nn.Module, other: nn.Module, example: Tensor) -> list[str
     return [name for name in names if name in others and others[name].shape == ends[name].shape]
 
 
+def run_once(model: nn.Module, example: Tensor) -> list[str]:
+    """Names of the modules that run once for a batch, with one tensor in and one out."""
+    calls = record_calls(model, example)
+    return [name for name, module in model.named_modules() if module in calls and calls[module].once]
+
+
 def record_calls(model: nn.Module, example: Tensor) -> dict[nn.Module, Calls]:
     """How each module ran for one batch, in the order in which they began."""
     calls: dict[nn.Module, Calls] = {}
+    running: list[int] = []  # of each call that has not ended, its input's version
 
     def began(module: nn.Module, args: Any, kwargs: Any) -> None:
         calls.setdefault(module, Calls()).times += 1
+        running.append(args[0]._version if args and isinstance(args[0], Tensor) else 0)
 
     def ended(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        version = running.pop()
         if len(args) == 1 and not kwargs and isinstance(args[0], Tensor) and isinstance(output, Tensor):
-            calls[module].plain.append((args[0], output))
+            calls[module].plain.append(Call(args[0], output, (version, output._version)))
 
     hooks = [m.register_forward_pre_hook(began, with_kwargs=True) for m in model.modules()]
     hooks += [m.register_forward_hook(ended, with_kwargs=True) for m in model.modules()]

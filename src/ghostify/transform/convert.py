@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ghostify.errors import InputError
@@ -15,9 +16,10 @@ from ghostify.measure.count import Count, count
 from ghostify.models.registry import known_origin
 from ghostify.plain_part import is_detector
 from ghostify.progress import Progress
+from ghostify.transform.blocks import run_once
 from ghostify.transform.detector import ghost_detector
-from ghostify.transform.inner import InnerMaps, Structure
-from ghostify.transform.keep import EFFORTS, Effort, KeptLayer, check_batches, keep_knowledge
+from ghostify.transform.inner import InnerMaps, inner_places
+from ghostify.transform.keep import EFFORTS, Effort, KeptLayer, checked_batches, keep_knowledge
 from ghostify.transform.plan import LayerPlan, inside_ghost_block, mixed_plan, uniform_plan
 from ghostify.transform.surgery import module_names, replace_modules_
 
@@ -25,6 +27,7 @@ from ghostify.transform.surgery import module_names, replace_modules_
 NARROWEST = 8
 ALREADY = "already a part of a ghost"
 NOT_CHEAPER = "a ghost would not be cheaper"
+NOT_ONCE = "not run exactly once for an input"
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Conversion:
         return sum(layer.replaced for layer in self.layers)
 
 
+@torch.inference_mode(False)  # wherever it is called: weights are to learn
 def convert(
     model: nn.Module,
     *,
@@ -131,6 +135,7 @@ def convert(
         [('0', ''), ('2', 'depthwise')]
     """
     if is_detector(model):
+        refuse_idle_patterns(skip, [name for name, _ in model.named_modules(remove_duplicate=False)])
         options: dict[str, Any] = {
             "ratio": ratio,
             "cheap_kernel_size": cheap_kernel_size,
@@ -143,17 +148,16 @@ def convert(
     if drop_inner and not ratio >= 1:
         raise InputError(f"ratio is {ratio!r}: expected at least 1")
     check_ghost_arguments(2 if drop_inner else ratio, cheap_kernel_size, cheap)
-    batches: list[Any] | None = None if calibration is None else list(calibration)
     if effort not in EFFORTS:
         raise InputError(f"effort is {effort!r}: expected one of {', '.join(EFFORTS)}")
-    if drop_inner and (batches is None or cheap != "pointwise"):
+    if drop_inner and (calibration is None or cheap != "pointwise"):
         raise InputError('drop_inner needs calibration images and cheap="pointwise"')
     if round_to < 1 or (round_to > 1 and not drop_inner):
         raise InputError(f"round_to is {round_to}: expected at least 1, and 1 without drop_inner")
-    if plan is not None and (batches is None or drop_inner or skip):
+    if plan is not None and (calibration is None or drop_inner or skip):
         raise InputError("a plan needs calibration images, and says itself what is dropped and what is left")
+    batches = None if calibration is None else checked_batches(calibration, model)
     if batches is not None:
-        check_batches(batches)
         input_shape = input_shape or batches[0].shape[1:]
     before = count_if_possible(model, input_shape)
     ghosted = copy.deepcopy(model)
@@ -165,6 +169,9 @@ def convert(
         name: reason_to_leave(conv, names[conv], ghosted, ratio, cheap_kernel_size, cheap, skip)
         for name, conv in convs.items()
     }
+    if batches is not None:  # it is fitted to what it gets and gives, once for an image
+        others = set(convs) - set(run_once(model, batches[0][:1]))
+        reasons |= {name: NOT_ONCE for name in others if not reasons[name] or is_dear(reasons[name])}
     chosen = {name: conv for name, conv in convs.items() if not reasons[name]}
     if not chosen and ALREADY not in reasons.values():
         found = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:3])
@@ -264,8 +271,7 @@ def check_plan(
 
 def droppable(model: nn.Module, convs: Mapping[str, nn.Conv2d], example: Tensor) -> dict[str, InnerMaps]:
     """Those of the convolutions whose maps go to others of them only."""
-    structure = Structure(model, example)
-    places = {name: structure.inner_maps(conv) for name, conv in convs.items()}
+    places = inner_places(model, example, convs)
     return {
         name: place
         for name, place in places.items()
@@ -286,8 +292,6 @@ def converted_layer(
     replaced = bool(plan.ghosted or plan.dropped)
     if not replaced and not reason:
         reason = f"{NOT_CHEAPER}: combining {maps} maps costs as much as making them"
-    if kept is not None and not kept.block:
-        replaced, reason, plan = False, "not run exactly once for an input", LayerPlan(maps)
     return ConvertedLayer(
         name,
         replaced,

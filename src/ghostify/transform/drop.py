@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from ghostify.errors import InputError
 from ghostify.transform.fit import choose_maps, complement
-from ghostify.transform.inner import InnerMaps, Structure
+from ghostify.transform.inner import InnerMaps, Structure, inner_places
 from ghostify.transform.moments import MomentSums, samples_per_image
 from ghostify.transform.plan import LayerPlan
+from ghostify.transform.surgery import conv_at
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,13 @@ def drop_maps_(
     dropping = [name for name, plan in plans.items() if plan.dropped]
     if not dropping:
         return {}
-    structure = Structure(ghost, batches[0][:1])
+    convs = {name: conv_at(ghost, name) for name in dropping}
     inner: dict[str, InnerMaps] = {}
-    for name in dropping:
-        found = structure.inner_maps(ghost.get_submodule(name))  # type: ignore[arg-type]  # plans are for Conv2d
-        if isinstance(found, str):
-            raise InputError(f"maps of {name} cannot be dropped: {found}; plan to keep or ghost them")
-        inner[name] = found
+    for name, place in inner_places(ghost, batches[0][:1], convs).items():
+        if isinstance(place, str):
+            raise InputError(f"maps of {name} cannot be dropped: {place}; plan to keep or ghost them")
+        inner[name] = place
+    structure = Structure(ghost, batches[0][:1])
     left = {}
     for name, covariance in consumed_covariances(original, inner, batches).items():
         maps = len(covariance)
@@ -47,7 +48,7 @@ def drop_maps_(
         assert isinstance(effect, Tensor)
         rows = choose_maps(covariance, effect, maps - plans[name].dropped)
         left[name] = LeftMaps(rows, inner[name].consumers)
-        structure.drop_(ghost.get_submodule(name), complement(rows, maps))  # type: ignore[arg-type]  # plans are for Conv2d
+        structure.drop_(convs[name], complement(rows, maps))
     return left
 
 

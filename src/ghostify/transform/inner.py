@@ -1,7 +1,12 @@
 """Inner maps: those that only following layers consume, so that they can be dropped."""
 
+import copy
 import warnings
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 import torch_pruning
@@ -10,6 +15,8 @@ from torch_pruning import ops
 
 from ghostify.errors import InputError
 from ghostify.modes import evaluating
+from ghostify.transform.blocks import run_once
+from ghostify.transform.surgery import conv_at
 
 # What passes every map on by itself.
 PASSES_MAPS_ON = nn.BatchNorm2d | ops._ElementWiseOp | ops._ReshapeOp
@@ -30,6 +37,20 @@ class InnerMaps:
     followers: tuple[str, ...]
 
 
+@contextmanager
+def traceable(model: nn.Module) -> Iterator[None]:
+    """Let all parameters require gradients meanwhile: Torch-Pruning follows autograd, which passes by frozen ones."""
+    before = [(p, p.requires_grad) for p in model.parameters() if p.is_floating_point()]
+    try:
+        for parameter, _ in before:
+            parameter.requires_grad_(True)
+        with torch.enable_grad():
+            yield
+    finally:
+        for parameter, learns in before:
+            parameter.requires_grad_(learns)
+
+
 class Structure:
     """Which layer of a network takes which layer's maps, as Torch-Pruning finds it (Fang et al. 2023).
 
@@ -42,7 +63,7 @@ class Structure:
 
     def __init__(self, model: nn.Module, example: Tensor) -> None:
         self.names = {module: name for name, module in model.named_modules()}
-        with evaluating(model), torch.enable_grad(), warnings.catch_warnings():
+        with evaluating(model), traceable(model), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of parameters outside modules, which it leaves alone
             try:
                 self.graph = torch_pruning.DependencyGraph().build_dependency(model, example, verbose=False)
@@ -82,3 +103,98 @@ class Structure:
 
     def _group(self, conv: nn.Conv2d, maps: list[int]) -> torch_pruning.Group:
         return self.graph.get_pruning_group(conv, torch_pruning.prune_conv_out_channels, maps)
+
+
+def inner_places(model: nn.Module, example: Tensor, convs: Mapping[str, nn.Conv2d]) -> dict[str, InnerMaps | str]:
+    """Where the maps of convolutions go, by name, or in a few words why they cannot be dropped.
+
+    The tracer takes what moves maps, such as a channel shuffle, for what does not, and sees no buffer that has a number
+    for each map. So what it finds is tried.
+
+    Args:
+        model: Left untouched.
+        example: One batch for it.
+        convs: The model's, by module name.
+    Raises:
+        InputError: If Torch-Pruning cannot trace it.
+    """
+    structure, once = Structure(model, example), set(run_once(model, example))
+    places = {name: structure.inner_maps(conv) for name, conv in convs.items()}
+    for name, place in places.items():
+        if isinstance(place, InnerMaps):
+            if not once.issuperset((name, *place.consumers, *place.followers)):
+                places[name] = "it, or what takes its maps, is not run exactly once for an input"
+            elif not keeps_places(model, example, place):
+                places[name] = "its maps do not reach what takes them each in its place"
+    inner = [name for name, place in places.items() if isinstance(place, InnerMaps)]
+    if not runs_with_fewer(model, example, inner):
+        places |= {
+            name: "the network does not run without one"
+            for name in inner
+            if not runs_with_fewer(model, example, [name])
+        }
+    return places
+
+
+@torch.no_grad()
+def keeps_places(model: nn.Module, example: Tensor, place: InnerMaps) -> bool:
+    """Whether what takes a convolution's maps sees only those changed that are, each in its own place."""
+    generator = torch.Generator().manual_seed(0)
+    producer = conv_at(model, place.producer)
+    maps = producer.out_channels
+    changed = torch.rand(maps, generator=generator) < 0.5
+
+    def change(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        # Of both signs and large, so that it shows behind a ReLU.
+        noise = torch.randn(output.shape, generator=generator).to(output) * (1 + 3 * output.std())
+        return torch.where(changed.to(output.device)[:, None, None], output + noise, output)
+
+    before = taken(model, example, place)
+    hook = producer.register_forward_hook(change)
+    try:
+        after = taken(model, example, place)
+    finally:
+        hook.remove()
+    for x, y in zip(before, after, strict=True):
+        # A linear layer takes maps laid flat.
+        if x.ndim not in (2, 4) or x.shape[1] % maps or (x.ndim == 4 and x.shape[1] != maps):
+            return False
+        differ = (x != y).reshape(len(x), maps, -1).any(2).any(0).cpu()
+        if bool((differ & ~changed).any()):
+            return False
+    return True
+
+
+def taken(model: nn.Module, example: Tensor, place: InnerMaps) -> list[Tensor]:
+    """What those that take the maps get."""
+    seen: dict[str, Tensor] = {}
+
+    def take(module: nn.Module, args: tuple[Tensor, ...], name: str) -> None:
+        seen[name] = args[0].clone()  # at once: what runs behind may change it in place
+
+    takers = (*place.followers, *place.consumers)
+    hooks = [model.get_submodule(name).register_forward_pre_hook(partial(take, name=name)) for name in takers]
+    try:
+        with evaluating(model):
+            model(example.clone())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [seen[name] for name in takers]
+
+
+@torch.no_grad()
+def runs_with_fewer(model: nn.Module, example: Tensor, names: Collection[str]) -> bool:
+    """Whether the network runs where convolutions of these names have lost a map each, if they have two."""
+    trial = copy.deepcopy(model)
+    structure = Structure(trial, example)
+    for name in names:
+        conv = conv_at(trial, name)
+        if conv.out_channels > 1:
+            structure.drop_(conv, torch.tensor([0]))
+    try:
+        with evaluating(trial):
+            trial(example.clone())
+    except RuntimeError:
+        return False
+    return True

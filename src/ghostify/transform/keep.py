@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ from ghostify.transform.surgery import replace_modules_
 Effort = Literal["fast", "refined"]
 EFFORTS: tuple[str, ...] = get_args(Effort)
 FEWEST_IMAGES = 32
+FEW = 8  # images, by which sums are told
 LARGEST_BATCH = 2**21  # numbers in it: a network's maps of one batch take far more memory than its images
 LEAST_GAIN = 1e-3  # over the largest: a map that counts less makes up for nothing
 Aim = tuple[Tensor, Tensor]  # what a convolution should give at some pixels, [batch · pixels, channels]; and these
@@ -58,6 +59,7 @@ class KeptLayer:
     block_error: float | None
 
 
+@torch.random.fork_rng(devices=[])  # new layers draw weights, which their fit replaces
 def keep_knowledge(
     original: nn.Module,
     plans: Mapping[str, LayerPlan],
@@ -101,7 +103,7 @@ def keep_knowledge(
     gains = norm_gains(original, example)
     report: dict[str, KeptLayer] = {}
     blocks = find_blocks(original, list(plans), example)
-    totals = sums_to_ghost(original, plans, blocks, batches[0][:8])
+    totals = sums_to_ghost(original, plans, blocks, first_images(batches, FEW))
     ends = {block.name: rows_at_end(block, left) for block in blocks}
     wanted: list[Tensor] = []  # what the next block gets in the original, and in the ghost
     given: list[Tensor] = []
@@ -154,12 +156,23 @@ def keep_knowledge(
 @torch.no_grad()
 def memory_format_for(model: nn.Module, example: Tensor) -> torch.memory_format:
     """Channels last, in which convolutions learn faster, where the network takes it; a ``view`` of maps may not."""
-    trial = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)
+    trial = copy.deepcopy(model).eval()
     try:
+        trial.to(memory_format=torch.channels_last)
         trial(example.contiguous(memory_format=torch.channels_last))
     except RuntimeError:
         return torch.contiguous_format
     return torch.channels_last
+
+
+def first_images(batches: Sequence[Tensor], images: int) -> Tensor:
+    """So many images, or all where there are fewer, as one batch."""
+    taken: list[Tensor] = []
+    for batch in batches:
+        taken.append(batch[: images - sum(map(len, taken))])
+        if sum(map(len, taken)) == images:
+            break
+    return torch.cat(taken)
 
 
 def small_batches(batch: Tensor) -> tuple[Tensor, ...]:
@@ -227,7 +240,8 @@ def aims_of_(
     """
     aims: dict[str, list[Aim]] = {name: [] for name in block.convs}
     images = sum(map(len, given))
-    totals = {name: residual_sum(original, block.name, name, wanted[0][:8]) for name in block.convs}
+    few = first_images(wanted, FEW)
+    totals = {name: residual_sum(original, block.name, name, few) for name in block.convs}
 
     def take(name: str, output: Tensor) -> None:
         # At once: what comes behind may change it in place.
@@ -344,14 +358,15 @@ def norm_gains(model: nn.Module, example: Tensor) -> dict[str, Tensor]:
     """What the BatchNorm behind a convolution multiplies each of its maps by, where one is right behind it."""
     calls = record_calls(model, example)
     names = {module: name for name, module in model.named_modules()}
-    makers = {id(y): names[m] for m, c in calls.items() if isinstance(m, nn.Conv2d) for _, y in c.plain}
+    makers = {id(call.made): (names[m], call) for m, c in calls.items() if isinstance(m, nn.Conv2d) for call in c.plain}
     gains = {}
     for module, made in calls.items():
         if isinstance(module, nn.BatchNorm2d) and module.running_var is not None:
-            for x, _ in made.plain:
-                if id(x) in makers:
+            for call in made.plain:
+                maker, before = makers.get(id(call.given), ("", None))
+                if call.chained_to(before):
                     weight = torch.ones_like(module.running_var) if module.weight is None else module.weight.detach()
-                    gains[makers[id(x)]] = weight.abs() / (module.running_var + module.eps).sqrt()
+                    gains[maker] = weight.abs() / (module.running_var + module.eps).sqrt()
     return gains
 
 
@@ -380,8 +395,9 @@ def relative_error(given: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
     return error / variance if variance else 0.0
 
 
-def check_batches(batches: Sequence[Tensor]) -> None:
-    """Refuse calibration images that can tell nothing."""
+def checked_batches(calibration: Iterable[Any], model: nn.Module) -> list[Tensor]:
+    """Calibration images as a list; those that can tell nothing, or that the network cannot take, are refused."""
+    batches = list(calibration)
     for batch in batches:
         if not isinstance(batch, Tensor) or batch.ndim != 4:
             raise InputError("calibration: expected batches of inputs [batch, channels, height, width], without labels")
@@ -393,6 +409,16 @@ def check_batches(batches: Sequence[Tensor]) -> None:
     images = sum(len(batch) for batch in batches)
     if images < FEWEST_IMAGES:
         raise InputError(f"calibration: {images} images: expected at least {FEWEST_IMAGES}, better some hundreds")
+    batches = [batch.clone() if batch.is_inference() else batch for batch in batches if len(batch)]
     first = batches[0][:1]
     if all(math.isclose(float((batch - first).abs().max()), 0.0) for batch in batches):
         raise InputError("calibration: all images are the same: expected images such as the network will see")
+    try:
+        with evaluating(model), torch.no_grad():
+            output = model(first.clone())
+    except Exception as error:  # whatever the network's own code raises
+        kind = f"{first.dtype} {list(first.shape)} on {first.device}"
+        raise InputError(f"calibration: {type(model).__name__} cannot take the images, {kind}: {error}") from error
+    if isinstance(output, Tensor) and bool(output.isnan().any()):
+        raise InputError(f"calibration: {type(model).__name__} gives NaN for the images: expected a trained network")
+    return batches

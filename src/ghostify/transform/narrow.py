@@ -10,6 +10,7 @@ from torch import nn
 from ghostify.errors import InputError
 from ghostify.measure.count import count
 from ghostify.modes import evaluating
+from ghostify.transform.inner import traceable
 
 # Trials of the bisection, each of which builds the network's whole dependency graph, and how near to the
 # target is near enough to stop before.
@@ -77,20 +78,22 @@ def pruned(
     copied = copy.deepcopy(model)
     if prepare is not None:
         prepare(copied)
-    example = torch.zeros(1, *input_shape, device=next((p.device for p in copied.parameters()), None))
+    first = next(copied.parameters(), torch.empty(0))
+    example = torch.zeros(1, *input_shape, device=first.device, dtype=first.dtype)
     try:
         with evaluating(copied):
             with torch.no_grad():
                 output = copied(example)
             outputs = {t.shape[1] for t in (output if isinstance(output, tuple) else (output,))}
             keep = [m for m in copied.modules() if getattr(m, "out_features", getattr(m, "out_channels", 0)) in outputs]
-            pruner = torch_pruning.pruner.BasePruner(
-                copied,
-                example,
-                importance=importance or torch_pruning.importance.MagnitudeImportance(p=2),
-                pruning_ratio=share,
-                ignored_layers=keep,
-            )
+            with traceable(copied):
+                pruner = torch_pruning.pruner.BasePruner(
+                    copied,
+                    example,
+                    importance=importance or torch_pruning.importance.MagnitudeImportance(p=2),
+                    pruning_ratio=share,
+                    ignored_layers=keep,
+                )
             for group in pruner.step(interactive=True):
                 if not any("ConstantPadNd" in str(item.dep.target.name) for item in group):
                     group.prune()

@@ -14,6 +14,7 @@ from ghostify.transform.moments import MomentSums, patches
 
 # Of the mean square of what a block adds to its input: what rounding leaves unexplained lies far below.
 TOLERANCE = 1e-6
+FEWEST = 4  # samples of a map: through two there is always a straight line
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,10 @@ def residual_sum(model: nn.Module, block: str, conv: str, x: Tensor) -> Residual
         return None
     shows = by_channel(output) != 0
     maps, added = (by_channel(y).double().where(shows, 0.0) for y in (seen[0], output - x))
-    count = shows.sum(1, keepdim=True).clamp_min(1)
+    count = shows.sum(1, keepdim=True)
+    if 2 * count[count >= FEWEST].sum() < count.sum():
+        return None
+    count = count.clamp_min(1)
     maps_mean, added_mean = maps.sum(1, keepdim=True) / count, added.sum(1, keepdim=True) / count
     maps, varied = (maps - maps_mean).where(shows, 0.0), (added - added_mean).where(shows, 0.0)
     gain = (maps * varied).sum(1) / maps.square().sum(1).clamp_min(1e-30)

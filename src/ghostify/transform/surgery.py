@@ -24,7 +24,17 @@ def replace_modules_(model: nn.Module, replacements: Mapping[nn.Module, nn.Modul
         for name, child in list(parent._modules.items()):
             if child is not None and child in replacements:
                 parent._modules[name] = replacements[child]
+        for listed in vars(parent).values():
+            if isinstance(listed, list):  # of layers in the order of their calls, beside their own names
+                listed[:] = [replacements.get(item, item) if isinstance(item, nn.Module) else item for item in listed]
     return replacements.get(model, model)
+
+
+def conv_at(model: nn.Module, name: str) -> nn.Conv2d:
+    """The convolution of that name, where it is known to be one."""
+    conv = model.get_submodule(name)
+    assert isinstance(conv, nn.Conv2d)
+    return conv
 
 
 def module_names(model: nn.Module) -> dict[nn.Module, list[str]]:

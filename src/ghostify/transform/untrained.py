@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ghostify.layers import GhostBlock, GhostConv2d
 from ghostify.transform.inner import Structure
 from ghostify.transform.plan import LayerPlan, outside_ghost_blocks
-from ghostify.transform.surgery import replace_modules_
+from ghostify.transform.surgery import conv_at, replace_modules_
 
 
 def untrained(model: nn.Module, plans: Mapping[str, LayerPlan], example: Tensor) -> nn.Module:
@@ -37,9 +37,3 @@ def untrained(model: nn.Module, plans: Mapping[str, LayerPlan], example: Tensor)
             conv = conv_at(shaped, name)
             ghosts[conv] = GhostConv2d.like(conv, cheap=plan.cheap_or("pointwise"), intrinsic=plan.kept).eval()
     return replace_modules_(shaped, ghosts)
-
-
-def conv_at(model: nn.Module, name: str) -> nn.Conv2d:
-    conv = model.get_submodule(name)
-    assert isinstance(conv, nn.Conv2d)
-    return conv
