@@ -6,6 +6,10 @@ from typing import Any
 import onnx
 import pytest
 import torch
+from torch import nn
+from torchvision.models.detection import FasterRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.ops import MultiScaleRoIAlign
 
 from ghostify import compare, convert, create_model, deploy, export
 from ghostify.inference.engines import FileRunner
@@ -53,3 +57,26 @@ def test_boxes_from_an_exported_file_are_those_of_the_detector(tmp_path: Path) -
 def test_detectors_are_compared_by_their_plain_parts() -> None:
     model = detector("retinanet_mobilenet_v3_large_fpn")
     assert compare(model, model, torch.zeros(1, *SHAPE), blocks=6, block_ms=1).a_ms > 0
+
+
+@pytest.mark.parametrize("kind", [RetinaNet, FasterRCNN])
+def test_a_backbone_without_a_pyramid_gives_one_map(kind: Any) -> None:
+    """As in torchvision's documentation of both, where the backbone returns a tensor."""
+    torch.manual_seed(0)
+    backbone = nn.Sequential(*(nn.Conv2d(3 if i == 0 else 8, 8, 3, 2, 1) for i in range(4)))
+    backbone.out_channels = 8
+    anchors = AnchorGenerator(((16, 32),), ((0.5, 1.0),))
+    options = {"anchor_generator" if kind is RetinaNet else "rpn_anchor_generator": anchors, "min_size": 64}
+    if kind is FasterRCNN:
+        options["box_roi_pool"] = MultiScaleRoIAlign(["0"], 7, 2)
+    model = kind(backbone, num_classes=2, max_size=96, **options).eval()
+    (model if kind is RetinaNet else model.roi_heads).score_thresh = 0.0
+    images = [torch.rand(3, 64, 90), torch.rand(3, 60, 96)]
+    inputs, _ = model.transform(images)
+    with torch.no_grad():
+        found = finish(model, plain_part(model)(inputs.tensors), inputs.image_sizes, inputs.tensors)
+        wanted = model(images)
+    found = model.transform.postprocess(found, inputs.image_sizes, [(64, 90), (60, 96)])
+    for given, right in zip(found, wanted, strict=True):
+        assert len(right["boxes"])
+        torch.testing.assert_close(given, right)

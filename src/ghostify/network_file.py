@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import torchvision
 from accelerate import init_empty_weights
 from safetensors import SafetensorError, safe_open
@@ -98,7 +97,7 @@ class Blueprint:
         modules = dict(model.named_modules(remove_duplicate=False))
         try:
             replacements = {modules[name]: make_layer(row) for name, row in self.replaced.items()}
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"a replaced layer of {self.origin.name} cannot be built again: {error!r}") from error
         model = replace_modules_(model, replacements)
         remember_origin(model, self.origin)
@@ -106,8 +105,16 @@ class Blueprint:
 
 
 def make_layer(row: Mapping[str, Any]) -> nn.Module:
+    """A layer of this kind and arguments.
+
+    Raises:
+        ValueError: If there are other arguments than ``describe_layer`` writes.
+    """
     arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items() if k != "kind"}
-    return KINDS[row["kind"]](**arguments)
+    layer = KINDS[row["kind"]](**arguments)
+    if not row.items() <= (describe_layer(layer) or {}).items():
+        raise ValueError(f"{row} describes no such layer")
+    return layer
 
 
 def describe_layer(module: nn.Module) -> dict[str, Any] | None:
@@ -134,7 +141,11 @@ def blueprint_of(model: nn.Module) -> Blueprint:
     for candidate in [origin] if origin else likely_origins(model):
         try:
             with init_empty_weights():
-                found.append(Blueprint(candidate, replaced_layers(model, candidate.build())))
+                built = candidate.build()
+                blueprint = Blueprint(candidate, replaced_layers(model, built))
+            if origin is None:
+                refuse_other_settings(model, built)
+            found.append(blueprint)
         except Exception as error:  # noqa: BLE001  # a builder may raise anything; then it is not this one
             why = f" ({candidate.name}: {error})"
     if not found:
@@ -147,9 +158,11 @@ def blueprint_of(model: nn.Module) -> Blueprint:
 
 def likely_origins(model: nn.Module) -> Iterator[Origin]:
     kind = type(model)
+    # Of torchvision's networks that were trained elsewhere.
+    options = {"transform_input": True} if getattr(model, "transform_input", False) is True else {}
     for name in torchvision.models.list_models(module=torchvision.models):
         if torchvision.models.get_model_builder(name).__annotations__.get("return") is kind:
-            yield Origin(f"torchvision:{name}")
+            yield Origin(f"torchvision:{name}", options)
     if kind.__module__ != "__main__" and "<" not in kind.__qualname__ and not kind.__module__.startswith("torch"):
         yield Origin(f"{kind.__module__}:{kind.__qualname__}")
 
@@ -160,7 +173,7 @@ def replaced_layers(model: nn.Module, origin: nn.Module) -> dict[str, dict[str, 
     Raises:
         InputError: If they differ in more than layers of a kind that can be described.
     """
-    expected = dict(origin.named_modules(remove_duplicate=False))
+    expected, shared = dict(origin.named_modules(remove_duplicate=False)), module_names(origin)
     replaced: dict[str, dict[str, Any]] = {}
     inside_replaced: set[nn.Module] = set()
     met: set[str] = set()
@@ -168,17 +181,22 @@ def replaced_layers(model: nn.Module, origin: nn.Module) -> dict[str, dict[str, 
         if module in inside_replaced:
             continue
         met.update(names)
-        strange = [name for name in names if name not in expected]
-        if strange:
-            raise InputError(f"it has a module {strange[0]!r} that its origin lacks")
-        there, row = expected[names[0]], describe_layer(module)
-        if row is not None:
-            inside_replaced.update(module.modules())
-            if row != describe_layer(there):
-                replaced[names[0]] = row
-                met.update(f"{name}.{inner}" for name in names for inner, _ in there.named_modules() if inner)
-        elif type(module) is not type(there) or leaf_settings(module) != leaf_settings(there):
-            raise InputError(f"{names[0] or 'the network'} is a {module!r:.60}, not its origin's {there!r:.60}")
+        row = describe_layer(module)
+        for name in names:
+            if name not in expected:
+                raise InputError(f"it has a module {name!r} that its origin lacks")
+            there = expected[name]
+            apart = [other for other in shared[there] if other not in names]
+            if apart:
+                raise InputError(f"it has {name!r} and {apart[0]!r} apart, which are one module of its origin")
+            if row is not None:
+                inside_replaced.update(module.modules())
+                if row != describe_layer(there):
+                    replaced[name] = row
+                    met.update(f"{name}.{inner}" for inner, _ in there.named_modules() if inner)
+            elif type(module) is not type(there) or leaf_settings(module) != leaf_settings(there):
+                own, other = (" ".join(repr(one).split())[:60] for one in (module, there))
+                raise InputError(f"{name or 'the network'} is a {own}, not its origin's {other}")
     lost = [name for name in expected if name not in met]
     if lost:
         raise InputError(f"it lacks the module {lost[0]!r} of its origin")
@@ -188,6 +206,25 @@ def replaced_layers(model: nn.Module, origin: nn.Module) -> dict[str, dict[str, 
 def leaf_settings(module: nn.Module) -> str:
     """What a module without children prints of itself; of others nothing, their children speak."""
     return "" if next(module.children(), None) is not None else repr(module)
+
+
+def refuse_other_settings(model: nn.Module, origin: nn.Module) -> None:
+    """Refuse plain attributes that differ: the network was built with other arguments than a guessed origin."""
+    modules = dict(model.named_modules())
+    for name, there in origin.named_modules():
+        own, expected = plain_attributes(modules.get(name, there)), plain_attributes(there)
+        for attribute in own.keys() & expected.keys():
+            if own[attribute] != expected[attribute]:
+                what = f"{name}.{attribute}".removeprefix(".")
+                raise InputError(f"{what} is {own[attribute]!r}, not its origin's {expected[attribute]!r}")
+
+
+def plain_attributes(module: nn.Module) -> dict[str, Any]:
+    """Public flags, numbers and words of a module; none of a layer that can be described, whose arguments speak."""
+    if type(module) in LAYERS:
+        return {}
+    public = {name: value for name, value in vars(module).items() if not name.startswith("_") and name != "training"}
+    return {name: value for name, value in public.items() if isinstance(value, bool | int | float | str)}
 
 
 def save(model: nn.Module, path: str | os.PathLike[str], *, extra: Mapping[str, Any] | None = None) -> None:
@@ -205,19 +242,38 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, extra: Mapping[str, 
         InputError: If how to build it is not known.
         OSError: If it cannot be written.
     """
-    blueprint = blueprint_of(model)
-    note = {"format": FORMAT, **asdict(blueprint), "extra": dict(extra or {})}
-    firsts = {id(tensor): name for name, tensor in reversed(model.state_dict(keep_vars=True).items())}
-    tensors = {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in model.state_dict(keep_vars=True).items()
-        if firsts[id(tensor)] == name  # a shared tensor once
-    }
+    blueprint, state = blueprint_of(model), model.state_dict(keep_vars=True)
+    tied = tied_names(state)
+    note = {"format": FORMAT, **asdict(blueprint), "tied": tied, "extra": dict(extra or {})}
+    tensors = {name: tensor for name, tensor in state.items() if name not in tied}
     with replacing(path) as temporary:
         try:
-            save_file(tensors, temporary, metadata={KEY: json.dumps(note)})
+            save_file(storable(tensors), temporary, metadata={KEY: json.dumps(note)})
         except SafetensorError as error:
             raise OSError(f"{path} cannot be written: {error}") from error
+
+
+def tied_names(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Of tensors that stand under several names each further one, and the first one.
+
+    Example:
+        >>> tensor = torch.zeros(2)
+        >>> tied_names({"a": tensor, "b": torch.zeros(2), "c": tensor})
+        {'c': 'a'}
+    """
+    firsts: dict[int, str] = {}
+    return {name: first for name, tensor in state.items() if (first := firsts.setdefault(id(tensor), name)) != name}
+
+
+def storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as safetensors takes them: on the CPU, and none a view of another."""
+    found: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        found[name] = plain.clone() if plain.untyped_storage().data_ptr() in storages else plain
+        storages.add(found[name].untyped_storage().data_ptr())
+    return found
 
 
 def load(path: str | os.PathLike[str], *, factory: str | None = None) -> nn.Module:
@@ -244,19 +300,31 @@ def load(path: str | os.PathLike[str], *, factory: str | None = None) -> nn.Modu
         )
     model = blueprint.build()
     own = model.state_dict(keep_vars=True)
-    firsts = {id(tensor): name for name, tensor in reversed(own.items())}
-    state = {name: tensors.get(firsts[id(tensor)]) for name, tensor in own.items()}
-    odd = [n for n, t in state.items() if t is None or t.shape != own[n].shape] or sorted(set(tensors) - set(state))
+    tied = note.get("tied", tied_names(own))  # before it was noted, what is tied was the origin's matter
+    firsts = {name: tied.get(name, name) for name in own}
+    odd = [name for name, first in firsts.items() if not alike(tensors.get(first), own[name])]
+    odd += sorted(tensors.keys() - set(firsts.values()))
     if odd:
         raise InputError(f"{path}: the tensor {odd[0]!r} does not go with {origin.name} as the file describes it")
-    floating = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
-    model.to(floating).load_state_dict(state)
+    precisions = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+    if len(precisions) == 1:  # of buffers that are in no file, too
+        model.to(precisions.pop())
+    made = {name: nn.Parameter(t) if isinstance(own.get(name), nn.Parameter) else t for name, t in tensors.items()}
+    # Each tensor is the file's own, in its own precision, and one where several names share it.
+    model.load_state_dict({name: made[first] for name, first in firsts.items()}, assign=True)
     return model.eval()
+
+
+def alike(stored: Tensor | None, own: Tensor) -> bool:
+    """Whether a file's tensor can take the place of a network's."""
+    if stored is None or stored.shape != own.shape:
+        return False
+    return stored.is_floating_point() == own.is_floating_point()
 
 
 def read_extra(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What ``save`` was given to keep beside the network."""
-    return dict(read_network_file(Path(path))[0].get("extra", {}))
+    return dict(read_network_file(Path(path))[0]["extra"])
 
 
 def read_network_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -269,12 +337,17 @@ def read_network_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path} is no network written by save, or is cut short: {error}") from error
+    if KEY not in metadata:
+        raise InputError(f"{path} holds tensors only: name the network and give the file with --weights")
     try:
         note = json.loads(metadata[KEY])
-    except (KeyError, json.JSONDecodeError):
-        raise InputError(f"{path} holds tensors only: name the network and give the file with --weights") from None
+    except (ValueError, RecursionError) as error:  # such as a number of too many digits
+        raise InputError(f"{path}: its note on how to build the network cannot be read: {error}") from error
     if not isinstance(note, dict) or note.get("format") != FORMAT:
         raise InputError(f"{path} is of another format than {FORMAT}: write it again with this version")
+    note = {"extra": {}, **note}
+    if not all(isinstance(note.get(part, {}), dict) for part in ("origin", "replaced", "tied", "extra")):
+        raise InputError(f"{path} does not say how its network is built")
     return note, tensors
 
 

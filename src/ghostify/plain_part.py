@@ -9,6 +9,7 @@ from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
+from ghostify.errors import InputError
 from ghostify.modes import evaluating
 
 PARTS = ("backbone", "fpn", "head")
@@ -50,7 +51,8 @@ class PlainPart(nn.Module):
             a Faster R-CNN the maps of the pyramid ``[batch, channels, h, w]``, finest first, and for each of them
             logits ``[batch, anchors, h, w]``, then for each offsets ``[batch, 4 * anchors, h, w]``.
         """
-        maps = list(self.backbone(x).values())
+        found = self.backbone(x)  # one tensor where it has no pyramid
+        maps = [found] if isinstance(found, Tensor) else list(found.values())
         if "head" in self._modules:
             answers = self.head(maps)
             return answers["cls_logits"], answers["bbox_regression"]
@@ -126,7 +128,7 @@ def finish(
     images = ImageList(x, image_sizes)
     if isinstance(detector, RetinaNet):
         logits, offsets = outputs
-        maps = [x.new_empty(1, 1, *size) for size in level_sizes(detector, x)]
+        maps = [x.new_empty(1, 1, *size) for size in level_sizes(detector, x, logits.shape[1])]
         anchors = detector.anchor_generator(images, maps)
         per_level = [m[0, 0].numel() * detector.anchor_generator.num_anchors_per_location()[0] for m in maps]
         head = {"cls_logits": list(logits.split(per_level, 1)), "bbox_regression": list(offsets.split(per_level, 1))}
@@ -142,11 +144,20 @@ def finish(
     logits, offsets = concat_box_prediction_layers(logits_of, offsets_of)
     boxes = detector.rpn.box_coder.decode(offsets, anchors).view(len(x), -1, 4)
     proposals, _ = detector.rpn.filter_proposals(boxes, logits, image_sizes, per_level)
-    names = [*map(str, range(levels - 1)), "pool"]  # as its pyramid calls them
+    names = [*map(str, range(levels - 1)), "pool"] if levels > 1 else ["0"]  # as its pyramid, or torchvision, has them
     return detector.roi_heads(OrderedDict(zip(names, maps, strict=True)), proposals, image_sizes)[0]
 
 
-def level_sizes(detector: RetinaNet, x: Tensor) -> list[tuple[int, int]]:
-    """Height and width of each map of the pyramid: each level halves, rounding up."""
+def level_sizes(detector: RetinaNet, x: Tensor, boxes: int) -> list[tuple[int, int]]:
+    """Height and width of each map that the head has seen: each level halves, rounding up.
+
+    Args:
+        boxes: Anchors at all levels, which tell by how much the first one is smaller than ``x``.
+    """
     levels = len(detector.anchor_generator.sizes)
-    return [tuple(-(-side // 2 ** (3 + level)) for side in x.shape[2:]) for level in range(levels)]
+    places = boxes // detector.anchor_generator.num_anchors_per_location()[0]
+    for halved in range(max(x.shape[2:]).bit_length() + 1):
+        sizes = [tuple(-(-side // 2 ** (halved + level)) for side in x.shape[2:]) for level in range(levels)]
+        if sum(height * width for height, width in sizes) == places:
+            return sizes
+    raise InputError(f"{boxes} boxes are not what {levels} levels, each half as large, have of {list(x.shape)}")

@@ -67,8 +67,15 @@ def test_an_unknown_network_is_refused_with_what_would_be_right(name: str, messa
 def test_an_option_that_the_builder_lacks_or_that_would_download_is_refused() -> None:
     with pytest.raises(InputError, match="takes no option 'depth'"):
         create_model("resnet20", depth=3)
-    with pytest.raises(InputError, match="weights is not taken"):
-        create_model("resnet50", weights="DEFAULT")
+    for weights in ("DEFAULT", ""):
+        with pytest.raises(InputError, match="weights is not taken"):
+            create_model("resnet50", weights=weights)
+
+
+@pytest.mark.parametrize("num_classes", [-1, 10**14, 10**30])
+def test_a_size_that_no_layer_can_have_is_refused_in_one_line(num_classes: int) -> None:
+    with pytest.raises(InputError, match=r"^resnet20 cannot be built with .*: [^\n]+\Z"):
+        create_model("resnet20", num_classes=num_classes)
 
 
 def test_a_network_remembers_its_origin_but_not_in_its_state() -> None:

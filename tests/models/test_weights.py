@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from ghostify import InputError, create_model
 from ghostify.models.weights import load_weights_
@@ -91,3 +92,24 @@ def test_what_is_no_state_dict_is_refused(tmp_path: Path) -> None:
         load_weights_(create_model("tiny:Tiny"), tmp_path / "absent.pt")
     with pytest.raises(InputError, match=r"expected weights as \.safetensors"):
         load_weights_(create_model("tiny:Tiny"), Path(__file__))
+
+
+class Wrapped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = nn.Linear(2, 3)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_names_of_the_network_itself_are_no_prefix(tmp_path: Path, prefix: str) -> None:
+    path, stored = tmp_path / "weights.pt", Wrapped()
+    torch.save({f"{prefix}{key}": tensor for key, tensor in stored.state_dict().items()}, path)
+    assert torch.equal(load_weights_(Wrapped(), path).module.weight, stored.module.weight)
+
+
+def test_a_network_without_a_last_layer_takes_weights_but_no_new_head(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save({"weight": torch.zeros(4), "bias": torch.ones(4)}, path)
+    assert torch.equal(load_weights_(nn.LayerNorm(4), path).bias, torch.ones(4))
+    with pytest.raises(InputError, match="LayerNorm has no linear layer or convolution that could be a new head"):
+        load_weights_(nn.LayerNorm(4), path, new_head=True)

@@ -61,8 +61,9 @@ class Origin:
         refuse_unknown_options(self.name, builder, self.options)
         try:
             model = builder(**self.options)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{self.name} cannot be built with {self.options}: {error}") from error
+        except (TypeError, ValueError, RuntimeError) as error:  # PyTorch's own for a size below nought or too large
+            reason = str(error).partition("\n")[0]
+            raise InputError(f"{self.name} cannot be built with {self.options}: {reason}") from error
         if not isinstance(model, nn.Module):
             raise InputError(f"{self.name} returned {type(model).__name__}: expected a torch.nn.Module")
         remember_origin(model, self)
@@ -151,7 +152,7 @@ def import_module(name: str, hint: str) -> Any:
 def refuse_unknown_options(name: str, builder: Callable[..., Any], options: dict[str, Any]) -> None:
     """Refuse what the builder does not take and what would download weights or read them from elsewhere."""
     for option in ("weights", "weights_backbone", "pretrained", "checkpoint_path", "pretrained_cfg"):
-        if options.get(option):
+        if options.get(option) not in (None, False):
             raise InputError(f"{name}: {option} is not taken here; load a local file with --weights or load_weights")
     parameters = inspect.signature(builder).parameters
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):

@@ -2,7 +2,7 @@
 
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,19 @@ def load_weights_(model: nn.Module, path: str | os.PathLike[str], *, new_head: b
 
     Args:
         path: ``.safetensors``, or ``.pt``, ``.pth``, ``.th`` with plain tensors; a wrapping
-            ``state_dict`` key and a ``module.`` prefix are understood.
+            ``state_dict`` key and a ``module.`` prefix that the network's own names lack are understood.
         new_head: Leave the last layer as it is, for other classes than the file's.
     Raises:
         InputError: If the file cannot be read, holds more than tensors, or is of another network.
     """
-    state = read_state_dict(Path(path))
     own = model.state_dict()
+    state = read_state_dict(Path(path), own)
     # A counter that old files lack and that PyTorch, too, does without.
     state = {key: own[key] for key in own if key.endswith("num_batches_tracked")} | state
     head = head_of(model)
     if new_head:
+        if head is None:
+            raise InputError(f"{type(model).__name__} has no linear layer or convolution that could be a new head")
         state |= {key: tensor for key, tensor in own.items() if key.startswith(f"{head}.")}
     missing, unexpected = [key for key in own if key not in state], [key for key in state if key not in own]
     if missing or unexpected:
@@ -52,13 +54,18 @@ def load_weights_(model: nn.Module, path: str | os.PathLike[str], *, new_head: b
     return model
 
 
-def head_of(model: nn.Module) -> str:
-    """Name of the last linear layer or convolution, which gives the logits."""
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
+def head_of(model: nn.Module) -> str | None:
+    """Name of the last linear layer or convolution, which gives the logits; None where there is none."""
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    return layers[-1] if layers else None
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name, unwrapped."""
+def read_state_dict(path: Path, own: Container[str] = ()) -> dict[str, Tensor]:
+    """The tensors of a file by name, unwrapped.
+
+    Args:
+        own: Names of the network: where they are the file's, it has no prefix.
+    """
     if not path.is_file():
         raise InputError(f"{path} is not there: expected a file of weights")
     if path.suffix not in {".safetensors", *PICKLES}:
@@ -79,4 +86,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise InputError(f"{path} holds no state dict: expected tensors by name")
-    return {str(key).removeprefix("module."): tensor for key, tensor in content.items()}
+    state = {str(key): tensor for key, tensor in content.items()}
+    if all(key in own for key in state):
+        return state
+    return {key.removeprefix("module."): tensor for key, tensor in state.items()}
