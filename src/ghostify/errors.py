@@ -6,3 +6,16 @@ class InputError(ValueError):
 
     The command line prints it and leaves with status 2; every other exception is a defect of ours.
     """
+
+
+class OutOfReachError(InputError):
+    """A target that no choice reaches.
+
+    Args:
+        message: As of any bad input.
+        limit: What is in reach, in the unit of the target.
+    """
+
+    def __init__(self, message: str, limit: float) -> None:
+        super().__init__(message)
+        self.limit = limit
