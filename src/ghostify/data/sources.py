@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,8 @@ from ghostify.errors import InputError
 
 SPLIT_SEED = 0  # splits are fixed: results of two runs must speak of the same images
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
+# The last two for what damage may look like, such as encryption, or a file too large.
+NO_ARCHIVE = (zipfile.BadZipFile, zlib.error, RuntimeError, OverflowError)
 
 
 def load_data(reference: str, *, image_size: int | None = None, hold_out: float = 0.0) -> ImageData:
@@ -96,7 +99,7 @@ def npz(place: str) -> Arrays:
             x_train, y_train, x_test, y_test = (archive[key] for key in NPZ_KEYS)
     except FileNotFoundError:
         raise InputError(f"{place} is not there: expected an .npz file") from None
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
+    except (*NO_ARCHIVE, ValueError, OSError, EOFError, AttributeError, TypeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{place} is no readable .npz file of plain arrays ({error})") from error
@@ -174,7 +177,7 @@ def folder_data(name: str, root: Path, size: int, hold_out: float, verify: bool)
         raise InputError(f"{root}: train/ and val/ have different classes, such as {', '.join(odd[:3])}")
     if verify:
         with ThreadPoolExecutor() as pool:
-            list(pool.map(read_image, [path for path, _ in train.samples + test.samples]))
+            list(pool.map(check_image, [path for path, _ in train.samples + test.samples]))
     plain = plain_crop(size, size)
     fit, val = held_out(name, np.array(train.targets), hold_out)
     return ImageData(
@@ -187,6 +190,11 @@ def folder_data(name: str, root: Path, size: int, hold_out: float, verify: bool)
         crop_padding=0,
         flip=False,
     )
+
+
+def check_image(path: str) -> None:
+    """Refuse an image that cannot be decoded; one that can is forgotten, as all of a folder would fill the memory."""
+    read_image(path)
 
 
 def random_crop(size: int, *changes: v2.Transform) -> Callable[[object], Tensor]:
