@@ -16,7 +16,7 @@ from ghostify.data.coco import CocoImages, DetectionData, Example, Target, chang
 from ghostify.errors import InputError
 from ghostify.jobs.checkpoint import Epoch
 from ghostify.jobs.coco_score import CocoScore, Found, score_boxes
-from ghostify.jobs.learn import AfterEpoch, Answer, learn
+from ghostify.jobs.learn import AfterEpoch, Answer, drops_last, learn
 from ghostify.jobs.recipe import Recipe
 from ghostify.modes import evaluating
 from ghostify.plain_part import Detector, is_detector
@@ -88,7 +88,7 @@ class Detection:
             generator=order,
             collate_fn=as_lists,
             num_workers=self.workers,
-            drop_last=len(images) >= 2 * recipe.batch_size,  # as for images without boxes
+            drop_last=drops_last(len(images), recipe.batch_size),
         )
 
     def prepare(self, batch: Batch, recipe: Recipe) -> Batch:
