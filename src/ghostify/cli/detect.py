@@ -17,6 +17,7 @@ from ghostify.cli.opening import extra_of, open_given
 from ghostify.cli.options import (
     channels,
     classes_option,
+    deviations,
     device_option,
     ghost_options,
     json_option,
@@ -57,7 +58,7 @@ detector_options = together(
         "--norm/--no-norm", default=None, help="Normalise pyramid and head, to learn without ImageNet weights."
     ),
     click.option("--mean", "image_mean", callback=channels, help="Of the channels in 0..1; default: ImageNet's."),
-    click.option("--std", "image_std", callback=channels, help="Likewise."),
+    click.option("--std", "image_std", callback=deviations, help="Likewise."),
     ghost_options(),
     source_options,
 )
