@@ -86,7 +86,7 @@ def read_image(path: str | Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             mode, rgb = image.mode, in_8_bits(image).convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be decoded as an image: mend or remove it") from error
     if mode in ("I", "F"):  # nobody says which of these numbers is white
         raise InputError(f"{path} is decoded to numbers of 32 bits: expected 8 or 16 bits a channel, as of a PNG")
