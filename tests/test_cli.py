@@ -83,6 +83,7 @@ def test_a_published_row_is_trained_for_by_its_name(
     assert round(counted.macs / 1e6, 1) == 63.0  # the paper's row is d = 1
     assert "a MODEL or --recipe NAME, and not both" in refused(capsys, *train, *row, "resnet20")
     assert "a MODEL or --recipe NAME, and not both" in refused(capsys, *train)
+    assert "cheap_kernel_size is 2" in refused(capsys, *train, *row, "--cheap-kernel-size", "2")  # said, not the row's
 
 
 def test_evaluate_tells_each_class(capsys: pytest.CaptureFixture[str], colours: Path) -> None:
@@ -93,6 +94,35 @@ def test_evaluate_tells_each_class(capsys: pytest.CaptureFixture[str], colours: 
     assert told["images_per_second"] > 0
     assert main([*evaluate, "--per-class"]) == 0
     assert "95 % interval" in capsys.readouterr().out
+
+
+def test_a_network_that_does_not_go_with_the_images_is_not_scored(
+    capsys: pytest.CaptureFixture[str], colours: Path
+) -> None:
+    data = ["--data", f"npz:{colours}", "--device", "cpu"]
+    assert "has 3 classes and needs [batch, 3]" in refused(capsys, "evaluate", "tiny:for_two_classes", *data)
+    assert "cannot take the images of" in refused(capsys, "evaluate", "vgg16_cifar", *data)
+
+
+def test_a_factory_that_takes_no_number_of_classes_is_trained_and_scored(
+    capsys: pytest.CaptureFixture[str], colours: Path, tmp_path: Path
+) -> None:
+    network = ["tiny:for_three_classes", "--data", f"npz:{colours}", "--device", "cpu", "--json"]
+    assert printed(capsys, "evaluate", *network)["test_images"] == 30
+    learn = ["--epochs", "1", "--batch-size", "16", "--out", str(tmp_path / "out")]
+    assert len(printed(capsys, "train", *network, *learn)["history"]) == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["detect"]])
+def test_without_a_verb_the_help_is_printed_line_by_line(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert lines[0].startswith(" ".join(["Usage: ghostify", *arguments]))
+    assert any(line.split()[:1] == ["train"] for line in lines)
 
 
 def test_look_writes_a_page_and_tells_the_numbers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -258,6 +288,14 @@ def test_the_given_resnet20_scores_its_known_accuracy_on_cifar10(
         (["cuont", "resnet20"], "No such command"),
         (["evaluate", "resnet20", "--data", "nothing"], "there is no data set 'nothing'"),
         (["evaluate", "resnet20", "--data", "digits", "--mean", "1,2"], "expected three numbers"),
+        (["evaluate", "resnet20", "--data", "digits", "--mean", "0,0,nan"], "expected three numbers"),
+        (["evaluate", "resnet20", "--data", "digits", "--std", "1,0,1"], "expected three numbers above 0"),
+        (["evaluate", "resnet20", "--data", "digits", "--std", "1,inf,1"], "expected three numbers"),
+        (["detect", "predict", "resnet20", "a.png", "--std", "1,1,-1", "--out", "o"], "expected three numbers above 0"),
+        (["look", "resnet20", "--std", "1,1,-1"], "expected three numbers above 0"),
+        (["train", "resnet20", "--data", "digits", "--out", "o", "--seed", "1700000000000000000"], "4294967295"),
+        (["convert", "resnet20", "--out", "o", "--seed", "-1"], "4294967295"),
+        (["plan", "resnet20", "--data", "digits", "--out", "o", "--seed", "4294967296"], "4294967295"),
         (["train", "resnet20", "--data", "digits", "--out", "o", "--lr", "-1"], "expected lr > 0"),
         (["train", "resnet20", "--data", "digits", "--out", "o", "--hold-out", "0.9"], "a share from 0 to 0.5"),
         (["compare", "resnet20", "resnet50", "--engine", "x"], "'x' is not"),

@@ -18,5 +18,13 @@ class Tiny(nn.Module):
         return self.head(self.conv2(x).relu().mean((2, 3)))
 
 
+def for_three_classes() -> Tiny:
+    return Tiny()
+
+
+def for_two_classes() -> Tiny:
+    return Tiny(2)
+
+
 def returns_no_module(num_classes: int = 3) -> int:
     return num_classes

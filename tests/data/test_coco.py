@@ -125,6 +125,7 @@ def twice(key: str) -> Callable[[dict[str, Any]], Any]:
         (first("annotations", bbox=[0, 0, "10", 10]), "expected x, y, width, height"),
         (twice("images"), "two of images have the id 10"),
         (twice("categories"), "two of categories have the id 7"),
+        (first("categories", name="red"), "two of categories have the name 'red'"),
     ],
 )
 def test_broken_annotations_are_one_clear_line(
@@ -156,6 +157,26 @@ def test_a_box_that_ends_a_rounding_outside_is_a_box(tmp_path: Path) -> None:
     content["annotations"][0]["bbox"] = [54.5, 0, 10, 10]
     path.write_text(json.dumps(content))
     assert len(read_annotations(tmp_path, "train2017").content["images"]) == 2
+
+
+def test_a_box_whose_sides_fall_together_in_float32_is_no_target(tmp_path: Path) -> None:
+    path = make_split(tmp_path, "train2017", 3, 0)
+    content = json.loads(path.read_text())
+    [red, blue] = [row for row in content["annotations"] if row["image_id"] == 30]
+    red["bbox"] = [40.0, 5, 1e-6, 20]
+    path.write_text(json.dumps(content))
+    _, target = CocoImages(read_annotations(tmp_path, "train2017"))[2]
+    x, y, width, height = blue["bbox"]
+    assert target["boxes"].tolist() == [[x, y, x + width, y + height]]
+    assert target["labels"].tolist() == [2]
+
+
+def test_of_one_image_none_is_held_out(tmp_path: Path) -> None:
+    for split in ("train2017", "val2017"):
+        make_split(tmp_path, split, 1, 0)
+    assert len(load_coco(f"coco:{tmp_path}").train) == 1
+    with pytest.raises(InputError, match="has one image: expected two or more"):
+        load_coco(f"coco:{tmp_path}", hold_out=0.1)
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Data sets are read as they are, and what is wrong with one is said."""
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,20 @@ def test_a_cut_or_absent_npz_is_refused(colours: Path) -> None:
         load_data("npz:absent.npz")
 
 
+@pytest.mark.parametrize("damage", ["a block of no known kind", "a method of compression that there is not"])
+def test_a_damaged_compressed_npz_is_refused(colours: Path, damage: str) -> None:
+    with np.load(colours) as stored:
+        np.savez_compressed(colours, **stored)
+    content = bytearray(colours.read_bytes())
+    if damage == "a block of no known kind":
+        content[30 + int.from_bytes(content[26:28], "little") + int.from_bytes(content[28:30], "little")] = 0xFF
+    else:
+        content[content.index(b"PK\x01\x02") + 10] = 99
+    colours.write_bytes(content)
+    with pytest.raises(InputError, match="no readable"):
+        load_data(f"npz:{colours}")
+
+
 @pytest.mark.parametrize("reference", ["digit", "npz:", "digits:x", "coco:x", ""])
 def test_an_unknown_data_set_is_refused(reference: str) -> None:
     with pytest.raises(InputError, match="there is no data set"):
@@ -134,6 +149,45 @@ def test_a_broken_image_is_named(folder: Path, kind: str) -> None:
 
     with pytest.raises(InputError, match=r"val/bee/colour\.jpg cannot be decoded"):
         read_all()
+
+
+def test_images_are_not_kept_while_a_folder_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for part in ("train", "val"):
+        (tmp_path / part / "ant").mkdir(parents=True)
+        for number in range(40):
+            Image.new("RGB", (1, 1)).save(tmp_path / part / "ant" / f"{number}.png")
+    decoded, alive = [], []
+
+    def read(path: str) -> Image.Image:
+        image = read_image(path)
+        decoded.append(weakref.ref(image))
+        alive.append(sum(image() is not None for image in decoded))
+        return image
+
+    monkeypatch.setattr("ghostify.data.sources.read_image", read)
+    load_data(f"imagefolder:{tmp_path}")
+    assert len(decoded) == 80
+    assert max(alive) <= 32  # as many threads as a pool has at most, each with one
+
+
+@pytest.mark.parametrize(("name", "order"), [("grey.png", "<u2"), ("little.tif", "<u2"), ("big.tif", ">u2")])
+def test_of_16_bits_of_grey_the_upper_8_are_read(tmp_path: Path, name: str, order: str) -> None:
+    grey = np.arange(256).reshape(16, 16)
+    Image.fromarray((256 * grey + 37).astype(order)).save(tmp_path / name)
+    assert np.array_equal(np.asarray(read_image(tmp_path / name)), np.stack([grey] * 3, 2))
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_numbers_of_32_bits_are_refused_as_an_image(tmp_path: Path, kind: type) -> None:
+    Image.fromarray(np.ones((4, 4), kind)).save(tmp_path / "depth.tif")
+    with pytest.raises(InputError, match=r"depth\.tif is decoded to numbers of 32 bits: expected 8 or 16 bits"):
+        read_image(tmp_path / "depth.tif")
+
+
+def test_an_image_with_a_damaged_header_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.ppm").write_bytes(b"P6 4 x 255 " + bytes(48))
+    with pytest.raises(InputError, match=r"a\.ppm cannot be decoded"):
+        read_image(tmp_path / "a.ppm")
 
 
 def test_folders_that_do_not_go_together_are_refused(folder: Path) -> None:

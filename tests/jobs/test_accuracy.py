@@ -1,5 +1,6 @@
 """The search for the fastest plan within an accuracy drop."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 from ghostify import InputError
 from ghostify.data import ImageData, load_data
 from ghostify.data.sample import draw_inputs
+from ghostify.errors import OutOfReachError
 from ghostify.jobs.accuracy import plan_for_accuracy
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.train import train
@@ -42,6 +44,31 @@ def test_the_fastest_plan_within_the_drop_is_found(trained: Trained) -> None:
     assert not bad or max(good) < min(bad)
     assert len(trials) == 5
     assert max(good) <= 4
+
+
+def no_faster_than(limit: float) -> Callable[[float], Plan]:
+    """As ``planned``, which says four times, but less is in reach once it is measured."""
+
+    def reached(speedup: float) -> Plan:
+        if speedup > limit:
+            raise OutOfReachError(f"at most {limit:.2f} can be reached", limit)
+        return planned(speedup)
+
+    return reached
+
+
+@pytest.mark.parametrize("limit", [1.2, 2.0])
+def test_a_speed_out_of_reach_leaves_slower_ones_to_search(trained: Trained, limit: float) -> None:
+    model, data, batches = trained
+    found, trials = plan_for_accuracy(model, data, batches, no_faster_than(limit), max_drop=20)
+    assert found.target == ("speedup", max(trial.speedup for trial in trials if trial.good))
+    assert 1 < found.target[1] <= limit
+
+
+def test_where_no_speed_up_is_in_reach_that_is_said(trained: Trained) -> None:
+    model, data, batches = trained
+    with pytest.raises(OutOfReachError, match=r"at most 0\.90 can be reached"):
+        plan_for_accuracy(model, data, batches, no_faster_than(0.9), max_drop=20)
 
 
 def test_no_plan_within_the_drop_is_refused_with_what_was_lost(trained: Trained) -> None:

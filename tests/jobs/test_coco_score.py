@@ -75,6 +75,12 @@ def test_an_object_without_area_is_never_found() -> None:
     assert score.ap50 == pytest.approx(51 / 101)
 
 
+def test_what_is_null_is_as_what_is_absent() -> None:
+    truth = annotations((1, A, [10, 10, 20, 20]))
+    truth.content["annotations"][0] |= {"iscrowd": None, "area": None}
+    assert score_boxes(truth, [found(1, A, [10, 10, 20, 20], 0.9)]).numbers["AP_small"] == pytest.approx(1.0)
+
+
 @pytest.mark.shared
 def test_the_truth_fed_back_is_perfect_and_all_else_is_what_the_official_code_says(
     shared: Path, tmp_path: Path

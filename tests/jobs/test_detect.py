@@ -19,7 +19,7 @@ from ghostify import InputError, create_model, load
 from ghostify.cli import main
 from ghostify.data.coco import load_coco
 from ghostify.jobs.coco_score import score_boxes
-from ghostify.jobs.detect import categories_of, find_objects, train_detector
+from ghostify.jobs.detect import categories_of, find_objects, objects_in, train_detector
 from ghostify.jobs.recipe import Recipe
 
 SMALL: dict[str, Any] = {"fpn_channels": 8, "min_size": 48, "max_size": 64, "smallest_anchor": 8, "norm": True}
@@ -178,6 +178,7 @@ def test_the_verb_trains_scores_converts_and_draws(capsys: pytest.CaptureFixture
         (["evaluate", NAME, "--data", "digits"], "there is no data set with boxes 'digits'"),
         (["predict", NAME, "nowhere.jpg", "--out", "OUT"], "nowhere.jpg is not there: expected an image"),
         (["predict", "resnet20", "DATA/val2017", "--out", "OUT"], "no detector"),
+        (["predict", NAME, "DATA/val2017", "--out", "DATA/val2017"], "001.png is one of the images: choose another"),
         (["train", NAME, "--data", "DATA", "--backbone-weights", "no.pth", "--out", "OUT"], "no.pth is not there"),
     ],
 )
@@ -187,17 +188,38 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(
     make_boxes(tmp_path)
     out = tmp_path / "out"
     place = {"DATA": f"coco:{tmp_path}", "OUT": str(out), "DATA/val2017": str(tmp_path / "val2017")}
+    images = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
     assert main(["detect", *(place.get(word, word) for word in arguments)]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert message in line
     assert not out.exists() or not list(out.rglob("*.safetensors"))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.png")} == images
 
 
 def test_a_file_of_other_categories_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     reference, out = make_boxes(tmp_path), tmp_path / "out"
     assert main(["detect", "train", NAME, "--data", reference, *LEARN, "--epochs", "1", "--out", str(out)]) == 0
-    for path in (tmp_path / "annotations").iterdir():
-        path.write_text(path.read_text().replace('"blue"', '"green"'))
-    capsys.readouterr()
-    assert main(["detect", "evaluate", str(out / "network.safetensors"), "--data", reference]) == 2
-    assert "knows other categories than" in capsys.readouterr().err
+    evaluate = ["detect", "evaluate", str(out / "network.safetensors"), "--data", reference]
+    for changes, odd in (
+        ({"blue": "green"}, "category 2 is 'blue' there and 'green' here"),
+        (
+            {"red": "blue", "green": "red"},
+            "category 1 is 'red' there and 'blue' here",
+        ),  # the same, but in another order
+    ):
+        for path in (tmp_path / "annotations").iterdir():
+            content = json.loads(path.read_text())
+            for row in content["categories"]:
+                row["name"] = changes.get(row["name"], row["name"])
+            path.write_text(json.dumps(content))
+        capsys.readouterr()
+        assert main(evaluate) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert "knows other categories than" in line
+        assert odd in line
+
+
+def test_an_image_of_which_no_pixel_would_be_left_across_is_refused() -> None:
+    with pytest.raises(InputError, match=r"x\.png is 1×400 pixels, of which the detector makes 64 by less than one"):
+        objects_in(detector(), torch.zeros(3, 400, 1, dtype=torch.uint8), "cpu", "x.png")
+    assert isinstance(objects_in(detector(), torch.zeros(3, 64, 1, dtype=torch.uint8), "cpu", "x.png"), list)

@@ -16,14 +16,15 @@ import pytest
 import torch
 from tensorboard.backend.event_processing import event_accumulator
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from ghostify import InputError, create_model
 from ghostify.data import load_data
 from ghostify.data.images import MemoryImages
-from ghostify.jobs.checkpoint import Epoch
+from ghostify.jobs.checkpoint import CHECKPOINT_FORMAT, Epoch
 from ghostify.jobs.cuda_graph import forget_, record_
 from ghostify.jobs.evaluate import evaluate
-from ghostify.jobs.learn import lr_factor, make_optimizer, trains_in_bf16
+from ghostify.jobs.learn import drops_last, lr_factor, make_optimizer, trains_in_bf16
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.train import Classification, Teacher, train
 from ghostify.jobs.training_folder import TrainingFolder, best_epoch
@@ -121,9 +122,22 @@ def test_a_checkpoint_is_not_overwritten_unasked_nor_resumed_otherwise(colours: 
     place.write_bytes(place.read_bytes()[:-300])
     with pytest.raises(InputError, match="is no training checkpoint, or is cut short"):
         trained(colours, checkpoint=place, resume=True)
-    torch.save({"format": "x"}, place)
-    with pytest.raises(InputError, match="no training checkpoint of this version"):
-        trained(colours, checkpoint=place, resume=True)
+    for other in ({"format": "x"}, {"format": CHECKPOINT_FORMAT}, [CHECKPOINT_FORMAT]):
+        torch.save(other, place)
+        with pytest.raises(InputError, match="no training checkpoint of this version"):
+            trained(colours, checkpoint=place, resume=True)
+
+
+def test_a_checkpoint_with_a_byte_changed_is_refused(colours: Path, tmp_path: Path) -> None:
+    place = tmp_path / "checkpoint.pt"
+    trained(colours, checkpoint=place)
+    whole = place.read_bytes()
+    for word in (b"scheduler", b"param_groups", b"val_ap50", b"momentum_buffer"):
+        spoiled = bytearray(whole)
+        spoiled[whole.index(word)] ^= 1
+        place.write_bytes(spoiled)
+        with pytest.raises(InputError, match=r"checkpoint\.pt is damaged: start anew"):
+            trained(colours, checkpoint=place, resume=True)
 
 
 def test_a_training_does_not_go_on_with_other_images_or_another_teacher(colours: Path, tmp_path: Path) -> None:
@@ -205,11 +219,44 @@ def test_a_teacher_that_cannot_teach_this_is_refused(colours: Path, tmp_path: Pa
 
 @pytest.mark.parametrize(
     "bad",
-    [{"optimizer": "adam"}, {"epochs": 0}, {"lr": -1.0}, {"label_smoothing": 1.0}, {"ema": 0.999}, {"schedule": "x"}],
+    [
+        *({"optimizer": "adam"}, {"epochs": 0}, {"lr": -1.0}, {"label_smoothing": 1.0}, {"ema": 0.999}),
+        *({"schedule": "x"}, {"seed": -1}, {"seed": 2**32}),
+    ],
 )
 def test_a_bad_recipe_is_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="expected"):
         Recipe(**bad)
+
+
+def test_an_epoch_of_the_last_seed_is_as_any_other(colours: Path) -> None:
+    last = dataclasses.replace(RECIPE, epochs=1, seed=2**32 - 1)
+    assert same(trained(colours, last), trained(colours, last))
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size", "drops"),
+    [(31, 32, False), (32, 32, False), (33, 32, True), (34, 32, False), (63, 32, False), (64, 32, True), (3, 2, True)],
+)
+def test_a_last_batch_is_dropped_where_it_is_a_small_part_or_one_image(
+    images: int, batch_size: int, drops: bool
+) -> None:
+    assert drops_last(images, batch_size) == drops
+
+
+def test_norms_of_single_pixels_never_meet_a_batch_of_one_image(colours: Path) -> None:
+    data, recipe = load_data(f"npz:{colours}"), dataclasses.replace(RECIPE, epochs=1, batch_size=59)
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3, 3))
+    assert [epoch.images for epoch in train(model, data, recipe)] == [59]
+    alone = dataclasses.replace(data, train=MemoryImages(data.train.pixels[:1], data.train.labels[:1]))
+    with pytest.raises(InputError, match="there is one training image: expected at least two"):
+        train(model, alone, recipe)
+
+
+def test_too_few_images_for_a_batch_in_each_process_are_refused(colours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ghostify.jobs.train.make_loader", lambda *_: DataLoader(()))
+    with pytest.raises(InputError, match="no batch of 16 for each of 1 processes: expected a smaller batch size"):
+        trained(colours)
 
 
 def test_steps_divide_the_learning_rate_by_ten() -> None:

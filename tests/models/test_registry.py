@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.ops import SqueezeExcitation
 
 from ghostify import GhostModule, InputError, create_model, list_models
-from ghostify.models.registry import CIFAR_MODELS, known_origin
+from ghostify.models.registry import CIFAR_MODELS, known_origin, takes_option
 
 
 @pytest.mark.parametrize("name", list_models())
@@ -76,6 +76,14 @@ def test_an_option_that_the_builder_lacks_or_that_would_download_is_refused() ->
 def test_a_size_that_no_layer_can_have_is_refused_in_one_line(num_classes: int) -> None:
     with pytest.raises(InputError, match=r"^resnet20 cannot be built with .*: [^\n]+\Z"):
         create_model("resnet20", num_classes=num_classes)
+
+
+@pytest.mark.parametrize(
+    ("name", "takes"),
+    [("resnet20", True), ("torchvision:resnet18", True), ("tiny:Tiny", True), ("tiny:for_two_classes", False)],
+)
+def test_what_a_builder_takes_is_known(name: str, takes: bool) -> None:
+    assert takes_option(name, "num_classes") == takes
 
 
 def test_a_network_remembers_its_origin_but_not_in_its_state() -> None:

@@ -43,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     try:
         cli.main(args=arguments, prog_name="ghostify", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()  # the help, as lines on standard error
+        return BAD_INPUT
     except (InputError, click.ClickException) as error:
         return refuse(error.format_message() if isinstance(error, click.ClickException) else str(error))
     except OSError as error:

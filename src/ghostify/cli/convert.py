@@ -19,6 +19,7 @@ from ghostify.cli.options import (
     hints_option,
     json_option,
     recipe_options,
+    seed_option,
     shape_option,
     skip_option,
     source_options,
@@ -59,7 +60,7 @@ from ghostify.transform.convert import ConvertedLayer
 @click.option("--plan", "plan_file", type=Path, help="A file of `ghostify plan`, instead of --ratio and --skip.")
 @shape_option
 @click.option("--out", type=Path, required=True, help="Folder for ghost.safetensors and layers.json.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of new filters and drawn images.")
+@seed_option("Of new filters and drawn images.")
 @json_option
 def convert(
     model: str,

@@ -1,6 +1,7 @@
 """`ghostify detect`: detectors learn, are scored, and show what they find."""
 
 import dataclasses
+import itertools
 import json
 import shlex
 import sys
@@ -13,10 +14,11 @@ import torch
 from torch import nn
 
 from ghostify.atomic import replacing
-from ghostify.cli.opening import extra_of, open_given
+from ghostify.cli.opening import extra_of, open_given, with_classes
 from ghostify.cli.options import (
     channels,
     classes_option,
+    deviations,
     device_option,
     ghost_options,
     json_option,
@@ -57,7 +59,7 @@ detector_options = together(
         "--norm/--no-norm", default=None, help="Normalise pyramid and head, to learn without ImageNet weights."
     ),
     click.option("--mean", "image_mean", callback=channels, help="Of the channels in 0..1; default: ImageNet's."),
-    click.option("--std", "image_std", callback=channels, help="Likewise."),
+    click.option("--std", "image_std", callback=deviations, help="Likewise."),
     ghost_options(),
     source_options,
 )
@@ -220,29 +222,31 @@ def predict(
     """Draw what MODEL finds on IMAGES: files or folders of them."""
     network = open_given(model, options).to(device)
     names = extra_of(model).get("classes")
-    found = find_in_files(network, images, names, least_score=least_score, device=device)
+    found = find_in_files(network, images, names, out, least_score=least_score, device=device)
     for picture in found:
-        with replacing(out / picture.name) as temporary:
+        with replacing(picture.drawing) as temporary:
             draw_boxes(picture).save(temporary, format="PNG")
     rows = {"images": [picture.row for picture in found]}
     with replacing(out / "detections.json") as temporary:
         temporary.write_text(json.dumps(rows, indent=1) + "\n")
 
     def tables() -> None:
-        print_table(("image", "objects", "written"), [(str(p.path), p.summary, str(out / p.name)) for p in found], 3)
+        print_table(("image", "objects", "written"), [(str(p.path), p.summary, str(p.drawing)) for p in found], 3)
 
     show({"model": model, "out": str(out), **rows}, as_json, tables)
 
 
 def open_detector(model: str, data: DetectionData, options: dict[str, Any]) -> nn.Module:
     """The detector, for as many categories as the data has where that is left open; a file must know the same ones."""
-    if not Path(model).is_file():
-        return open_given(model, {"num_classes": len(data.classes), **options})
-    network = open_given(model, options)
+    network = open_given(model, with_classes(model, len(data.classes), options))
     known = extra_of(model).get("classes")
     if known is not None and tuple(known) != data.classes:
-        odd = next(name for name in (*known, *data.classes) if (name in known) != (name in data.classes))
-        raise InputError(f"{model} knows other categories than {data.name}, or another order: such as {odd!r}")
+        pairs = enumerate(itertools.zip_longest(known, data.classes), 1)
+        number, (there, here) = next(pair for pair in pairs if pair[1][0] != pair[1][1])
+        raise InputError(
+            f"{model} knows other categories than {data.name}, or in another order: "
+            f"category {number} is {there!r} there and {here!r} here"
+        )
     return network
 
 

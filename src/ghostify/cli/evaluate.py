@@ -9,7 +9,7 @@ from ghostify.cli.opening import Channels, normalised_for, open_for
 from ghostify.cli.options import data_options, ghost_options, json_option, source_options
 from ghostify.cli.output import percent, print_table, score_row, score_text, show
 from ghostify.data import load_data
-from ghostify.jobs.evaluate import Score
+from ghostify.jobs.evaluate import Score, check_fit
 from ghostify.jobs.evaluate import evaluate as score_network
 from ghostify.measure.environment import describe_environment
 
@@ -40,6 +40,7 @@ def evaluate(
     """Score MODEL on the test images of DATA."""
     data = normalised_for(model, load_data(data_name, image_size=image_size), mean, std)
     network = open_for(data, model, options).to(device)
+    check_fit(network, data)
     started = time.perf_counter()
     score = score_network(
         network, data.test, data, device=device, precision=precision, batch_size=batch_size, workers=workers

@@ -7,7 +7,15 @@ import click
 import torch
 
 from ghostify.cli.opening import Channels, extra_of, open_given, own_shape
-from ghostify.cli.options import channels, classes_option, json_option, set_threads, shape_option, source_options
+from ghostify.cli.options import (
+    channels,
+    classes_option,
+    deviations,
+    json_option,
+    set_threads,
+    shape_option,
+    source_options,
+)
 from ghostify.cli.output import print_table, progress_bars, show
 from ghostify.data.augment import normalise
 from ghostify.data.images import ImageData
@@ -26,7 +34,7 @@ from ghostify.jobs.look import look as look_at
 @click.option("--layer", "layers", multiple=True, help="Module name, may be given again; default: ends of its stages.")
 @shape_option
 @click.option("--mean", callback=channels, help="Of the channels in 0..1; default: the file's, else ImageNet's.")
-@click.option("--std", callback=channels, help="Likewise.")
+@click.option("--std", callback=deviations, help="Likewise.")
 @click.option("--threads", type=click.IntRange(1), callback=set_threads, expose_value=False, help="CPU threads.")
 @click.option("--out", type=Path, default=Path("look"), show_default=True, help="Folder for the page and the pictures.")
 @json_option

@@ -8,7 +8,7 @@ from torch import nn
 
 from ghostify.data import ImageData
 from ghostify.errors import InputError
-from ghostify.models.registry import known_origin
+from ghostify.models.registry import known_origin, takes_option
 from ghostify.network_file import open_network, read_extra
 from ghostify.plain_part import input_shape_of, is_detector
 
@@ -20,12 +20,16 @@ def open_given(model: str, options: dict[str, Any]) -> nn.Module:
 
 def open_for(data: ImageData, model: str, options: dict[str, Any]) -> nn.Module:
     """The network, with as many outputs as the data has classes where that is left open."""
-    if not Path(model).is_file():
-        options = {"num_classes": len(data.classes), **options}
-    network = open_given(model, options)
+    network = open_given(model, with_classes(model, len(data.classes), options))
     if is_detector(network):
         raise InputError(f"{model} finds objects: use `ghostify detect`, with images that have boxes")
     return network
+
+
+def with_classes(model: str, classes: int, options: dict[str, Any]) -> dict[str, Any]:
+    """The options, with as many outputs as there are classes where that is left open and the builder's to choose."""
+    is_file = Path(model).is_file() or model.endswith(".safetensors")
+    return options if is_file or not takes_option(model, "num_classes") else {"num_classes": classes, **options}
 
 
 def own_shape(network: nn.Module) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """Options that several verbs share, and what they are read into."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,12 +10,13 @@ import click
 import torch
 from click.core import ParameterSource
 
-from ghostify.jobs.recipe import OPTIMIZERS, PRECISIONS, SCHEDULES, Recipe
+from ghostify.jobs.recipe import LAST_SEED, OPTIMIZERS, PRECISIONS, SCHEDULES, Recipe
 from ghostify.layers.ghost_conv import CHEAP_KINDS
 from ghostify.transform.keep import EFFORTS
 
 # Where an option's value is from when the user gave it.
 SAID = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+SEEDS = click.IntRange(0, LAST_SEED)
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -30,8 +32,16 @@ def channels(context: click.Context, parameter: click.Parameter, value: str | No
         numbers = tuple(float(number) for number in value.split(",")) if value else None
     except ValueError:
         numbers = ()
-    if numbers is not None and len(numbers) != 3:
+    if numbers is not None and not (len(numbers) == 3 and all(map(math.isfinite, numbers))):
         raise click.BadParameter(f"{value!r}: expected three numbers such as 0.5,0.5,0.5")
+    return numbers
+
+
+def deviations(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    """Of the channels, too, and images are divided by them."""
+    numbers = channels(context, parameter, value)
+    if numbers is not None and min(numbers) <= 0:
+        raise click.BadParameter(f"{value!r}: expected three numbers above 0 such as 0.5,0.5,0.5")
     return numbers
 
 
@@ -95,6 +105,10 @@ machine_options = together(
 )
 
 
+def seed_option(of_what: str) -> Callable[[Command], Command]:
+    return click.option("--seed", type=SEEDS, default=0, show_default=True, help=of_what)
+
+
 def cheap_option(default: str) -> Callable[[Command], Command]:
     return click.option("--cheap", type=click.Choice(CHEAP_KINDS), default=default, show_default=True)
 
@@ -138,7 +152,7 @@ def data_options(default: str | None = None, required: bool = True) -> Callable[
         click.option(
             "--mean", callback=channels, help="Of the channels in 0..1; default: the file's, else ImageNet's."
         ),
-        click.option("--std", callback=channels, help="Likewise."),
+        click.option("--std", callback=deviations, help="Likewise."),
         machine_options,
     )
 
@@ -146,12 +160,12 @@ def data_options(default: str | None = None, required: bool = True) -> Callable[
 def recipe_options(*names: str, **defaults: Any) -> Callable[[Command], Command]:
     """One option per field of ``Recipe``, or those named only, with a verb's own defaults."""
     choices = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS}
+    kinds = {"seed": SEEDS} | {name: click.Choice(names) for name, names in choices.items()}
 
     def option(field: dataclasses.Field[Any]) -> Callable[[Command], Command]:
         flag, default = field.name.replace("_", "-"), defaults.get(field.name, field.default)
-        kind = click.Choice(choices[field.name]) if field.name in choices else type(default)
         name = f"--{flag}/--no-{flag}" if isinstance(default, bool) else f"--{flag}"
-        return click.option(name, type=kind, default=default, show_default=True)
+        return click.option(name, type=kinds.get(field.name, type(default)), default=default, show_default=True)
 
     return together(*(option(field) for field in dataclasses.fields(Recipe) if field.name in names or not names))
 

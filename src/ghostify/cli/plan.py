@@ -15,6 +15,7 @@ from ghostify.cli.options import (
     data_options,
     effort_option,
     json_option,
+    seed_option,
     skip_option,
     source_options,
 )
@@ -57,7 +58,7 @@ from ghostify.planning.plan_file import Plan, write_plan
     help="Whether residual blocks may become ghosts as a whole; default: for a speed.",
 )
 @click.option("--out", type=Path, required=True, help="Folder for plan.json, and for what is measured on the way.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of drawn images and trial networks.")
+@seed_option("Of drawn images and trial networks.")
 @json_option
 def plan(
     model: str,

@@ -66,7 +66,8 @@ def train(
     row = ROWS[row_name] if row_name is not None else None
     recipe = take_recipe(options, row.recipe if row else None)
     if row is not None:
-        model, options = row.model, {**options, **row.options}
+        model = row.model
+        options |= {name: value for name, value in row.options.items() if options[name] is None}
     data = normalised_for(str(model), load_data(data_name, image_size=image_size, hold_out=hold_out), mean, std)
     torch.manual_seed(recipe.seed)
     network = open_for(data, str(model), options)

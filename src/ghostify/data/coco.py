@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -23,6 +24,9 @@ from ghostify.errors import InputError
 
 # Boxes that people drew end a rounding beyond the image; more is another image's box.
 OUTSIDE = 1.0  # pixels
+# A thinner box has no area: nobody drew it, and in float32 its sides may be the same once the image is brought to
+# another size. Of an image of 16,384 pixels this is ten roundings.
+LEAST_SIDE = 0.01  # pixels
 SCALES = (0.8, 1.25)  # between which training images are enlarged or shrunk
 Target = dict[str, Tensor]
 Example = tuple[Tensor, Target]
@@ -74,12 +78,11 @@ class CocoImages(Dataset[Example]):
         labels: defaultdict[int, list[int]] = defaultdict(list)
         for row in annotations.content["annotations"]:
             x, y, width, height = row["bbox"]
-            if not row.get("iscrowd", 0) and width > 0 and height > 0:
+            if not row.get("iscrowd"):
                 boxes[row["image_id"]].append([x, y, x + width, y + height])
                 labels[row["image_id"]].append(label_of[row["category_id"]])
-        # As arrays: lists of lists of numbers would be copied into every worker, page by page.
-        self.boxes = [np.array(boxes[image["id"]], np.float32).reshape(-1, 4) for image in self.images]
-        self.labels = [np.array(labels[image["id"]], np.int64) for image in self.images]
+        targets = [with_area(boxes[image["id"]], labels[image["id"]]) for image in self.images]
+        self.boxes, self.labels = [boxes for boxes, _ in targets], [labels for _, labels in targets]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -101,6 +104,16 @@ class CocoImages(Dataset[Example]):
         if self.change is not None:
             image, target = self.change(image, target)
         return TF.pil_to_tensor(image), target | {"boxes": target["boxes"].as_subclass(Tensor)}
+
+
+def with_area(boxes: list[list[float]], labels: list[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The boxes that have an area, and their labels.
+
+    As arrays: lists of lists of numbers would be copied into every worker, page by page.
+    """
+    corners = np.array(boxes, np.float32).reshape(-1, 4)
+    chosen = (corners[:, 2:] - corners[:, :2] >= LEAST_SIDE).all(1)
+    return corners[chosen], np.array(labels, np.int64)[chosen]
 
 
 @dataclass(frozen=True)
@@ -160,6 +173,10 @@ def load_coco(reference: str, *, hold_out: float = 0.0) -> DetectionData:
     fit, val = train, None
     if hold_out:
         images = train.content["images"]
+        if len(images) == 1:
+            raise InputError(
+                f"hold_out is {hold_out}, but {train.path} has one image: expected two or more, to learn from others"
+            )
         # Evenly spread over the file; which images are held out depends on nothing else.
         number = max(1, round(hold_out * len(images)))
         held = {round((i + 0.5) * len(images) / number) for i in range(number)}
@@ -254,16 +271,17 @@ def check_shape(path: Path, content: Any) -> None:
             for name, kind in expected.items():
                 if not isinstance(row, dict) or type(row.get(name)) is not kind:
                     raise InputError(f"{path}: {key}[{number}] has no {name!r} of type {kind.__name__}")
-        refuse_twice(path, key, [row["id"] for row in rows])
+        refuse_twice(path, key, "id", rows)
+    refuse_twice(path, "categories", "name", content["categories"])
     for key in ("images", "categories"):
         if not content[key]:
             raise InputError(f"{path} has no {key}: expected at least one")
 
 
-def refuse_twice(path: Path, key: str, ids: Sequence[int]) -> None:
-    twice = [number for number, times in Counter(ids).items() if times > 1]
+def refuse_twice(path: Path, key: str, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    twice = [value for value, times in Counter(row[name] for row in rows).items() if times > 1]
     if twice:
-        raise InputError(f"{path}: two of {key} have the id {twice[0]}")
+        raise InputError(f"{path}: two of {key} have the {name} {twice[0]!r}")
 
 
 def check_images(annotations: Annotations) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
@@ -77,16 +78,27 @@ def count_images(dataset: Dataset[Batch]) -> int:
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """Decode an image of any mode, the first frame of an animated one, to RGB.
+    """Decode an image of 8 or 16 bits a channel, the first frame of an animated one, to RGB.
 
     Raises:
-        InputError: If it cannot be decoded, with its name.
+        InputError: If it cannot be decoded or has numbers of 32 bits, with its name.
     """
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+            mode, rgb = image.mode, in_8_bits(image).convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be decoded as an image: mend or remove it") from error
+    if mode in ("I", "F"):  # nobody says which of these numbers is white
+        raise InputError(f"{path} is decoded to numbers of 32 bits: expected 8 or 16 bits a channel, as of a PNG")
+    return rgb
+
+
+def in_8_bits(image: Image.Image) -> Image.Image:
+    """The same; of 16 bits of grey, which Pillow would cut off at 255, the upper ones."""
+    if not image.mode.startswith("I;16"):
+        return image
+    # NumPy is told by Pillow in which order the two bytes are.
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
 def join_batches(batch: Any) -> Batch:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +18,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
 from ghostify.data.images import FolderImages, ImageData, MemoryImages, read_image
-from ghostify.errors import InputError
+from ghostify.errors import DAMAGED_ARCHIVE, InputError
 
 SPLIT_SEED = 0  # splits are fixed: results of two runs must speak of the same images
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -96,7 +95,7 @@ def npz(place: str) -> Arrays:
             x_train, y_train, x_test, y_test = (archive[key] for key in NPZ_KEYS)
     except FileNotFoundError:
         raise InputError(f"{place} is not there: expected an .npz file") from None
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
+    except (*DAMAGED_ARCHIVE, ValueError, OSError, EOFError, AttributeError, TypeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{place} is no readable .npz file of plain arrays ({error})") from error
@@ -174,7 +173,7 @@ def folder_data(name: str, root: Path, size: int, hold_out: float, verify: bool)
         raise InputError(f"{root}: train/ and val/ have different classes, such as {', '.join(odd[:3])}")
     if verify:
         with ThreadPoolExecutor() as pool:
-            list(pool.map(read_image, [path for path, _ in train.samples + test.samples]))
+            list(pool.map(check_image, [path for path, _ in train.samples + test.samples]))
     plain = plain_crop(size, size)
     fit, val = held_out(name, np.array(train.targets), hold_out)
     return ImageData(
@@ -187,6 +186,11 @@ def folder_data(name: str, root: Path, size: int, hold_out: float, verify: bool)
         crop_padding=0,
         flip=False,
     )
+
+
+def check_image(path: str) -> None:
+    """Refuse an image that cannot be decoded; one that can is forgotten, as all of a folder would fill the memory."""
+    read_image(path)
 
 
 def random_crop(size: int, *changes: v2.Transform) -> Callable[[object], Tensor]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ghostify.data.images import ImageData
-from ghostify.errors import InputError
+from ghostify.errors import InputError, OutOfReachError
 from ghostify.jobs.evaluate import evaluate
 from ghostify.planning.plan_file import Plan
 from ghostify.progress import Progress
@@ -49,14 +49,14 @@ def plan_for_accuracy(
     Args:
         data: With images held out of train, which judge; the test images are not looked at.
         batches: To calibrate on.
-        planned: Gives a plan for a speed-up.
+        planned: Gives a plan for a speed-up, or says what is in reach, which is searched then.
         max_drop: Points of top-1, 0 to 100.
         effort: Of the conversions. With "fast" the search is quick and the drop the larger one: refined, the same plan
             loses less.
     Returns:
         The plan, and what was tried.
     Raises:
-        InputError: If nothing is held out, or no plan that was tried keeps to the drop.
+        InputError: If nothing is held out, no speed-up is in reach, or no plan that was tried keeps to the drop.
     """
     if not 0 <= max_drop < 100:
         raise InputError(f"max_drop is {max_drop}: expected points of top-1 from 0 to below 100")
@@ -65,21 +65,32 @@ def plan_for_accuracy(
     original = evaluate(model, data.val, data, device=device).top1
     best: Plan | None = None
     trials: list[Trial] = []
+    refusal: OutOfReachError | None = None
     low, high, speedup = 1.0, float("inf"), FIRST_SPEEDUP
     for step in range(STEPS):
         if progress:
             progress("search", f"{speedup:.2f} times as fast", step, STEPS)
-        found = planned(speedup)
-        ghost = convert(model, plan=found, calibration=batches, effort=effort, seed=seed).model
-        top1 = evaluate(ghost, data.val, data, device=device).top1
-        trials.append(Trial(speedup, top1, 100 * (original - top1) <= max_drop))
-        if trials[-1].good:
-            best, low = found, speedup
+        try:
+            found = planned(speedup)
+        except OutOfReachError as error:
+            refusal, limit = error, error.limit
         else:
-            high = speedup
-        speedup = (low * min(high, found.limit)) ** 0.5
+            ghost = convert(model, plan=found, calibration=batches, effort=effort, seed=seed).model
+            top1 = evaluate(ghost, data.val, data, device=device).top1
+            trials.append(Trial(speedup, top1, 100 * (original - top1) <= max_drop))
+            if trials[-1].good:
+                best, low = found, speedup
+            else:
+                high = speedup
+            limit = found.limit
+        high = min(high, limit)
+        if high <= low:
+            break  # nothing between what is good and what is in reach
+        speedup = (low * high) ** 0.5
     if progress:
         progress("search", "done", STEPS, STEPS)
+    if refusal is not None and not trials:
+        raise refusal
     if best is None:
         least = min(trials, key=lambda trial: trial.speedup)
         raise InputError(

@@ -28,12 +28,12 @@ class Picture:
 
     Args:
         path: Of the image.
-        name: Of the file to write.
+        drawing: The file that the image with its boxes goes to.
         objects: Label from 1, name, score 0..1 and box as x1, y1, x2, y2 in pixels, the surest first.
     """
 
     path: Path
-    name: str
+    drawing: Path
     objects: tuple[tuple[int, str, float, tuple[float, ...]], ...]
 
     @property
@@ -53,6 +53,7 @@ def find_in_files(
     model: nn.Module,
     paths: Sequence[Path],
     classes: Sequence[str] | None,
+    out: Path,
     *,
     least_score: float,
     device: str = "cpu",
@@ -61,23 +62,23 @@ def find_in_files(
 
     Args:
         classes: Names of the categories; None for their numbers.
+        out: Folder for what is to be drawn; nothing is written yet.
         least_score: Of an object that is told.
     Raises:
-        InputError: If the network is no detector, or a path leads to no image.
+        InputError: If the network is no detector, a path leads to no image, or a drawing would take an image's place.
     """
     if not is_detector(model):
         raise InputError(f"{type(model).__name__} is no detector: expected one such as retinanet_ghostnet_110_fpn")
     pictures: list[Picture] = []
-    taken: set[str] = set()
-    for path in image_files(paths):
+    files = image_files(paths)
+    for path, drawing in zip(files, drawings_of(files, out), strict=True):
         image = TF.pil_to_tensor(read_image(path))
         found = [
             (label, classes[label - 1] if classes and label <= len(classes) else str(label), score, tuple(box))
-            for label, score, box in objects_in(model, image, device)
+            for label, score, box in objects_in(model, image, device, str(path))
             if score >= least_score
         ]
-        name = unused_name(path, taken)
-        pictures.append(Picture(path, name, tuple(sorted(found, key=lambda row: -row[2]))))
+        pictures.append(Picture(path, drawing, tuple(sorted(found, key=lambda row: -row[2]))))
     return pictures
 
 
@@ -95,6 +96,17 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
         else:
             raise InputError(f"{path} is not there: expected an image, or a folder of images")
     return files
+
+
+def drawings_of(files: Sequence[Path], out: Path) -> list[Path]:
+    """The file that each image's drawing goes to; refused where that is an image itself."""
+    taken: set[str] = set()
+    drawings = [out / unused_name(file, taken) for file in files]
+    images = {file.resolve() for file in files}
+    for drawing in drawings:
+        if drawing.resolve() in images:
+            raise InputError(f"{drawing} is one of the images: choose another --out")
+    return drawings
 
 
 def unused_name(path: Path, taken: set[str]) -> str:

@@ -1,6 +1,7 @@
 """Trainings on disk: what happened so far, and all that is needed to go on."""
 
 import pickle
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from ghostify.atomic import replacing
-from ghostify.errors import InputError
+from ghostify.errors import DAMAGED_ARCHIVE, InputError
 
 CHECKPOINT_FORMAT = "ghostify training 5"
+PARTS = {
+    **{"format": str, "settings": dict, "history": list},
+    **{"model": dict, "average": dict, "optimizer": dict, "scheduler": dict},
+}
 
 
 @dataclass(frozen=True)
@@ -88,12 +93,7 @@ def save_checkpoint(path: Path, learner: Learner, settings: dict[str, Any], hist
 
 def load_checkpoint(path: Path, learner: Learner, settings: dict[str, Any]) -> list[Epoch]:
     """Put a saved state back; the epochs that it has behind it."""
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError) as error:
-        raise InputError(f"{path} is no training checkpoint, or is cut short: start anew in another place") from error
-    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
-        raise InputError(f"{path} is no training checkpoint of this version: expected {CHECKPOINT_FORMAT!r}")
+    state = read_state(path)
     before = state["settings"]
     changed = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
     if changed:
@@ -103,8 +103,28 @@ def load_checkpoint(path: Path, learner: Learner, settings: dict[str, Any]) -> l
         learner.model.load_state_dict(state["model"])
         if learner.average is not None:
             learner.average.load_state_dict(state["average"])
-    except RuntimeError as error:
+        learner.optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError) as error:
         raise InputError(f"{path} is of another network than {type(learner.model).__name__} as given here") from error
-    learner.optimizer.load_state_dict(state["optimizer"])
     learner.scheduler.last_epoch = state["scheduler"]["last_epoch"]
     return [Epoch(**epoch) for epoch in state["history"]]
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What ``save_checkpoint`` put into a file.
+
+    Raises:
+        InputError: If it is another file, or not as it was written.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            whole = archive.testzip() is None  # by the sums in it: PyTorch takes what it can make something of
+        state: Any = torch.load(path, map_location="cpu", weights_only=True) if whole else None
+    except (*DAMAGED_ARCHIVE, pickle.UnpicklingError, OSError, EOFError, ValueError) as error:
+        raise InputError(f"{path} is no training checkpoint, or is cut short: start anew in another place") from error
+    if not whole:
+        raise InputError(f"{path} is damaged: start anew in another place")
+    complete = isinstance(state, dict) and all(isinstance(state.get(name), kind) for name, kind in PARTS.items())
+    if not complete or state["format"] != CHECKPOINT_FORMAT:
+        raise InputError(f"{path} is no training checkpoint of this version: expected {CHECKPOINT_FORMAT!r}")
+    return state

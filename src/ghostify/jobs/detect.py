@@ -16,7 +16,7 @@ from ghostify.data.coco import CocoImages, DetectionData, Example, Target, chang
 from ghostify.errors import InputError
 from ghostify.jobs.checkpoint import Epoch
 from ghostify.jobs.coco_score import CocoScore, Found, score_boxes
-from ghostify.jobs.learn import AfterEpoch, Answer, learn
+from ghostify.jobs.learn import AfterEpoch, Answer, drops_last, learn
 from ghostify.jobs.recipe import Recipe
 from ghostify.modes import evaluating
 from ghostify.plain_part import Detector, is_detector
@@ -88,7 +88,7 @@ class Detection:
             generator=order,
             collate_fn=as_lists,
             num_workers=self.workers,
-            drop_last=len(images) >= 2 * recipe.batch_size,  # as for images without boxes
+            drop_last=drops_last(len(images), recipe.batch_size),
         )
 
     def prepare(self, batch: Batch, recipe: Recipe) -> Batch:
@@ -153,7 +153,7 @@ def find_objects(
     mine = Subset(images, range(part, len(images), parts))
     loader = DataLoader(mine, batch_size=None, num_workers=workers)
     for index, (image, target) in enumerate(loader):
-        for label, score, box in objects_in(model, image, device):
+        for label, score, box in objects_in(model, image, device, f"image {int(target['image_id'])}"):
             if label > len(data.category_ids):  # a network for more categories than there are
                 continue
             yield {
@@ -166,8 +166,9 @@ def find_objects(
             progress("look for objects", f"image {index + 1}", index + 1, len(mine))
 
 
-def objects_in(model: nn.Module, image: Tensor, device: str) -> list[tuple[int, float, list[float]]]:
+def objects_in(model: nn.Module, image: Tensor, device: str, name: str) -> list[tuple[int, float, list[float]]]:
     """Label, score 0..1 and box as x1, y1, x2, y2 in pixels of what is found in a uint8 image ``[3, h, w]``."""
+    check_sides(model, image, name)
     with evaluating(model), torch.inference_mode():
         (found,) = model([as_floats(image.to(device))])
     return [
@@ -177,6 +178,17 @@ def objects_in(model: nn.Module, image: Tensor, device: str) -> list[tuple[int, 
         )
         if label > 0  # 0 is the background
     ]
+
+
+def check_sides(model: Any, image: Tensor, name: str) -> None:
+    """Refuse an image of whose shorter side no pixel is left at the size to which a detector brings images."""
+    sizes = model.transform
+    shorter, longer = sorted(image.shape[1:])
+    if shorter * min(sizes.min_size[-1] / shorter, sizes.max_size / longer) < 1:
+        raise InputError(
+            f"{name} is {image.shape[2]}×{image.shape[1]} pixels, of which the detector makes {sizes.max_size} by "
+            f"less than one: expected sides of 1 to {sizes.max_size} at most"
+        )
 
 
 def check_detector(model: nn.Module, data: DetectionData) -> None:

@@ -109,8 +109,8 @@ def learn(
     net, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     if not len(loader):
         raise InputError(
-            f"there are fewer batches of {recipe.batch_size} images than processes, {accelerator.num_processes}: "
-            "expected a smaller batch size, or fewer processes"
+            f"the training images are no batch of {recipe.batch_size} for each of {accelerator.num_processes} "
+            "processes: expected a smaller batch size or fewer processes"
         )
     optimizer.zero_grad()
     steps = math.ceil(len(loader) / recipe.accumulate)
@@ -150,6 +150,19 @@ def learn(
 def refuse_to_overwrite(path: Path | None, resume: bool) -> None:
     if path is not None and path.exists() and not resume:
         raise InputError(f"{path} holds a training that began before: resume it or choose another place")
+
+
+def drops_last(images: int, batch_size: int) -> bool:
+    """Whether an incomplete batch is left out: a few images would spoil BatchNorm's statistics.
+
+    Where there are too few images for that, a last batch of one alone is: a map of one pixel then has no statistics.
+
+    Raises:
+        InputError: If there is one image in all.
+    """
+    if images == 1:
+        raise InputError("there is one training image: expected at least two, of which BatchNorm has statistics")
+    return images >= 2 * batch_size or (images > batch_size and images % batch_size == 1)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from ghostify.errors import InputError
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "steps", "thirds", "1x")
 PRECISIONS = ("auto", "fp32", "bf16")
+LAST_SEED = 2**32 - 1  # NumPy takes no more; an epoch's is a million times as large, within PyTorch's 64 bits
 MOST_REMEMBERED = 0.5  # a moving average that remembers more holds weights that hardly knew anything yet
 
 
@@ -40,7 +41,7 @@ class Recipe:
             one process that classifies, and of networks that compute the same whatever the input's values.
         freeze_norm: Hold BatchNorm's statistics, as for a trained network that has them folded away; of a detector the
             backbone's.
-        seed: Of weights, order and augmentation.
+        seed: Of weights, order and augmentation, 0 to 4,294,967,295.
     """
 
     epochs: int = 10
@@ -79,6 +80,8 @@ class Recipe:
                 f"label smoothing is {self.label_smoothing:g}, ema {self.ema:g}, color jitter {self.color_jitter:g}: "
                 f"expected 0 to below 1, 0 to {MOST_REMEMBERED:g} of the steps (such as 0.02), and 0 to 1"
             )
+        if not 0 <= self.seed <= LAST_SEED:
+            raise InputError(f"seed is {self.seed}: expected 0 to {LAST_SEED}")
 
     def ema_decay(self, steps: int) -> float:
         """The part of the moving average that each of so many steps keeps.

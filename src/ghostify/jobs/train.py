@@ -15,7 +15,7 @@ from ghostify.data.sources import augmented
 from ghostify.errors import InputError
 from ghostify.jobs.checkpoint import Epoch
 from ghostify.jobs.evaluate import Score, check_fit, evaluate, logits_of
-from ghostify.jobs.learn import AfterEpoch, Answer, learn, memory_format_of
+from ghostify.jobs.learn import AfterEpoch, Answer, drops_last, learn, memory_format_of
 from ghostify.jobs.recipe import Recipe
 from ghostify.planning.measurements import fingerprint
 from ghostify.progress import Progress
@@ -150,8 +150,8 @@ class Classification:
         return Answer(loss, len(labels), int((logits.detach().argmax(1) == labels).sum()))
 
     def networks(self, model: nn.Module, recipe: Recipe) -> list[nn.Module]:
-        if not drops_last(self.data.train, recipe.batch_size):
-            found = count_images(self.data.train)
+        found = count_images(self.data.train)
+        if not drops_last(found, recipe.batch_size):
             raise InputError(f"cuda_graph: expected at least two batches of {recipe.batch_size} images, found {found}")
         return [model] if self.teacher is None else [model, self.teacher.network]
 
@@ -188,10 +188,5 @@ def make_loader(dataset: Dataset[Batch], batch_size: int, workers: int, order: t
         generator=order,
         collate_fn=join_batches,
         num_workers=0 if isinstance(dataset, MemoryImages) else workers,
-        drop_last=drops_last(dataset, batch_size),
+        drop_last=drops_last(count_images(dataset), batch_size),
     )
-
-
-def drops_last(dataset: Dataset[Batch], batch_size: int) -> bool:
-    """Whether an incomplete batch is left out: a few images would spoil BatchNorm's statistics."""
-    return count_images(dataset) >= 2 * batch_size

@@ -162,6 +162,12 @@ def refuse_unknown_options(name: str, builder: Callable[..., Any], options: dict
             raise InputError(f"{name} takes no option {option!r}: it takes {', '.join(parameters) or 'none'}")
 
 
+def takes_option(name: str, option: str) -> bool:
+    """Whether the builder behind a name takes an option."""
+    parameters = inspect.signature(find_builder(name)).parameters
+    return option in parameters or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+
+
 def suggestion(name: str, known: Any) -> str:
     close = difflib.get_close_matches(name, list(known), n=3)
     return f" (did you mean {' or '.join(close)}?)" if close else ""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ghostify.errors import InputError
+from ghostify.errors import InputError, OutOfReachError
 from ghostify.inference.compare import compare
 from ghostify.inference.deploy import deploy
 from ghostify.inference.engines import FILE_ENGINES
@@ -169,9 +169,10 @@ class Planner:
         if timing.progress:
             timing.progress("reachable", f"{1 / limit.ratio_high:.2f} times as fast", 1, 1)
         if 1 / limit.ratio_high < target:
-            raise InputError(
+            raise OutOfReachError(
                 f"target_speedup is {target:g}: at most {1 / limit.ratio_high:.2f} can be reached "
-                f"in {timing.engine} with {timing.threads} threads on this machine"
+                f"in {timing.engine} with {timing.threads} threads on this machine",
+                1 / limit.ratio_high,
             )
         # What the whole takes of what its layers are said to take, as the choices so far were measured.
         bias = limit.ratio / ((costs.of(fastest) + model.rest) / original)
