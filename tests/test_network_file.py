@@ -1,6 +1,7 @@
 """What is saved comes back, and a file can make nothing run."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from ghostify import GhostConv2d, InputError, convert, count, create_model, load, save
 from ghostify.models.registry import known_origin
-from ghostify.network_file import open_network, read_extra
+from ghostify.network_file import open_network, read_extra, tied_names
 from ghostify.transform.narrow import narrow
 
 
@@ -84,10 +85,96 @@ class Sharing(nn.Module):
         return self.b(self.a(x))
 
 
-def test_half_precision_comes_back_as_it_was(tmp_path: Path) -> None:
+class Tied(Sharing):
+    def __init__(self) -> None:
+        super().__init__()
+        self.b = nn.Conv2d(16, 16, 3)
+        self.b.weight = self.a.weight
+
+
+def tie_weights_(model: nn.Module) -> None:
+    model.layer1[1].conv1.weight = model.layer1[0].conv1.weight
+
+
+def share_a_block_(model: nn.Module) -> None:
+    model.layer1[1] = model.layer1[0]
+
+
+def set_apart_(model: nn.Module) -> None:
+    model.b.weight = nn.Parameter(torch.randn(16, 16, 3, 3))
+
+
+@pytest.mark.parametrize("converted", [False, True])
+@pytest.mark.parametrize(
+    ("name", "change_"),
+    [
+        ("resnet20", tie_weights_),
+        ("resnet20", share_a_block_),
+        ("test_network_file:Tied", set_apart_),
+        ("test_network_file:Tied", lambda _: None),
+    ],
+)
+def test_what_is_tied_comes_back_tied_and_what_is_apart_apart(
+    name: str, change_: Callable[[nn.Module], None], converted: bool, tmp_path: Path
+) -> None:
+    path, model = tmp_path / "a.safetensors", create_model(name)
+    change_(model)
+    model = convert(model).model if converted else model
+    save(model, path)
+    loaded, state = load(path, factory=name), model.state_dict()
+    assert tied_names(loaded.state_dict(keep_vars=True)) == tied_names(model.state_dict(keep_vars=True))
+    assert loaded.state_dict().keys() == state.keys()
+    assert all(torch.equal(tensor, state[key]) for key, tensor in loaded.state_dict().items())
+
+
+def test_a_file_that_does_not_speak_of_ties_has_those_of_its_origin(tmp_path: Path) -> None:
+    path, factory = tmp_path / "a.safetensors", "test_network_file:Tied"
+    model = create_model(factory)
+    state = {key: tensor for key, tensor in model.state_dict().items() if key != "b.weight"}
+    note = {"format": 1, "origin": {"name": factory, "options": {}}, "replaced": {}}
+    save_file(state, path, metadata={"ghostify": json.dumps(note)})
+    loaded = load(path, factory=factory)
+    assert loaded.b.weight is loaded.a.weight
+    assert torch.equal(loaded.a.weight, model.a.weight)
+
+
+def test_what_its_origin_shares_cannot_be_apart(tmp_path: Path) -> None:
+    model = create_model("test_network_file:Sharing")
+    model.b = nn.Conv2d(16, 16, 3)
+    with pytest.raises(InputError, match="it has 'a' and 'b' apart, which are one module of its origin"):
+        save(model, tmp_path / "a.safetensors")
+
+
+def test_parameters_that_are_views_of_one_tensor_come_back(tmp_path: Path) -> None:
+    path, model, both = tmp_path / "a.safetensors", create_model("resnet20"), torch.randn(2, 16, 16, 3, 3)
+    block = model.layer1[0]
+    block.conv1.weight, block.conv2.weight = nn.Parameter(both[0]), nn.Parameter(both[1])
+    save(model, path)
+    assert same_outputs(model, load(path), 32)
+
+
+def test_each_tensor_comes_back_in_its_own_precision(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save(create_model("resnet20").bfloat16(), path)
     assert load(path).conv1.weight.dtype == torch.bfloat16
+    model = create_model("resnet20")
+    model.bn1.bfloat16()
+    save(model, path)
+    loaded = load(path)
+    assert [tensor.dtype for tensor in loaded.state_dict().values()] == [t.dtype for t in model.state_dict().values()]
+    assert torch.equal(loaded.conv1.weight, model.conv1.weight)
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_flags_of_a_guessed_origin_are_the_networks_or_it_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    model = filled(torchvision.models.googlenet(transform_input=True, init_weights=False))
+    save(model, path)
+    assert load(path).transform_input
+    assert same_outputs(model, load(path), 64)
+    model.aux_logits = False
+    with pytest.raises(InputError, match="aux_logits is False, not its origin's True"):
+        save(model, path)
 
 
 def test_extra_notes_come_back(tmp_path: Path) -> None:
@@ -105,6 +192,9 @@ def test_a_network_of_unknown_origin_is_refused_and_nothing_written(tmp_path: Pa
     with pytest.raises(InputError, match="how this ResNetCifar was built is not known"):
         save(changed, path)
     assert list(tmp_path.iterdir()) == []
+
+
+CONV = {"kind": "Conv2d", "in_channels": 3, "out_channels": 16, "kernel_size": [3, 3], "padding": [1, 1], "bias": False}
 
 
 def rewritten(path: Path, **changes: Any) -> None:
@@ -134,6 +224,14 @@ def saved(tmp_path: Path) -> Path:
         ({"replaced": {"conv1": {"kind": "Conv2d", "in_channels": "a"}}}, "cannot be built again"),
         ({"origin": {"name": "resnet56", "options": {}}}, "does not go with resnet56"),
         ({"format": 99}, "of another format"),
+        ({"origin": {"name": "resnet20", "options": {"num_classes": -1}}}, "cannot be built with"),
+        ({"origin": {"name": "torchvision:resnet18", "options": {"weights": ""}}}, "weights is not taken"),
+        ({"replaced": {"conv1": 3}}, "cannot be built again"),
+        ({"replaced": {"conv1": CONV | {"device": "meta"}}}, "cannot be built again: .*describes no such layer"),
+        ({"replaced": {"conv1": CONV | {"dtype": None}}}, "cannot be built again: .*describes no such layer"),
+        ({"tied": {"conv1.weight": "x"}}, "'conv1.weight' does not go with"),
+        ({"tied": []}, "does not say how"),
+        ({"extra": [1]}, "does not say how"),
     ],
 )
 def test_a_file_that_asks_for_too_much_or_does_not_fit_is_refused(
@@ -141,6 +239,13 @@ def test_a_file_that_asks_for_too_much_or_does_not_fit_is_refused(
 ) -> None:
     rewritten(saved, **changes)
     with pytest.raises(InputError, match=message):
+        load(saved)
+
+
+@pytest.mark.parametrize("note", ["{", "[" * 100_000, f'{{"format": {"1" * 5_000}}}'], ids=["cut", "deep", "large"])
+def test_a_note_that_cannot_be_read_is_refused(saved: Path, note: str) -> None:
+    save_file(load_file(saved), saved, metadata={"ghostify": note})
+    with pytest.raises(InputError, match="its note on how to build the network cannot be read"):
         load(saved)
 
 

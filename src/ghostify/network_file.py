@@ -309,7 +309,8 @@ def load(path: str | os.PathLike[str], *, factory: str | None = None) -> nn.Modu
     precisions = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
     if len(precisions) == 1:  # of buffers that are in no file, too
         model.to(precisions.pop())
-    made = {name: nn.Parameter(t) if isinstance(own.get(name), nn.Parameter) else t for name, t in tensors.items()}
+    copied = {name: tensor.clone() for name, tensor in tensors.items()}  # of a part of the file, which may change
+    made = {name: nn.Parameter(t) if isinstance(own.get(name), nn.Parameter) else t for name, t in copied.items()}
     # Each tensor is the file's own, in its own precision, and one where several names share it.
     model.load_state_dict({name: made[first] for name, first in firsts.items()}, assign=True)
     return model.eval()
