@@ -1,4 +1,4 @@
-"""An engine's process leaves Ctrl-C to who asked it, and does not outlive him."""
+"""An engine's process leaves Ctrl-C to its parent, and does not outlive it."""
 
 import json
 import os

@@ -1,9 +1,12 @@
 """The same function in other operators, for inference."""
 
 import copy
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from io import StringIO
 from typing import Literal, get_args
 
 import torch
@@ -204,7 +207,7 @@ def exported(model: nn.Module, example: Tensor) -> fx.GraphModule:
     if len(x) == 1:  # a size of 1 would be taken for a constant
         x = x.expand(2, *x.shape[1:]).contiguous()
     try:
-        with torch.no_grad():
+        with unlogged(), torch.no_grad():
             program = torch.export.export(model, (x,), dynamic_shapes=({0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO},))
         graph = program.module(check_guards=False)
     except Exception as error:  # torch.export runs the network's own code, which may raise anything
@@ -220,3 +223,15 @@ def exported(model: nn.Module, example: Tensor) -> fx.GraphModule:
             "some only: expected a network that does the same for any batch"
         )
     return graph
+
+
+@contextmanager
+def unlogged() -> Iterator[None]:
+    """Keep PyTorch from telling why it cannot follow a network in dozens of lines: its error says so in one."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with redirect_stderr(StringIO()):  # a graph that was begun is printed there
+            yield
+    finally:
+        logging.disable(before)

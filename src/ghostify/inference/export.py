@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from ghostify.atomic import replacing
 from ghostify.errors import InputError
-from ghostify.inference.deploy import Deployed, DeployedGhost, Form, deploy
+from ghostify.inference.deploy import Deployed, DeployedGhost, Form, deploy, unlogged
 from ghostify.inference.engines import FileRunner
 from ghostify.inference.onnx_operators import suit_onnxruntime_
 from ghostify.modes import evaluating
@@ -147,7 +147,7 @@ def write_onnx(model: nn.Module, path: Path, example: Tensor, *, engine: str = "
     x = example.detach()
     if len(x) == 1:  # a size of 1 would be taken for a constant
         x = x.expand(2, *x.shape[1:]).contiguous()
-    with evaluating(model), torch.no_grad(), warnings.catch_warnings():
+    with evaluating(model), unlogged(), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's, of its own parts
         try:
             program = torch.onnx.export(
