@@ -300,6 +300,12 @@ def test_the_given_resnet20_scores_its_known_accuracy_on_cifar10(
         (["train", "resnet20", "--data", "digits", "--out", "o", "--hold-out", "0.9"], "a share from 0 to 0.5"),
         (["compare", "resnet20", "resnet50", "--engine", "x"], "'x' is not"),
         (["convert", "resnet20", "--skip", "nothing", "--out", "o"], "matches no module"),
+        (["look", "vgg16_cifar", "--input-shape", "3,8,8"], "cannot take an input of 3×8×8"),
+        (["look", "resnet20", "--input-shape", "3,0,5"], "expected positive whole numbers"),
+        (["look", "resnet20", "--input-shape", "3,-4,5"], "expected positive whole numbers"),
+        (["explain", "resnet20", "vgg16_cifar", "--input-shape", "3,8,8"], "cannot take an input of 3×8×8"),
+        (["export", "resnet20", "--data", "coco:DIR", "--out", "o"], "resnet20 finds no objects"),
+        (["export", "tiny:Choosing", "--input-shape", "3,8,8", "--out", "o"], "cannot be followed by torch.export"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2_and_nothing_is_written(

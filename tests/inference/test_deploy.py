@@ -1,7 +1,11 @@
 """A deployed network computes what the network computed, in other operators."""
 
+from collections import OrderedDict
+from collections.abc import Callable
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ghostify import GhostConv2d, InputError, create_model, deploy
@@ -215,3 +219,157 @@ def test_for_eager_pytorch_ghosts_are_joined_and_maps_lie_channels_last() -> Non
     }
     weights = [p for p in deployed.parameters() if p.ndim == 4]
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
+
+
+class Layers(nn.Module):
+    """What a test makes of a convolution, a ghost, a BatchNorm and bounds for each map."""
+
+    def __init__(self, run: Callable[["Layers", Tensor], Tensor]) -> None:
+        super().__init__()
+        self.run = run
+        self.conv, self.ghost, self.norm = nn.Conv2d(3, 8, 3), GhostConv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.low = nn.Parameter(torch.randn(8, 1, 1))
+        self.far = nn.ParameterDict({"low": torch.randn(8, 1, 1)})
+        self.far_low = nn.Parameter(torch.randn(8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self, x)
+
+
+def changes_a_half(m: Layers, x: Tensor) -> Tensor:
+    h = m.conv(x)
+    F.relu(h.chunk(2, 1)[0], inplace=True)
+    return h
+
+
+def changes_the_whole(m: Layers, x: Tensor) -> Tensor:
+    h = m.conv(x)
+    a, b = h.chunk(2, 1)
+    F.relu(h, inplace=True)
+    return a - b
+
+
+def changes_through_another_order(m: Layers, x: Tensor) -> Tensor:
+    h = m.conv(x)
+    return F.relu(h.permute(0, 2, 3, 1), inplace=True).permute(0, 3, 1, 2) + h
+
+
+def changes_its_input(m: Layers, x: Tensor) -> Tensor:
+    return m.conv(F.relu(x.view(x.shape), inplace=True))
+
+
+@pytest.mark.parametrize(
+    "run",
+    [changes_a_half, changes_the_whole, changes_through_another_order, changes_its_input],
+    ids=lambda f: f.__name__,
+)
+def test_what_is_changed_in_place_and_read_through_another_view_is_refused(
+    run: Callable[[Layers, Tensor], Tensor],
+) -> None:
+    with pytest.raises(InputError, match=r"relu_.* changes \w+ in place"):
+        deploy(Layers(run), torch.randn(1, 3, 8, 8))
+
+
+def changes_what_nobody_else_reads(m: Layers, x: Tensor) -> Tensor:
+    a, b = m.conv(x).permute(0, 2, 3, 1).chunk(2, 3)
+    return torch.cat([F.relu(a, inplace=True), b], 3)
+
+
+def folds_what_a_sum_reads_too(m: Layers, x: Tensor) -> Tensor:
+    h = m.conv(x)
+    return m.norm(h.narrow(1, 0, 8)) + h
+
+
+def pools_to_maxima(m: Layers, x: Tensor) -> Tensor:
+    return F.adaptive_max_pool2d(m.ghost(x), 2)
+
+
+def bounds_each_map(m: Layers, x: Tensor) -> Tensor:
+    return m.ghost(x).clamp(min=m.low)
+
+
+def bounds_each_pixel_of_one(m: Layers, x: Tensor) -> Tensor:
+    return F.conv2d(x, m.conv.weight[:, :, :1, :1], stride=99).clamp(min=m.low.expand(8, 5, 7))
+
+
+def takes_names_that_differ_by_a_dot(m: Layers, x: Tensor) -> Tensor:
+    return m.conv(x) * m.far["low"] + m.far_low
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        changes_what_nobody_else_reads,
+        folds_what_a_sum_reads_too,
+        pools_to_maxima,
+        bounds_each_map,
+        bounds_each_pixel_of_one,
+        takes_names_that_differ_by_a_dot,
+    ],
+    ids=lambda f: f.__name__,
+)
+def test_what_reads_maps_in_unusual_ways_gets_the_same(run: Callable[[Layers, Tensor], Tensor]) -> None:
+    model = shaken(Layers(run)).double()
+    deployed = deploy(model, torch.randn(1, 3, 8, 9, dtype=torch.float64))
+    assert difference(model, deployed, torch.randn(3, 3, 9, 8, dtype=torch.float64)) < 1e-12
+
+
+class Adapted(nn.Conv2d):
+    """A convolution with two small ones inside, as fine-tuning adds them."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 8, 3, padding=1)
+        self.down, self.up = nn.Conv2d(3, 2, 1), nn.Conv2d(2, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(self.down(x)) + super().forward(x)
+
+
+def test_a_layer_may_have_layers_inside() -> None:
+    model = nn.Sequential(Adapted()).eval()
+    assert difference(model, deploy(model, torch.randn(1, 3, 8, 8)), torch.randn(3, 3, 8, 8)) < 1e-6
+
+
+def each_image_by_itself(m: Layers, x: Tensor) -> Tensor:
+    return torch.stack([m.conv(image[None])[0] for image in x])
+
+
+def another_way_for_large_batches(m: Layers, x: Tensor) -> Tensor:
+    return m.conv(x) if len(x) < 5 else m.ghost(x)
+
+
+def another_mode_inside(m: Layers, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", enabled=False):
+        return m.conv(x)
+
+
+def a_choice_by_value(m: Layers, x: Tensor) -> Tensor:
+    return torch.cond(x.sum() > 0, torch.abs, torch.neg, (m.conv(x),))
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (each_image_by_itself, "would be right for some only"),
+        (another_way_for_large_batches, "would be right for some only"),
+        (another_mode_inside, "runs in a mode of its own"),
+        (a_choice_by_value, "chosen by a value"),
+    ],
+    ids=lambda given: getattr(given, "__name__", ""),
+)
+def test_a_network_that_cannot_be_followed_is_refused_in_a_line(
+    run: Callable[[Layers, Tensor], Tensor], message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as refusal:
+        deploy(Layers(run), torch.randn(1, 3, 8, 8))
+    assert "\n" not in str(refusal.value)
+
+
+def test_names_and_tensors_that_pytorch_cannot_take_along_are_refused_in_a_line() -> None:
+    with pytest.raises(InputError, match=r"cannot be followed by torch\.export: .*code"):
+        deploy(nn.Sequential(OrderedDict(code=nn.Conv2d(3, 8, 3))), torch.randn(1, 3, 8, 8))
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        normalised = nn.utils.weight_norm(nn.Conv2d(3, 8, 3))
+    normalised(torch.randn(1, 3, 8, 8))
+    with pytest.raises(InputError, match=r"expected torch\.nn\.utils\.remove_weight_norm"):
+        deploy(nn.Sequential(normalised), torch.randn(1, 3, 8, 8))

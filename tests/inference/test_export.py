@@ -7,9 +7,11 @@ import onnx
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from ghostify import GhostConv2d, InputError, export
 from ghostify.inference.engines import FileRunner, Operator, undisturbed_ms
+from ghostify.inference.export import move_together, parity
 
 
 class Small(nn.Module):
@@ -86,8 +88,57 @@ def sums_are_written_by_convolutions(path: Path) -> None:
 
 def test_a_file_that_gives_something_else_is_refused_and_not_kept(small: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"does not give what the network gives.*not kept"):
-        export(Lying(small), tmp_path / "net.onnx", torch.randn(1, 3, 9, 7))
+        export(Lying(small), tmp_path / "new" / "deep" / "net.onnx", torch.randn(1, 3, 9, 7))
     assert not list(tmp_path.iterdir())
+
+
+class Several(nn.Module):
+    """Gives a large output, a small one, a mask and nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor | None]:
+        x = self.conv(x)
+        return {"large": x * 1e6, "small": x.mean((2, 3)), "mask": x > 0.5, "nothing": None}
+
+
+class Told:
+    """Stands for an engine, and gives what it is told to."""
+
+    def __init__(self, outputs: list[Tensor]) -> None:
+        self.given = outputs
+
+    def outputs(self, x: Tensor) -> list[Tensor]:
+        return self.given
+
+
+def test_each_output_is_checked_against_its_own_largest() -> None:
+    network, x = Several().eval(), torch.randn(2, 3, 6, 5)
+    large, small, mask, _ = network(x).values()
+    found = parity(network, Told([large, small * 1.5, mask]), [x])  # type: ignore[arg-type]  # only asked for outputs
+    assert found["difference"] == pytest.approx(0.5)
+    assert parity(network, Told([large, small, ~mask]), [x])["difference"] == 1  # type: ignore[arg-type]  # likewise
+
+
+def test_what_is_no_tensor_is_left_out_and_a_loader_checks_a_file_whose_name_has_brackets(tmp_path: Path) -> None:
+    x = torch.randn(3, 3, 6, 5)
+    check = DataLoader(TensorDataset(x, torch.zeros(3)), batch_size=2)
+    report = export(Several().eval(), tmp_path / "net[v2].onnx", x, check=check)
+    assert (report.images, report.difference < 1e-5) == (3, True)
+    assert {file.name for file in tmp_path.iterdir()} == {"net[v2].onnx", "net[v2].json"}
+
+
+def test_a_file_stays_as_it_was_where_what_lies_beside_it_cannot_be_replaced(tmp_path: Path) -> None:
+    made, target = tmp_path / "made" / "net.xml", tmp_path / "target" / "net.xml"
+    for file in (made, made.with_suffix(".bin"), target, target.with_suffix(".bin") / "in the way"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(str(file))
+    with pytest.raises(OSError, match="bin"):
+        move_together(made, target)
+    assert target.read_text() == str(target)
+    assert {file.name for file in target.parent.iterdir()} == {"net.xml", "net.bin"}
 
 
 def test_bad_input_is_refused_in_a_line(small: nn.Module, tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """Scores are counted right."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from ghostify.data.images import ImageData, MemoryImages
-from ghostify.jobs.evaluate import Score, evaluate
+from ghostify.errors import InputError
+from ghostify.jobs.evaluate import Score, check_fit, evaluate
 
 
 class Fixed(nn.Module):
@@ -36,3 +38,13 @@ def test_the_wilson_interval_is_that_of_the_formula() -> None:
     low, high = Score(((250, 220, 250),)).interval
     assert abs(low - (centre - half) / (1 + z * z / n)) < 1e-12
     assert abs(high - (centre + half) / (1 + z * z / n)) < 1e-12
+
+
+def test_a_network_that_gives_no_tensor_is_refused() -> None:
+    class Named(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"logits": x.mean((2, 3))}
+
+    images = MemoryImages(torch.zeros(2, 3, 2, 2, dtype=torch.uint8), torch.tensor([0, 1]))
+    with pytest.raises(InputError, match=r"Named returns a dict: expected a tensor \[batch, 3\]"):
+        check_fit(Named(), ImageData("made up", images, None, images, tuple("abc"), 2))

@@ -14,13 +14,13 @@ from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.run import Proof, make_narrower, run
 
 
-def small_run(colours: Path, out: Path, resume: bool = False) -> Proof:
+def small_run(colours: Path, out: Path, resume: bool = False, images: int = 40) -> Proof:
     return run(
         lambda: create_model("tiny:Tiny"),
         load_data(f"npz:{colours}", hold_out=0.2),
         Recipe(epochs=2, batch_size=16, lr=0.05),
         out,
-        images=40,
+        images=images,
         blocks=6,  # enough for an interval; no figure is taken from here
         setting={"model": "<script>alert(1)</script>", "data": "colours"},
         resume=resume,
@@ -61,6 +61,15 @@ def test_it_writes_networks_figures_and_a_page_that_needs_no_other_file(colours:
         small_run(colours, out)
     again = small_run(colours, out, resume=True)  # trains nothing, measures anew
     assert again.contestants[1].score == proof.contestants[1].score
+
+
+@pytest.mark.parametrize("images", [0, 31])
+def test_too_few_images_for_the_ghost_are_refused_before_any_training(
+    colours: Path, tmp_path: Path, images: int
+) -> None:
+    with pytest.raises(InputError, match=f"{images} images to make the ghost with: expected at least 32"):
+        small_run(colours, tmp_path / "out", images=images)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_narrower_network_starts_from_the_same_weights() -> None:

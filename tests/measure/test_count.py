@@ -155,3 +155,25 @@ def test_an_input_that_the_network_cannot_take_is_refused(shape: tuple[int, ...]
 def test_a_size_too_small_for_the_network_is_refused() -> None:
     with pytest.raises(InputError, match="VGGCifar cannot take an input of 3×8×8"):
         count(create_model("vgg16_cifar"), (3, 8, 8))
+
+
+class Counting(nn.Module):
+    """Counts its calls, and does what depends on a number that it drew: no shape alone tells it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.conv(x) * torch.randn(1, device=x.device).item()
+
+
+def test_a_network_that_has_to_run_is_given_back_with_its_buffers_and_the_random_state() -> None:
+    network = Counting()
+    calls, state = network.calls, torch.get_rng_state()
+    assert count(network, (3, 5, 7)).macs == 4 * 3 * 5 * 3 * 3 * 3
+    assert network.calls is calls
+    assert calls == 0
+    assert torch.equal(torch.get_rng_state(), state)

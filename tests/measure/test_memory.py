@@ -15,3 +15,9 @@ def test_it_is_at_least_the_weights_and_the_largest_map_and_not_twice_that() -> 
     peak = peak_memory_mb(nn.Linear(4000, 5000), torch.zeros(2000, 4000))
     assert peak is not None
     assert weights_mb + map_mb < peak < 2 * (weights_mb + map_mb)
+
+
+def test_a_network_that_cannot_be_handed_to_another_process_has_no_figure() -> None:
+    network = nn.Linear(4, 4)
+    network.register_forward_hook(lambda module, inputs, output: None)
+    assert peak_memory_mb(network, torch.zeros(1, 4)) is None

@@ -5,13 +5,12 @@ import dataclasses
 import click
 import torch
 
-from ghostify.cli.opening import open_given, own_shape
+from ghostify.cli.opening import checked_shape, open_given
 from ghostify.cli.options import device_option, json_option, shape_option
 from ghostify.cli.output import print_table, show
 from ghostify.inference.compare import compare as compare_networks
 from ghostify.inference.deploy import deploy
 from ghostify.inference.engines import ENGINES
-from ghostify.measure.count import count
 from ghostify.measure.environment import describe_environment, disturbance
 
 
@@ -50,9 +49,7 @@ def compare(
     ENGINE is eager PyTorch, torch.compile, ONNX Runtime or OpenVINO.
     """
     first, second = (open_given(name, {}).to(device) for name in (a, b))
-    input_shape = input_shape or own_shape(first)
-    for network in (first, second):
-        count(network, input_shape)  # refuses an input that one of them cannot take
+    input_shape = checked_shape(input_shape, first, second)
     example = torch.zeros(batch_size, *input_shape, device=device)
     if deployed is None:
         deployed = engine != "eager"

@@ -6,13 +6,12 @@ from typing import Any
 import click
 import torch
 
-from ghostify.cli.opening import open_given, own_shape
+from ghostify.cli.opening import checked_shape, open_given
 from ghostify.cli.options import cheap_option, ghost_options, json_option, shape_option
 from ghostify.cli.output import print_table, show
 from ghostify.inference.engines import FILE_ENGINES
 from ghostify.inference.explain import ExplainedLayer, Explanation
 from ghostify.inference.explain import explain as explain_network
-from ghostify.measure.count import count
 from ghostify.measure.environment import describe_environment, disturbance
 from ghostify.transform.convert import convert
 
@@ -48,13 +47,13 @@ def explain(
     """
     torch.manual_seed(0)
     network = open_given(model, {})
-    shape = input_shape or own_shape(network)
-    count(network, shape)  # refuses an input that it cannot take
+    shape = checked_shape(input_shape, network)
     if ghost is None:
         options = {"ratio": ratio, "cheap_kernel_size": cheap_kernel_size, "cheap": cheap}
         other = convert(network, input_shape=shape, **options).model
     else:
         other = open_given(ghost, {})
+        checked_shape(shape, other)
     example = torch.randn(batch_size, *shape)
     found = explain_network(network.eval(), other.eval(), example, engine=engine, threads=threads, calls=calls)
     environment = describe_environment() | {"threads": threads}

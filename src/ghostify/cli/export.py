@@ -13,6 +13,7 @@ from ghostify.cli.output import percent, progress_bars, show
 from ghostify.data import load_data
 from ghostify.data.coco import draw_images, load_coco
 from ghostify.data.sample import draw
+from ghostify.errors import InputError
 from ghostify.inference.export import ENGINE, FORMATS, SUFFIX, ExportReport
 from ghostify.inference.export import export as export_network
 from ghostify.inference.forms import choose_forms as measured_forms
@@ -67,6 +68,8 @@ def export(
         shape = input_shape or own_shape(network)
         if is_detector(network):
             extra = {**extra, **what_it_takes(network)}
+        elif data_name is not None:
+            raise InputError(f"{model} finds no objects: expected images with a class, such as --data imagefolder:DIR")
         if data_name is not None:
             check = plain_inputs(network, draw_images(load_coco(data_name).test, images, batch_size=1))
             shape = tuple(check[0].shape[1:])

@@ -6,7 +6,7 @@ from typing import Any
 import click
 import torch
 
-from ghostify.cli.opening import Channels, extra_of, open_given, own_shape
+from ghostify.cli.opening import Channels, checked_shape, extra_of, open_given, own_shape
 from ghostify.cli.options import (
     channels,
     classes_option,
@@ -65,6 +65,7 @@ def look(
     shape = input_shape or own_shape(network)
     if len(shape) != 3 or shape[0] != 3:
         raise InputError(f"the input shape is {shape}: expected 3 channels, height and width, for a photograph")
+    checked_shape(shape, *(seen for seen in (network, ghost) if seen is not None))
     extra = extra_of(model)
     pixels = photograph(image, shape[1], shape[2])
     x = normalise(pixels, mean or extra.get("mean", ImageData.mean), std or extra.get("std", ImageData.std))

@@ -8,6 +8,7 @@ from torch import nn
 
 from ghostify.data import ImageData
 from ghostify.errors import InputError
+from ghostify.measure.count import count
 from ghostify.models.registry import known_origin, takes_option
 from ghostify.network_file import open_network, read_extra
 from ghostify.plain_part import input_shape_of, is_detector
@@ -38,6 +39,14 @@ def own_shape(network: nn.Module) -> tuple[int, ...]:
         return input_shape_of(network)
     origin = known_origin(network)
     return origin.input_shape if origin else (3, 224, 224)
+
+
+def checked_shape(input_shape: tuple[int, ...] | None, *networks: nn.Module) -> tuple[int, ...]:
+    """The input that a user named, else the first network's own; refused where one of them cannot take it."""
+    shape = input_shape or own_shape(networks[0])
+    for network in networks:
+        count(network, shape)
+    return shape
 
 
 def extra_of(model: str) -> dict[str, Any]:

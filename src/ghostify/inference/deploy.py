@@ -1,9 +1,12 @@
 """The same function in other operators, for inference."""
 
 import copy
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from io import StringIO
 from typing import Literal, get_args
 
 import torch
@@ -19,6 +22,7 @@ from ghostify.transform.surgery import replace_modules_
 
 Form = Literal["dense", "split", "joined"]
 FORMS: tuple[Form, ...] = get_args(Form)
+MOST = 2**31  # images in a batch; torch.export's own "no limit" is far more
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ def deploy(
     for pattern, form in (forms or {}).items():
         if form not in FORMS:
             raise InputError(f"forms: {pattern!r} is to be {form!r}: expected one of {', '.join(FORMS)}")
-    model = copy.deepcopy(plain_part(model)).eval().requires_grad_(False)
+    model = copied(plain_part(model)).eval().requires_grad_(False)
     layers = ghost_layers(model)
     eager = engine == "eager"
     wanted = {name: wanted_form(name, layer, forms or {}, fewer=eager) for name, layer in layers.items()}
@@ -143,6 +147,17 @@ def deploy(
         return DeployedGhost(name, "joined" if reason else "split", reason)
 
     return Deployed(network, tuple(became(name) for name in layers), torch.channels_last if eager else None)
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy, or a word on why there is none."""
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError as error:  # of tensors that a layer computed and keeps
+        raise InputError(
+            f"{type(model).__name__} cannot be copied, as a layer keeps a tensor that it computed: expected "
+            "torch.nn.utils.remove_weight_norm after weight_norm, or that of torch.nn.utils.parametrizations instead"
+        ) from error
 
 
 def ghost_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -192,9 +207,31 @@ def exported(model: nn.Module, example: Tensor) -> fx.GraphModule:
     if len(x) == 1:  # a size of 1 would be taken for a constant
         x = x.expand(2, *x.shape[1:]).contiguous()
     try:
-        with torch.no_grad():
+        with unlogged(), torch.no_grad():
             program = torch.export.export(model, (x,), dynamic_shapes=({0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO},))
+        graph = program.module(check_guards=False)
     except Exception as error:  # torch.export runs the network's own code, which may raise anything
         line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(f"{type(model).__name__} cannot be followed by torch.export: {line}") from error
-    return program.module(check_guards=False)
+    given = next(node for node in graph.graph.nodes if node.op == "placeholder")
+    free = {
+        str(size) for size, limits in program.range_constraints.items() if limits.lower <= 2 and limits.upper > MOST
+    }
+    if str(given.meta["val"].shape[0]) not in free:
+        raise InputError(
+            f"{type(model).__name__} computes a batch of {len(x)} in another way than others, and would be right for "
+            "some only: expected a network that does the same for any batch"
+        )
+    return graph
+
+
+@contextmanager
+def unlogged() -> Iterator[None]:
+    """Keep PyTorch from telling why it cannot follow a network in dozens of lines: its error says so in one."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with redirect_stderr(StringIO()):  # a graph that was begun is printed there
+            yield
+    finally:
+        logging.disable(before)

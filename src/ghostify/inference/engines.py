@@ -135,9 +135,9 @@ class FileRunner:
             self.process.send_signal(getattr(signal, name))
 
     def close(self) -> None:
-        self.send("SIGCONT")
         for pipe in pipes(self.process):
             pipe.close()
+        self.process.kill()  # stopped or in the middle of a question: there is nothing that it must finish
         self.process.wait()
         self.folder.cleanup()
 

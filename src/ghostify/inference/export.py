@@ -2,9 +2,9 @@
 
 import json
 import os
-import shutil
 import warnings
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from ghostify.atomic import replacing
 from ghostify.errors import InputError
-from ghostify.inference.deploy import Deployed, DeployedGhost, Form, deploy
+from ghostify.inference.deploy import Deployed, DeployedGhost, Form, deploy, unlogged
 from ghostify.inference.engines import FileRunner
 from ghostify.inference.onnx_operators import suit_onnxruntime_
 from ghostify.modes import evaluating
@@ -32,7 +32,7 @@ ENGINE = {"onnx": "onnxruntime", "openvino": "openvino"}
 # Of the largest output. Float32 kernels that add in another order differ by 1e-6 to 1e-5 after fifty layers;
 # a wrong operator differs by far more.
 TOLERANCE = 1e-3
-Checked = Tensor | tuple[Tensor, Tensor]
+Checked = Tensor | tuple[Tensor, ...] | list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,9 @@ def export(
     Args:
         path: Ends in ``.onnx``, or in ``.xml`` for OpenVINO.
         example: A batch ``[batch, channels, height, width]`` on the CPU.
-        check: Batches as the network gets them, or pairs of these and labels ``[batch]``; None: the example.
-        tolerance: Largest difference of an output that is still rounding, over the largest output.
+        check: Batches as the network gets them, or pairs of these and labels ``[batch]``, as of a ``DataLoader``;
+            None: the example.
+        tolerance: Largest difference of an output that is still rounding, over the largest output of its kind.
         preprocessing: JSON values to write beside it: how images become inputs, the names of the classes.
         forms: Of ghost layers, as ``deploy`` takes them; for a network that is not deployed yet.
         threads: CPU threads of the check.
@@ -97,8 +98,7 @@ def export(
         raise InputError(f"{target.name}: expected a name that ends in {SUFFIX[format]}")
     model = plain_part(model)
     deployed = model if isinstance(model, Deployed) else deploy(model, example, forms=forms)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+    with kept_if_done(target.parent), TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
         made = Path(folder) / target.name
         if format == "onnx":
             write_onnx(deployed, made, example)
@@ -110,10 +110,30 @@ def export(
         refuse_difference(report, tolerance)
         note = made.with_suffix(".json")
         note.write_text(json.dumps(describe(report, example, dict(preprocessing or {})), indent=1))
-        for file in sorted(made.parent.glob(f"{made.stem}.*")):
-            with replacing(target.with_name(file.name)) as temporary:
-                shutil.copyfile(file, temporary)
+        move_together(made, target)
     return report
+
+
+@contextmanager
+def kept_if_done(folder: Path) -> Iterator[None]:
+    """Make a folder where it is missing; what was made for it goes again where the block fails."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for path in missing:
+            with suppress(OSError):  # something else was put there
+                path.rmdir()
+        raise
+
+
+def move_together(made: Path, target: Path) -> None:
+    """Put a file and all that lies beside it in place of the old ones, itself last."""
+    beside = [file for file in made.parent.iterdir() if file != made]
+    with ExitStack() as stack:  # which ends in the reverse order
+        for file in (made, *beside):
+            file.replace(stack.enter_context(replacing(target.with_name(file.name))))
 
 
 def write_onnx(model: nn.Module, path: Path, example: Tensor, *, engine: str = "onnxruntime") -> None:
@@ -127,7 +147,7 @@ def write_onnx(model: nn.Module, path: Path, example: Tensor, *, engine: str = "
     x = example.detach()
     if len(x) == 1:  # a size of 1 would be taken for a constant
         x = x.expand(2, *x.shape[1:]).contiguous()
-    with evaluating(model), torch.no_grad(), warnings.catch_warnings():
+    with evaluating(model), unlogged(), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's, of its own parts
         try:
             program = torch.onnx.export(
@@ -181,19 +201,24 @@ def write_openvino(model: nn.Module, path: Path, example: Tensor) -> None:
 @torch.no_grad()
 def parity(model: nn.Module, runner: FileRunner, check: Iterable[Checked]) -> dict[str, Any]:
     """How far the file's outputs are from the network's, and how often both are right."""
-    largest, scale = 0.0, 0.0
+    largest: dict[int, float] = {}  # by the output's place
+    scale: dict[int, float] = {}
     images = same = labelled = right_before = right_after = 0
     classifies = True
     with evaluating(model):
         for item in check:
-            x, labels = item if isinstance(item, tuple) else (item, None)
-            before, after = tree_leaves(model(x)), runner.outputs(x)
+            x, *rest = (item,) if isinstance(item, Tensor) else item
+            labels = rest[0] if rest else None
+            before = [leaf for leaf in tree_leaves(model(x)) if isinstance(leaf, Tensor)]
+            after = runner.outputs(x)
             if [b.shape for b in before] != [a.shape for a in after]:
                 raise InputError(f"the file returns {[list(a.shape) for a in after]}, not the network's shapes")
-            for b, a in zip(before, after, strict=True):
-                # Of a NaN on either side, nothing can be said: it counts as a difference.
-                largest = max(largest, float((a - b).abs().nan_to_num(torch.inf).max()))
-                scale = max(scale, float(b.abs().max()))
+            for place, (b, a) in enumerate(zip(before, after, strict=True)):
+                # In double, as there may be truth values. Of a NaN on either side, nothing can be said: it counts as a
+                # difference.
+                apart = (a.double() - b.double()).abs().nan_to_num(torch.inf)
+                largest[place] = max(largest.get(place, 0.0), float(apart.max()))
+                scale[place] = max(scale.get(place, 0.0), float(b.double().abs().max()))
             images += len(x)
             classifies &= len(before) == 1 and before[0].ndim == 2
             if classifies:
@@ -208,7 +233,7 @@ def parity(model: nn.Module, runner: FileRunner, check: Iterable[Checked]) -> di
     scored = classifies and labelled == images
     return {
         "images": images,
-        "difference": largest / scale if scale else largest,
+        "difference": max(largest[place] / (scale[place] or 1) for place in largest),
         "agreement": same / images if classifies else None,
         "top1_before": right_before / images if scored else None,
         "top1_after": right_after / images if scored else None,

@@ -1,5 +1,6 @@
 """What the operators of an exported graph do, and what its nodes tell."""
 
+import operator
 from typing import Any
 
 import torch
@@ -14,13 +15,12 @@ ELEMENTWISE = {
     *(aten.contiguous, aten.clone),  # which a view behind them may need
 }
 SPATIAL = {
-    *(aten.max_pool2d, aten.avg_pool2d, aten.adaptive_avg_pool2d, aten.adaptive_max_pool2d),
+    *(aten.max_pool2d, aten.avg_pool2d, aten.adaptive_avg_pool2d),
     *(aten.upsample_nearest2d, aten.upsample_bilinear2d),
 }
 ARITHMETIC = {aten.add, aten.sub, aten.mul, aten.div}
 DROPOUT = {aten.dropout, aten.feature_dropout, aten.alpha_dropout}
 NOTHING = {*DROPOUT, aten.detach, aten.alias}
-VIEWS = {aten.view, aten.reshape, aten.flatten, aten.slice, aten.narrow, aten.select, aten.chunk, aten.split, aten.t}
 
 
 class UnclearError(Exception):
@@ -59,6 +59,59 @@ def does_nothing(node: fx.Node) -> bool:
     """Whether an operator gives what it gets; a dropout may have been asked to drop in eval mode, too."""
     op = packet(node)
     return op in NOTHING and not (op in DROPOUT and bool(node.args[2]))
+
+
+def is_in_place(node: fx.Node) -> bool:
+    """Whether an operator changes its first argument."""
+    target = node.target
+    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable and not does_nothing(node)
+
+
+def tensor_of(node: fx.Node) -> fx.Node:
+    """The node that first gave the tensor that a node gives: operators in place, and some others, pass theirs on."""
+    while node.op == "call_function" and (is_in_place(node) or does_nothing(node)):
+        node = first(node)
+    return node
+
+
+def memory_of(node: fx.Node) -> fx.Node:
+    """The node that made the memory in which a node's result may lie: views are followed to what they look at."""
+    while (seen := looked_at(node)) is not None:
+        node = seen
+    return node
+
+
+def are_apart(a: fx.Node, b: fx.Node) -> bool:
+    """Whether two views lie in different pieces of one chunk, split or the like, and so share nothing."""
+    pieces = {piece.args[0]: piece.args[1] for piece in pieces_around(a)}
+    return any(pieces.get(piece.args[0], piece.args[1]) != piece.args[1] for piece in pieces_around(b))
+
+
+def pieces_around(node: fx.Node) -> list[fx.Node]:
+    """The pieces of a list of views in which a view lies."""
+    found, seen = [], node
+    while (inner := looked_at(seen)) is not None:
+        if seen.target is operator.getitem:
+            found.append(seen)
+        seen = inner
+    return found
+
+
+def looked_at(node: fx.Node) -> fx.Node | None:
+    """Of whose memory a result may be a view, or the whole of it, by the operator's schema."""
+    if node.op != "call_function":
+        return None
+    if node.target is operator.getitem or does_nothing(node):
+        return first(node)
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return None
+    given = zip(node.target._schema.arguments, node.args, strict=False)
+    return next((a for argument, a in given if argument.alias_info is not None and isinstance(a, fx.Node)), None)
+
+
+def takes_others(node: fx.Node) -> bool:
+    """Whether an operator takes tensors or sizes beyond its first argument."""
+    return any(isinstance(given, fx.Node) for given in (*node.args[1:], *node.kwargs.values()))
 
 
 def ghost_layer(node: fx.Node) -> str | None:

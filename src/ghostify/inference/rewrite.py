@@ -14,20 +14,24 @@ from ghostify.inference.nodes import (
     ARITHMETIC,
     ELEMENTWISE,
     SPATIAL,
-    VIEWS,
     UnclearError,
+    are_apart,
     arguments,
     aten,
     does_nothing,
     first,
     functional,
     ghost_layer,
+    is_in_place,
     is_pixel,
     is_spatial,
+    memory_of,
     packet,
     rank,
     reader,
     same_shape,
+    takes_others,
+    tensor_of,
 )
 
 AFFINE = ".affine"  # ends the name of a convolution that stands for a BatchNorm
@@ -53,6 +57,7 @@ class Rewriter:
         self.root = nn.Module()
         self.convs: list[Conv] = []
         self.linears: dict[str, nn.Linear] = {}
+        self.constants: dict[str, str] = {}  # name in the old graph, or made up: name of the buffer
         self.values: dict[fx.Node, Any] = {}
         self.joins: dict[str, str] = {}  # ghost layer: what takes its maps whole
         self.split: set[str] = set()
@@ -60,12 +65,12 @@ class Rewriter:
     def run(self) -> fx.GraphModule:
         for node in self.old.graph.nodes:
             self.values[node] = self.rewritten(node)
-            changed = self.changes(node)
-            if changed is not None:  # from here on, whoever reads what was changed in place reads the result
-                self.values[changed] = self.values[node]
+            if is_in_place(node):
+                self.follow_change(node)
         built: dict[str, nn.Module] = {conv.name: conv.build() for conv in self.distinct_convs()}
-        for name, module in (built | self.linears).items():
-            add_module(self.root, name, module)
+        built |= self.linears
+        for name in sorted(built, key=lambda name: name.count(".")):  # a layer may have others inside: it comes first
+            add_module(self.root, name, built[name])
         network = fx.GraphModule(self.root, self.graph)
         network.graph.eliminate_dead_code()
         act_in_place(network)
@@ -84,17 +89,21 @@ class Rewriter:
                 conv.node.target = same.name
         return distinct
 
-    def changes(self, node: fx.Node) -> fx.Node | None:
-        """The node that an operator changes in place."""
-        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
-            return None
-        if not node.target._schema.is_mutable or does_nothing(node):
-            return None
-        changed = node.args[0]
-        assert isinstance(changed, fx.Node)
-        if changed.op != "call_function" or packet(changed) in VIEWS:
-            raise UnclearError(f"{node.target} changes {changed.name} in place, which is a view or an input")
-        return changed
+    def follow_change(self, node: fx.Node) -> None:
+        """From a change in place on, whoever reads what was changed reads the result.
+
+        Nobody may read it through another view: that would give what was there before.
+        """
+        changed, memory = first(node), memory_of(node)
+        if memory.op != "call_function":
+            raise UnclearError(f"{node.target} changes {changed.name} in place, which is an input or looks at one")
+        for other in [n for n in self.values if memory_of(n) is memory]:
+            if tensor_of(other) is tensor_of(node):
+                self.values[other] = self.values[node]
+            elif any(user not in self.values for user in other.users) and not are_apart(other, changed):
+                raise UnclearError(
+                    f"{node.target} changes {changed.name} in place; {other.name} shares its memory and is read later"
+                )
 
     # One method per kind of node.
 
@@ -103,7 +112,10 @@ class Rewriter:
             return self.whole(self.graph.placeholder(node.name), node)
         if node.op == "get_attr":
             assert isinstance(node.target, str)
-            return Constant(node.target, operator.attrgetter(node.target)(self.old).detach())
+            value = operator.attrgetter(node.target)(self.old)
+            if not isinstance(value, Tensor):
+                raise UnclearError(f"a part of it runs in a mode of its own, or is chosen by a value: {node.target}")
+            return Constant(node.target, value.detach())
         if node.op == "output":
             found: Any = fx.map_arg(node.args[0], lambda n: self.joined(n, "output"))
             codegen: Any = self.old.graph._codegen
@@ -139,7 +151,7 @@ class Rewriter:
         if op in ELEMENTWISE or op in SPATIAL or (op in (aten.mean, aten.slice) and is_spatial(node)):
             if op is aten.relu and all(packet(part.node) is aten.relu for part in x.parts):
                 return x
-            return self.each(node, x)
+            return self.generic(node) if takes_others(node) and op in ELEMENTWISE else self.each(node, x)
         if op in (aten.slice, aten.narrow):
             return self.first_maps(node, x)
         return self.generic(node)
@@ -275,6 +287,8 @@ class Rewriter:
         _, dim, start, end, *step = [*arguments(node), *missing]
         if dim not in (1, -3) or rank(node) != 4 or start not in (0, None) or not isinstance(end, int) or step:
             return self.generic(node)
+        if len(first(node).users) > 1:
+            x = without_convs(x)
         parts: list[Part] = []
         left = min(end, x.bounds[-1]) if end >= 0 else x.bounds[-1] + end
         for part in x.parts:
@@ -379,10 +393,13 @@ class Rewriter:
         return Part(self.graph.call_function(aten.addcmul.default, (shift_node, part.node, scale_node)), part.maps)
 
     def constant(self, name: str, tensor: Tensor) -> fx.Node:
-        name = "constant_" + name.replace(".", "_")
-        if not hasattr(self.root, name):
-            self.root.register_buffer(name, tensor)
-        return self.graph.get_attr(name)
+        if name not in self.constants:
+            buffer = "constant_" + name.replace(".", "_")
+            while hasattr(self.root, buffer):  # "a.b" and "a_b" are two
+                buffer += "_"
+            self.root.register_buffer(buffer, tensor)
+            self.constants[name] = buffer
+        return self.graph.get_attr(self.constants[name])
 
     def narrowed(self, part: Part, start: int, end: int) -> Part:
         return Part(self.graph.call_function(aten.slice.Tensor, (part.node, 1, start, end)), end - start)
@@ -441,7 +458,10 @@ def act_in_place(network: fx.GraphModule) -> None:
     """Let activations and sums overwrite what a convolution or a sum made for them alone."""
     modules: Mapping[str, nn.Module] = dict(network.named_modules())
     for node in network.graph.nodes:
-        if node.op != "call_function" or not (packet(node) in ELEMENTWISE or node.meta.get("overwriting")):
+        if node.op != "call_function":
+            continue
+        # What another tensor widens has no room where its first input lay.
+        if not (node.meta.get("overwriting") or (packet(node) in ELEMENTWISE and not takes_others(node))):
             continue
         target, maker = node.target, first(node)
         changing = getattr(aten, packet(node).__name__ + "_", None)

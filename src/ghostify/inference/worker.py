@@ -5,8 +5,10 @@ imports the one engine and nothing of ours; it answers lines of JSON on its stan
 ``engines.FileRunner`` asks.
 """
 
+import ctypes
 import importlib
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -116,6 +118,7 @@ class OpenVino:
 
 
 ENGINES: dict[str, Callable[..., Any]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
+PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal to get when the thread that started this process ends
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -167,7 +170,15 @@ class Worker:
         np.savez(outputs, *self.engine.run(np.load(inputs)))
 
 
+def stay_with_parent() -> None:
+    """Leave Ctrl-C to the parent, which ends this process; on Linux end with it, even while stopped."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+
+
 def main() -> None:
+    stay_with_parent()
     worker = Worker()
     # What an engine prints must not come between the answers.
     answers, sys.stdout = sys.stdout, sys.stderr

@@ -109,6 +109,10 @@ def check_fit(model: nn.Module, data: ImageData) -> int:
     except Exception as error:  # whatever the network's own code raises
         size = "×".join(map(str, shape))
         raise InputError(f"{type(model).__name__} cannot take the images of {data.name}, {size}: {error}") from error
+    if not isinstance(outputs, Tensor):
+        raise InputError(
+            f"{type(model).__name__} returns a {type(outputs).__name__}: expected a tensor [batch, {len(data.classes)}]"
+        )
     if outputs.ndim != 2 or outputs.shape[1] < len(data.classes):
         raise InputError(
             f"{type(model).__name__} returns {list(outputs.shape)}: "

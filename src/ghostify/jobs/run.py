@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ghostify.atomic import replacing
 from ghostify.data import ImageData
+from ghostify.data.images import count_images
 from ghostify.data.sample import draw_inputs
 from ghostify.errors import InputError
 from ghostify.inference.compare import compare
@@ -30,7 +31,7 @@ from ghostify.measure.memory import peak_memory_mb
 from ghostify.network_file import save
 from ghostify.progress import Progress
 from ghostify.transform.convert import convert
-from ghostify.transform.keep import Effort
+from ghostify.transform.keep import FEWEST_IMAGES, Effort
 from ghostify.transform.narrow import narrow
 
 METRICS, REPORT = "metrics.json", "report.html"
@@ -176,6 +177,9 @@ def run(
     """
     if (out / METRICS).exists() and not resume:
         raise InputError(f"{out} holds a finished run: choose another --out, or remove it")
+    images_there = min(images, count_images(data.train))
+    if images_there < FEWEST_IMAGES:
+        raise InputError(f"{images_there} images to make the ghost with: expected at least {FEWEST_IMAGES}")
     shape = (3, data.image_size, data.image_size)
     ghost_recipe = replace(
         recipe,

@@ -95,20 +95,27 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> Count:
 
 
 def counted_run(model: nn.Module, example: Tensor, on_meta: bool) -> "MacCounter":
-    """Run the network once under a counter; on the meta device shapes flow and nothing is computed."""
+    """Run the network once under a counter; on the meta device shapes flow and nothing is computed.
+
+    Either way it runs on copies of its buffers, and draws no random number that a caller would miss.
+    """
     names = {module: name for name, module in reversed(list(model.named_modules()))}
     counter = MacCounter(names)
     # The fused attention kernel hides its matrix products, inference mode all that operators are made of.
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with evaluating(model), torch.inference_mode(False), torch.no_grad(), counter.watching(names), counter:
-            if on_meta:
-                state = meta_state(model)
-                counter.forget()
-                torch.func.functional_call(model, state, (example,), tie_weights=False)
-            else:
-                model(example)
+        with (
+            torch.random.fork_rng([example.device] if example.is_cuda else []),
+            evaluating(model),
+            torch.inference_mode(False),
+            torch.no_grad(),
+            counter.watching(names),
+            counter,
+        ):
+            state = meta_state(model) if on_meta else own_buffers(model)
+            counter.forget()
+            torch.func.functional_call(model, state, (example,), tie_weights=False)
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
     return counter
@@ -125,6 +132,13 @@ def meta_state(model: nn.Module) -> dict[str, Tensor]:
         state.update(module.named_parameters(prefix, recurse=False))
         state.update(module.named_buffers(prefix, recurse=False))
     return {name: tensor.detach().to("meta") for name, tensor in state.items()}
+
+
+def own_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of every buffer, named likewise."""
+    modules = model.named_modules()
+    held = {name: buffer for prefix, m in modules for name, buffer in m.named_buffers(prefix, recurse=False)}
+    return {name: buffer.clone() for name, buffer in held.items()}
 
 
 class MacCounter(TorchDispatchMode):

@@ -23,7 +23,8 @@ def peak_memory_mb(model: nn.Module, example: Tensor, *, threads: int = 1) -> fl
         example: One batch ``[batch, channels, height, width]`` on the network's device.
         threads: CPU threads.
     Returns:
-        Megabytes (10⁶ bytes), or None where the system does not tell (it does on Linux).
+        Megabytes (10⁶ bytes), or None where the system does not tell (it does on Linux), or the network cannot be
+        handed to another process.
     """
     if example.is_cuda:
         torch.cuda.synchronize()
@@ -33,12 +34,16 @@ def peak_memory_mb(model: nn.Module, example: Tensor, *, threads: int = 1) -> fl
         return torch.cuda.max_memory_allocated() / 1e6
     if not CLEAR.exists():
         return None
+    try:
+        pickled = pickle.dumps(model)
+    except Exception:  # noqa: BLE001  # a lambda, a hook: whatever it holds that has no name to be found by
+        return None
     # A fork of a server that has imported PyTorch and nothing else; a fork of this process would start
     # with all that it holds, and a new process would import PyTorch each time.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(grown_mb, pickle.dumps(model), example.numpy(), threads).result()
+        return pool.submit(grown_mb, pickled, example.numpy(), threads).result()
 
 
 def grown_mb(pickled: bytes, example: object, threads: int) -> float:
