@@ -191,7 +191,17 @@ def test_a_network_of_unknown_origin_is_refused_and_nothing_written(tmp_path: Pa
     changed.layer1 = nn.Identity()
     with pytest.raises(InputError, match="how this ResNetCifar was built is not known"):
         save(changed, path)
+    changed = create_model("test_network_file:Scaled")
+    changed.gain = nn.Parameter(torch.ones(3))
+    with pytest.raises(InputError, match="not its origin's"):
+        save(changed, path)
     assert list(tmp_path.iterdir()) == []
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain, self.conv = nn.Parameter(torch.ones(1)), nn.Conv2d(3, 8, 1)
 
 
 CONV = {"kind": "Conv2d", "in_channels": 3, "out_channels": 16, "kernel_size": [3, 3], "padding": [1, 1], "bias": False}

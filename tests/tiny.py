@@ -36,3 +36,7 @@ class Choosing(Tiny):
 
 def returns_no_module(num_classes: int = 3) -> int:
     return num_classes
+
+
+def fails() -> nn.Module:
+    raise KeyError("no such part")

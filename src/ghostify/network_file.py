@@ -194,7 +194,7 @@ def replaced_layers(model: nn.Module, origin: nn.Module) -> dict[str, dict[str, 
                 if row != describe_layer(there):
                     replaced[name] = row
                     met.update(f"{name}.{inner}" for inner, _ in there.named_modules() if inner)
-            elif type(module) is not type(there) or leaf_settings(module) != leaf_settings(there):
+            elif type(module) is not type(there) or own_shape(module) != own_shape(there):
                 own, other = (" ".join(repr(one).split())[:60] for one in (module, there))
                 raise InputError(f"{name or 'the network'} is a {own}, not its origin's {other}")
     lost = [name for name in expected if name not in met]
@@ -203,9 +203,10 @@ def replaced_layers(model: nn.Module, origin: nn.Module) -> dict[str, dict[str, 
     return replaced
 
 
-def leaf_settings(module: nn.Module) -> str:
-    """What a module without children prints of itself; of others nothing, their children speak."""
-    return "" if next(module.children(), None) is not None else repr(module)
+def own_shape(module: nn.Module) -> tuple[str, dict[str, Any]]:
+    """What a module without children prints of itself, of others nothing; and the shapes of its own parameters."""
+    printed = "" if next(module.children(), None) is not None else repr(module)
+    return printed, {name: parameter.shape for name, parameter in module.named_parameters(recurse=False)}
 
 
 def refuse_other_settings(model: nn.Module, origin: nn.Module) -> None:

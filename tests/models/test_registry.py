@@ -55,6 +55,8 @@ def test_ghost_mobilenet_ghosts_expansions_and_projections_alone() -> None:
         ("no.such.module:net", "no module 'no.such.module'"),
         ("tiny:missing", "no callable 'missing'"),
         ("tiny:returns_no_module", "returned int"),
+        ("tiny:fails", r"tiny:fails cannot be built with {}: 'no such part'"),
+        (".:x", "no module '.'"),
         (":x", "no module ''"),
         ("", "expected a name"),
     ],

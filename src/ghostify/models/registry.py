@@ -61,8 +61,10 @@ class Origin:
         refuse_unknown_options(self.name, builder, self.options)
         try:
             model = builder(**self.options)
-        except (TypeError, ValueError, RuntimeError) as error:  # PyTorch's own for a size below nought or too large
-            reason = str(error).partition("\n")[0]
+        except InputError:
+            raise
+        except Exception as error:  # whatever a builder raises
+            reason = str(error).partition("\n")[0] or type(error).__name__
             raise InputError(f"{self.name} cannot be built with {self.options}: {reason}") from error
         if not isinstance(model, nn.Module):
             raise InputError(f"{self.name} returned {type(model).__name__}: expected a torch.nn.Module")
@@ -145,7 +147,7 @@ def import_module(name: str, hint: str) -> Any:
         if error.name == name or name.startswith(f"{error.name}."):
             raise InputError(hint) from error
         raise
-    except ValueError as error:  # an empty or relative module name
+    except (TypeError, ValueError) as error:  # a relative or an empty module name
         raise InputError(hint) from error
 
 
