@@ -258,8 +258,8 @@ def tied_names(state: Mapping[str, Tensor]) -> dict[str, str]:
     """Of tensors that stand under several names each further one, and the first one.
 
     Example:
-        >>> tensor = torch.zeros(2)
-        >>> tied_names({"a": tensor, "b": torch.zeros(2), "c": tensor})
+        >>> layer = nn.Linear(2, 2)
+        >>> tied_names({"a": layer.weight, "b": layer.bias, "c": layer.weight})
         {'c': 'a'}
     """
     firsts: dict[int, str] = {}

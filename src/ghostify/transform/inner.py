@@ -3,7 +3,7 @@
 import copy
 import warnings
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from torch_pruning import ops
 
 from ghostify.errors import InputError
 from ghostify.modes import evaluating
-from ghostify.transform.blocks import run_once
+from ghostify.transform.blocks import ReachedError, run_once
 from ghostify.transform.surgery import conv_at
 
 # What passes every map on by itself.
@@ -35,6 +35,11 @@ class InnerMaps:
     producer: str
     consumers: tuple[str, ...]
     followers: tuple[str, ...]
+
+    @property
+    def takers(self) -> tuple[str, ...]:
+        """Of all layers that get them."""
+        return (*self.followers, *self.consumers)
 
 
 @contextmanager
@@ -121,13 +126,15 @@ def inner_places(model: nn.Module, example: Tensor, convs: Mapping[str, nn.Conv2
     structure, once = Structure(model, example), set(run_once(model, example))
     places = {name: structure.inner_maps(conv) for name, conv in convs.items()}
     for name, place in places.items():
-        if isinstance(place, InnerMaps):
-            if not once.issuperset((name, *place.consumers, *place.followers)):
-                places[name] = "it, or what takes its maps, is not run exactly once for an input"
-            elif not keeps_places(model, example, place):
-                places[name] = "its maps do not reach what takes them each in its place"
+        if isinstance(place, InnerMaps) and not once.issuperset((name, *place.takers)):
+            places[name] = "it, or what takes its maps, is not run exactly once for an input"
+    found = [place for place in places.values() if isinstance(place, InnerMaps)]
+    before = inputs_at(model, example, {taker for place in found for taker in place.takers})
+    for place in found:
+        if not keeps_places(model, example, place, before):
+            places[place.producer] = "its maps do not reach what takes them each in its place"
     inner = [name for name, place in places.items() if isinstance(place, InnerMaps)]
-    if not runs_with_fewer(model, example, inner):
+    if inner and not runs_with_fewer(model, example, inner):
         places |= {
             name: "the network does not run without one"
             for name in inner
@@ -137,8 +144,12 @@ def inner_places(model: nn.Module, example: Tensor, convs: Mapping[str, nn.Conv2
 
 
 @torch.no_grad()
-def keeps_places(model: nn.Module, example: Tensor, place: InnerMaps) -> bool:
-    """Whether what takes a convolution's maps sees only those changed that are, each in its own place."""
+def keeps_places(model: nn.Module, example: Tensor, place: InnerMaps, before: Mapping[str, Tensor]) -> bool:
+    """Whether what takes a convolution's maps sees only those changed that are, each in its own place.
+
+    Args:
+        before: What layers get where nothing is changed.
+    """
     generator = torch.Generator().manual_seed(0)
     producer = conv_at(model, place.producer)
     maps = producer.out_channels
@@ -149,13 +160,13 @@ def keeps_places(model: nn.Module, example: Tensor, place: InnerMaps) -> bool:
         noise = torch.randn(output.shape, generator=generator).to(output) * (1 + 3 * output.std())
         return torch.where(changed.to(output.device)[:, None, None], output + noise, output)
 
-    before = taken(model, example, place)
     hook = producer.register_forward_hook(change)
     try:
-        after = taken(model, example, place)
+        after = inputs_at(model, example, place.takers)
     finally:
         hook.remove()
-    for x, y in zip(before, after, strict=True):
+    for name, y in after.items():
+        x = before[name]
         # A linear layer takes maps laid flat.
         if x.ndim not in (2, 4) or x.shape[1] % maps or (x.ndim == 4 and x.shape[1] != maps):
             return False
@@ -165,22 +176,24 @@ def keeps_places(model: nn.Module, example: Tensor, place: InnerMaps) -> bool:
     return True
 
 
-def taken(model: nn.Module, example: Tensor, place: InnerMaps) -> list[Tensor]:
-    """What those that take the maps get."""
+@torch.no_grad()
+def inputs_at(model: nn.Module, example: Tensor, names: Collection[str]) -> dict[str, Tensor]:
+    """What layers get; what runs behind the last of them is not computed."""
     seen: dict[str, Tensor] = {}
 
     def take(module: nn.Module, args: tuple[Tensor, ...], name: str) -> None:
         seen[name] = args[0].clone()  # at once: what runs behind may change it in place
+        if len(seen) == len(names):
+            raise ReachedError
 
-    takers = (*place.followers, *place.consumers)
-    hooks = [model.get_submodule(name).register_forward_pre_hook(partial(take, name=name)) for name in takers]
+    hooks = [model.get_submodule(name).register_forward_pre_hook(partial(take, name=name)) for name in names]
     try:
-        with evaluating(model):
+        with evaluating(model), suppress(ReachedError):
             model(example.clone())
     finally:
         for hook in hooks:
             hook.remove()
-    return [seen[name] for name in takers]
+    return seen
 
 
 @torch.no_grad()
