@@ -61,8 +61,6 @@ class Origin:
         refuse_unknown_options(self.name, builder, self.options)
         try:
             model = builder(**self.options)
-        except InputError:
-            raise
         except Exception as error:  # whatever a builder raises
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise InputError(f"{self.name} cannot be built with {self.options}: {reason}") from error
