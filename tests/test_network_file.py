@@ -240,6 +240,7 @@ def saved(tmp_path: Path) -> Path:
         ({"replaced": {"conv1": CONV | {"device": "meta"}}}, "cannot be built again: .*describes no such layer"),
         ({"replaced": {"conv1": CONV | {"dtype": None}}}, "cannot be built again: .*describes no such layer"),
         ({"tied": {"conv1.weight": "x"}}, "'conv1.weight' does not go with"),
+        ({"tied": {"conv1.weight": ["x"]}}, "'conv1.weight' does not go with"),
         ({"tied": []}, "does not say how"),
         ({"extra": [1]}, "does not say how"),
     ],

@@ -302,7 +302,7 @@ def load(path: str | os.PathLike[str], *, factory: str | None = None) -> nn.Modu
     model = blueprint.build()
     own = model.state_dict(keep_vars=True)
     tied = note.get("tied", tied_names(own))  # before it was noted, what is tied was the origin's matter
-    firsts = {name: tied.get(name, name) for name in own}
+    firsts = {name: str(tied.get(name, name)) for name in own}
     odd = [name for name, first in firsts.items() if not alike(tensors.get(first), own[name])]
     odd += sorted(tensors.keys() - set(firsts.values()))
     if odd:
@@ -310,9 +310,11 @@ def load(path: str | os.PathLike[str], *, factory: str | None = None) -> nn.Modu
     precisions = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
     if len(precisions) == 1:  # of buffers that are in no file, too
         model.to(precisions.pop())
-    copied = {name: tensor.clone() for name, tensor in tensors.items()}  # of a part of the file, which may change
-    made = {name: nn.Parameter(t) if isinstance(own.get(name), nn.Parameter) else t for name, t in copied.items()}
-    # Each tensor is the file's own, in its own precision, and one where several names share it.
+    # Each is the file's, in its own precision, and one where several names share it; copied, as the file may change.
+    made = {name: tensor.clone() for name, tensor in tensors.items()}
+    for name in made.keys() & own.keys():
+        if isinstance(own[name], nn.Parameter):
+            made[name] = nn.Parameter(made[name], own[name].requires_grad)
     model.load_state_dict({name: made[first] for name, first in firsts.items()}, assign=True)
     return model.eval()
 
