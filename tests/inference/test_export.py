@@ -104,7 +104,7 @@ class Several(nn.Module):
         return {"large": x * 1e6, "small": x.mean((2, 3)), "mask": x > 0.5, "nothing": None}
 
 
-class Told:
+class Told(FileRunner):
     """Stands for an engine, and gives what it is told to."""
 
     def __init__(self, outputs: list[Tensor]) -> None:
@@ -117,9 +117,9 @@ class Told:
 def test_each_output_is_checked_against_its_own_largest() -> None:
     network, x = Several().eval(), torch.randn(2, 3, 6, 5)
     large, small, mask, _ = network(x).values()
-    found = parity(network, Told([large, small * 1.5, mask]), [x])  # type: ignore[arg-type]  # only asked for outputs
+    found = parity(network, Told([large, small * 1.5, mask]), [x])
     assert found["difference"] == pytest.approx(0.5)
-    assert parity(network, Told([large, small, ~mask]), [x])["difference"] == 1  # type: ignore[arg-type]  # likewise
+    assert parity(network, Told([large, small, ~mask]), [x])["difference"] == 1
 
 
 def test_what_is_no_tensor_is_left_out_and_a_loader_checks_a_file_whose_name_has_brackets(tmp_path: Path) -> None:

@@ -30,8 +30,9 @@ from ghostify.measure.latency import Comparison
 from ghostify.measure.memory import peak_memory_mb
 from ghostify.network_file import save
 from ghostify.progress import Progress
+from ghostify.transform.calibration import FEWEST_IMAGES
 from ghostify.transform.convert import convert
-from ghostify.transform.keep import FEWEST_IMAGES, Effort
+from ghostify.transform.keep import Effort
 from ghostify.transform.narrow import narrow
 
 METRICS, REPORT = "metrics.json", "report.html"

@@ -25,13 +25,13 @@ from ghostify.planning.measurements import Measurements, fingerprint
 from ghostify.planning.plan_file import Plan, Point
 from ghostify.planning.sites import Site, find_sites, plan_of
 from ghostify.progress import Progress
-from ghostify.transform.keep import FEW, checked_batches, first_images
+from ghostify.transform.calibration import FEW, checked_batches, first_images
 from ghostify.transform.untrained import untrained
 
 # Images by which options are compared: as many as this many multiply-adds allow, within bounds.
 MACS_PER_TRIAL, FEWEST, MOST = 80e9, 16, 256
-# Of these in one batch, and numbers in it.
-MOST_AT_ONCE, LARGEST_BATCH = 64, 2**20
+# Of these at once, and numbers in them.
+MOST_AT_ONCE, LARGEST_TRIAL = 64, 2**20
 # A plan for a speed is measured and corrected at most so often; a surplus below this share is left.
 ROUNDS, SURPLUS = 6, 0.02
 CURVE_POINTS = 9
@@ -98,7 +98,7 @@ def plan(
     batches = checked_batches(calibration, model)
     counted = count(model, tuple(example.shape[1:]))
     first = first_images(batches, int(min(MOST, max(FEWEST, MACS_PER_TRIAL / max(1, counted.macs)))))
-    images = first.split(max(1, min(MOST_AT_ONCE, LARGEST_BATCH // first[0].numel())))
+    images = first.split(max(1, min(MOST_AT_ONCE, LARGEST_TRIAL // first[0].numel())))
     few = first[:FEW] if whole_blocks else None
     sites = find_sites(model, example[:1], counted, skip=skip, round_to=round_to, images=few)
     if not any(len(site.options) > 1 for site in sites.values()):

@@ -17,9 +17,10 @@ from ghostify.models.registry import known_origin
 from ghostify.plain_part import is_detector
 from ghostify.progress import Progress
 from ghostify.transform.blocks import run_once
+from ghostify.transform.calibration import checked_batches
 from ghostify.transform.detector import ghost_detector
 from ghostify.transform.inner import InnerMaps, inner_places
-from ghostify.transform.keep import EFFORTS, Effort, KeptLayer, checked_batches, keep_knowledge
+from ghostify.transform.keep import EFFORTS, Effort, KeptLayer, keep_knowledge
 from ghostify.transform.plan import LayerPlan, inside_ghost_block, mixed_plan, uniform_plan
 from ghostify.transform.surgery import module_names, replace_modules_
 

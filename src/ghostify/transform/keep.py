@@ -1,11 +1,10 @@
 """Turn a trained network into its ghost, keeping what it knows: no labels, a few hundred images."""
 
 import copy
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +25,7 @@ from ghostify.transform.blocks import (
     run_through_,
     watching_outputs,
 )
+from ghostify.transform.calibration import FEW, first_images, small_batches
 from ghostify.transform.drop import LeftMaps, drop_maps_
 from ghostify.transform.fit import choose_maps, complement, fit_depthwise, fit_filters, fit_pointwise
 from ghostify.transform.moments import Moments, MomentSums, TapSums, maps_at, patches, samples_per_image, windows
@@ -37,9 +37,6 @@ from ghostify.transform.surgery import replace_modules_
 
 Effort = Literal["fast", "refined"]
 EFFORTS: tuple[str, ...] = get_args(Effort)
-FEWEST_IMAGES = 32
-FEW = 8  # images, by which sums are told
-LARGEST_BATCH = 2**21  # numbers in it: a network's maps of one batch take far more memory than its images
 LEAST_GAIN = 1e-3  # over the largest: a map that counts less makes up for nothing
 Aim = tuple[Tensor, Tensor]  # what a convolution should give at some pixels, [batch · pixels, channels]; and these
 
@@ -163,20 +160,6 @@ def memory_format_for(model: nn.Module, example: Tensor) -> torch.memory_format:
     except RuntimeError:
         return torch.contiguous_format
     return torch.channels_last
-
-
-def first_images(batches: Sequence[Tensor], images: int) -> Tensor:
-    """So many images, or all where there are fewer, as one batch."""
-    taken: list[Tensor] = []
-    for batch in batches:
-        taken.append(batch[: images - sum(map(len, taken))])
-        if sum(map(len, taken)) == images:
-            break
-    return torch.cat(taken)
-
-
-def small_batches(batch: Tensor) -> tuple[Tensor, ...]:
-    return batch.split(max(2, LARGEST_BATCH // batch[0].numel()))
 
 
 def sums_to_ghost(
@@ -393,32 +376,3 @@ def relative_error(given: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
         error += float((x - target).square().sum())
         variance += float((target - target.mean()).square().sum())
     return error / variance if variance else 0.0
-
-
-def checked_batches(calibration: Iterable[Any], model: nn.Module) -> list[Tensor]:
-    """Calibration images as a list; those that can tell nothing, or that the network cannot take, are refused."""
-    batches = list(calibration)
-    for batch in batches:
-        if not isinstance(batch, Tensor) or batch.ndim != 4:
-            raise InputError("calibration: expected batches of inputs [batch, channels, height, width], without labels")
-        if batch.shape[1:] != batches[0].shape[1:]:
-            shapes = " and ".join(str(tuple(b.shape[1:])) for b in (batches[0], batch))
-            raise InputError(f"calibration: batches of {shapes}: expected one shape for all")
-        if not bool(batch.isfinite().all()):
-            raise InputError("calibration: a batch holds NaN or infinite numbers: expected finite ones")
-    images = sum(len(batch) for batch in batches)
-    if images < FEWEST_IMAGES:
-        raise InputError(f"calibration: {images} images: expected at least {FEWEST_IMAGES}, better some hundreds")
-    batches = [batch.clone() if batch.is_inference() else batch for batch in batches if len(batch)]
-    first = batches[0][:1]
-    if all(math.isclose(float((batch - first).abs().max()), 0.0) for batch in batches):
-        raise InputError("calibration: all images are the same: expected images such as the network will see")
-    try:
-        with evaluating(model), torch.no_grad():
-            output = model(first.clone())
-    except Exception as error:  # whatever the network's own code raises
-        kind = f"{first.dtype} {list(first.shape)} on {first.device}"
-        raise InputError(f"calibration: {type(model).__name__} cannot take the images, {kind}: {error}") from error
-    if isinstance(output, Tensor) and bool(output.isnan().any()):
-        raise InputError(f"calibration: {type(model).__name__} gives NaN for the images: expected a trained network")
-    return batches

@@ -1,0 +1,59 @@
+"""Calibration images: refused where they can tell nothing, and cut into batches."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ghostify.errors import InputError
+from ghostify.modes import evaluating
+
+FEWEST_IMAGES = 32
+FEW = 8  # images, by which sums are told
+LARGEST_BATCH = 2**21  # numbers in it: a network's maps of one batch take far more memory than its images
+
+
+def checked_batches(calibration: Iterable[Any], model: nn.Module) -> list[Tensor]:
+    """Calibration images as a list; those that can tell nothing, or that the network cannot take, are refused."""
+    batches = list(calibration)
+    for batch in batches:
+        if not isinstance(batch, Tensor) or batch.ndim != 4:
+            raise InputError("calibration: expected batches of inputs [batch, channels, height, width], without labels")
+        if batch.shape[1:] != batches[0].shape[1:]:
+            shapes = " and ".join(str(tuple(b.shape[1:])) for b in (batches[0], batch))
+            raise InputError(f"calibration: batches of {shapes}: expected one shape for all")
+        if not bool(batch.isfinite().all()):
+            raise InputError("calibration: a batch holds NaN or infinite numbers: expected finite ones")
+    images = sum(len(batch) for batch in batches)
+    if images < FEWEST_IMAGES:
+        raise InputError(f"calibration: {images} images: expected at least {FEWEST_IMAGES}, better some hundreds")
+    batches = [batch.clone() if batch.is_inference() else batch for batch in batches if len(batch)]
+    first = batches[0][:1]
+    if all(math.isclose(float((batch - first).abs().max()), 0.0) for batch in batches):
+        raise InputError("calibration: all images are the same: expected images such as the network will see")
+    try:
+        with evaluating(model), torch.no_grad():
+            output = model(first.clone())
+    except Exception as error:  # whatever the network's own code raises
+        kind = f"{first.dtype} {list(first.shape)} on {first.device}"
+        raise InputError(f"calibration: {type(model).__name__} cannot take the images, {kind}: {error}") from error
+    if isinstance(output, Tensor) and bool(output.isnan().any()):
+        raise InputError(f"calibration: {type(model).__name__} gives NaN for the images: expected a trained network")
+    return batches
+
+
+def first_images(batches: Sequence[Tensor], images: int) -> Tensor:
+    """So many images, or all where there are fewer, as one batch."""
+    taken: list[Tensor] = []
+    for batch in batches:
+        taken.append(batch[: images - sum(map(len, taken))])
+        if sum(map(len, taken)) == images:
+            break
+    return torch.cat(taken)
+
+
+def small_batches(batch: Tensor) -> tuple[Tensor, ...]:
+    """A batch in parts that take little memory."""
+    return batch.split(max(2, LARGEST_BATCH // batch[0].numel()))
