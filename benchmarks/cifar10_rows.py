@@ -5,14 +5,15 @@
 
 All learn by the same recipe from random weights; `--epochs 0` takes the recipe's own number. `--networks ablation` are
 Ghost-VGG-16s of other d and s. A tenth of train is held out only to watch. A training that was interrupted goes on,
-rows that are there are left. `right` lists the test images that were right as hexadecimal bits, so that two networks
-can be compared image by image; at the end it prints by how much.
+rows that are there are left; a network's weights stay beside its training, and each epoch of it is a row of
+`cifar10_rows_log.csv`. `right` lists the test images that were right as hexadecimal bits, so that two networks can be
+compared image by image; at the end it prints by how much.
 """
 
 import argparse
 import shlex
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from ghostify.allocator import keep_freed_memory
 from ghostify.data import ImageData, load_data
 from ghostify.data.augment import normalise
 from ghostify.data.images import join_batches
+from ghostify.jobs.checkpoint import Epoch
 from ghostify.jobs.recipes import ROWS
 from ghostify.jobs.train import train
 from ghostify.measure.environment import describe_environment
@@ -41,6 +43,7 @@ NETWORKS = [name for original, ghost in GHOSTS.items() for name in (original, gh
 ABLATION = {f"ghost_vgg16, d={d}": {"cheap_kernel_size": d} for d in (1, 5, 7)} | {
     f"ghost_vgg16, s={s}": {"ratio": s} for s in (3, 4, 5)
 }
+KEYS = ("network", "recipe", "epochs", "seed", "ema")  # of a row
 
 
 def main() -> None:
@@ -57,17 +60,19 @@ def main() -> None:
     arguments = parser.parse_args()
     data = load_data(arguments.data, hold_out=0.1)
     rows = read_rows(arguments.out)
+    log_file = arguments.out.with_stem(f"{arguments.out.stem}_log")
+    log = read_rows(log_file)
     networks = [n for name in arguments.networks for n in (ABLATION if name == "ablation" else [name])]
     for seed in arguments.seeds:
         for name in networks:
             plain = name.removeprefix("narrow_").split(",")[0]
-            row = ROWS[f"cifar10_{plain}{'_modern' if arguments.recipe == 'modern' else ''}"]
-            epochs = arguments.epochs or row.recipe.epochs
-            key = (name, arguments.recipe, str(epochs), str(seed), f"{row.recipe.ema:g}")
-            if key in {tuple(str(r[k]) for k in ("network", "recipe", "epochs", "seed", "ema")) for r in rows}:
+            whole = ROWS[f"cifar10_{plain}{'_modern' if arguments.recipe == 'modern' else ''}"].recipe
+            epochs = arguments.epochs or whole.epochs
+            key = (name, arguments.recipe, str(epochs), str(seed), f"{whole.ema:g}")
+            if key in {tuple(str(row[k]) for k in KEYS) for row in rows}:
                 continue
-            warmup = row.recipe.warmup_epochs * epochs / row.recipe.epochs
-            recipe = replace(row.recipe, epochs=epochs, warmup_epochs=warmup, seed=seed)
+            warmup = whole.warmup_epochs * epochs / whole.epochs
+            recipe = replace(whole, epochs=epochs, warmup_epochs=warmup, seed=seed)
             torch.manual_seed(seed)
             model = build(name)
             counted = count(model, SHAPE)
@@ -80,14 +85,15 @@ def main() -> None:
                 device=arguments.device,
                 progress=lambda task, detail, step, steps: print(detail, end="\r", file=sys.stderr),
             )
+            torch.save(model.state_dict(), arguments.work / f"{', '.join(key)}.pth")
+            about = dict(zip(KEYS, key, strict=True))
+            log = [row for row in log if not about.items() <= row.items()]
+            log += [about | logged(epoch) for epoch in history]
+            write_rows(log_file, log)
             right = right_answers(model, data, arguments.device)
             rows.append(
                 {
-                    "network": name,
-                    "recipe": arguments.recipe,
-                    "epochs": epochs,
-                    "seed": seed,
-                    "ema": f"{recipe.ema:g}",
+                    **about,
                     "macs": counted.macs,
                     "params": counted.params,
                     "val_top1": f"{history[-1].val_top1:.4f}",
@@ -100,6 +106,11 @@ def main() -> None:
             )
             write_rows(arguments.out, rows)
     print_gaps(rows)
+
+
+def logged(epoch: Epoch) -> dict[str, str]:
+    """What one pass over the training images gave, as text."""
+    return {name: f"{value:.6g}" for name, value in asdict(epoch).items() if value is not None}
 
 
 def print_gaps(rows: list[dict[str, Any]]) -> None:

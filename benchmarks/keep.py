@@ -37,7 +37,7 @@ from ghostify.models.weights import load_weights_
 from ghostify.network_file import read_extra
 from ghostify.transform.narrow import narrow
 
-SHAPE, STEM = (3, 32, 32), "conv1"
+SHAPE = (3, 32, 32)
 # Peak learning rate of the epochs with labels: a trained network's, from the leads, and a random one's.
 TUNE = Recipe(lr=0.01, warmup_epochs=0.5)
 LEARN = Recipe(lr=0.1, warmup_epochs=0.5)
@@ -128,9 +128,14 @@ def top1(model: nn.Module, data: ImageData, device: str, *, held_out: bool) -> f
     return evaluate(model, part, data, device=device).top1
 
 
+def stem_of(model: nn.Module) -> str:
+    """Name of the first convolution, which is left whole."""
+    return next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+
+
 def kept(**options: object) -> Callable[[nn.Module, Sequence[Tensor], int], nn.Module]:
     def make(original: nn.Module, images: Sequence[Tensor], seed: int) -> nn.Module:
-        return convert(original, skip=[STEM], calibration=images, seed=seed, **options).model
+        return convert(original, skip=[stem_of(original)], calibration=images, seed=seed, **options).model
 
     return make
 
@@ -139,7 +144,8 @@ def planned(share: float) -> Callable[[nn.Module, Sequence[Tensor], int], nn.Mod
     """Options of least harm at a share of the multiply-adds."""
 
     def make(original: nn.Module, images: Sequence[Tensor], seed: int) -> nn.Module:
-        found = plan(original, example=images[0][:1], calibration=images, target_macs=share, skip=[STEM])
+        skip = [stem_of(original)]
+        found = plan(original, example=images[0][:1], calibration=images, target_macs=share, skip=skip)
         return convert(original, calibration=images, plan=found, seed=seed).model
 
     return make
@@ -159,7 +165,7 @@ def anew(model: nn.Module) -> nn.Module:
 
 
 def random_ghost(original: nn.Module, images: Sequence[Tensor], seed: int) -> nn.Module:
-    return anew(convert(original, skip=[STEM], cheap="pointwise").model)
+    return anew(convert(original, skip=[stem_of(original)], cheap="pointwise").model)
 
 
 def random_narrow(original: nn.Module, images: Sequence[Tensor], seed: int) -> nn.Module:

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from arithmetic import add_arithmetic, in_arithmetic
-from keep import SHAPE, STEM, TUNE, Made, kept, made_once, planned, top1
+from keep import SHAPE, TUNE, Made, kept, made_once, stem_of, top1
 from matplotlib.figure import Figure
 from rivals import CRITERIA, pruned
 from rows import read_rows, write_rows
@@ -76,7 +76,7 @@ def main() -> None:
     original = load_weights_(create_model(arguments.network), arguments.weights).eval()
     data = load_data(arguments.data, hold_out=0.1)
     images = tuple(draw_inputs(data, arguments.images, arguments.seed))
-    measured = arguments.made / f"{arguments.network}, measured {arguments.seed}.jsonl"
+    measured = arguments.made / f"{arguments.network}, measured"
     start = Start(original, images, data, arguments.seed, arguments.threads, measured)
     rows = read_rows(arguments.out)
     done = {(row["method"], row["asked"], row["epochs"], row["learning"], row["seed"]) for row in rows}
@@ -170,7 +170,7 @@ class Start:
     data: ImageData
     seed: int
     threads: int
-    measured: Path  # for what plans measure
+    measured: Path  # beginning of the names of what plans measure
 
     @property
     def macs(self) -> int:
@@ -179,22 +179,26 @@ class Start:
 
 def with_plan(start: Start, share: float) -> nn.Module:
     """Options of least harm at a share of the multiply-adds."""
-    return planned(share)(start.original, start.images, start.seed)
+    return planned(start, "multiply-adds", target_macs=share)[0]
 
 
 def for_time(start: Start, share: float) -> Made:
     """Options of least harm at a share of the time."""
+    model, limit = planned(start, "time", target_speedup=1 / share, threads=start.threads)
+    return model, f"at most {limit:.2f} times as fast can be reached"
+
+
+def planned(start: Start, what: str, **target: float) -> tuple[nn.Module, float]:
+    """The network by a plan, and what the plan says can be reached; what was measured serves all sizes."""
     found = plan(
         start.original,
         example=start.images[0][:1],
         calibration=start.images,
-        target_speedup=1 / share,
-        threads=start.threads,
-        skip=[STEM],
-        measurements=start.measured,
+        skip=[stem_of(start.original)],
+        measurements=start.measured.with_name(f"{start.measured.name} {what} {start.seed}.jsonl"),
+        **target,
     )
-    made = convert(start.original, calibration=start.images, plan=found, seed=start.seed).model
-    return made, f"at most {found.limit:.2f} times as fast can be reached"
+    return convert(start.original, calibration=start.images, plan=found, seed=start.seed).model, found.limit
 
 
 def mixed(start: Start, share: float) -> nn.Module:

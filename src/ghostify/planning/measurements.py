@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ghostify.atomic import replacing
 from ghostify.errors import InputError
 
 
@@ -38,7 +39,8 @@ class Measurements:
                 with suppress(json.JSONDecodeError):  # an interruption may have cut the last one
                     self.rows.append(json.loads(line))
                     whole.append(line)
-            path.write_text("\n".join([head, *whole]) + "\n")
+            with replacing(path) as temporary:
+                temporary.write_text("\n".join([head, *whole]) + "\n")
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(head + "\n")
