@@ -41,6 +41,13 @@ def test_the_whole_comes_nearer_on_images_that_it_has_not_seen() -> None:
     assert apart(original, ghost, others) < 0.5 * before
 
 
+def test_a_network_that_shares_no_end_of_a_block_learns_the_output_alone() -> None:
+    original, ghost, batches = make_pair()
+    before = apart(original, ghost, batches[0])
+    refine_whole_(ghost, original, {}, batches, torch.Generator().manual_seed(0), passes=40, lr=3e-3)
+    assert apart(original, ghost, batches[0]) < 0.5 * before
+
+
 @pytest.mark.parametrize("lr", [0.0, 10.0], ids=["nothing learnt", "much too high"])
 def test_what_brings_no_nearer_is_undone(lr: float) -> None:
     original, ghost, batches = make_pair()

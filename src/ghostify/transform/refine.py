@@ -120,10 +120,10 @@ def ends_apart(
                 apart(given[name], wanted[name] if rows is None else wanted[name][:, rows])
                 for name, rows in ends.items()
             ]
-            loss = torch.stack(losses).mean()
+            parts = [torch.stack(losses).mean()] if losses else []  # a pruned network may share no end
             if isinstance(target, Tensor):  # a detector's backbone has several outputs, all of them ends of blocks
-                loss = loss + apart(output, target)
-            return loss
+                parts.append(apart(output, target))
+            return torch.stack(parts).sum()
 
         yield loss_of
 
