@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
-from ghostify import count, create_model, list_detectors, list_models, load
+from ghostify import InputError, count, create_model, list_detectors, list_models, load, save
 from ghostify.cli import main
+from ghostify.cli.opening import images_for, own_shape, with_classes
 from ghostify.cli.output import print_table
 from ghostify.jobs.recipe import Recipe
 from ghostify.network_file import read_extra
@@ -246,6 +248,47 @@ def test_train_evaluate_and_compare_go_together(
     compared = printed(capsys, "compare", "resnet20", "ghost_resnet20", "--blocks", "6", "--device", "cpu", "--json")
     assert compared["ratio_low"] <= compared["ratio"] <= compared["ratio_high"]
     assert compared["environment"]["threads"] == 1
+
+
+def coloured_folder(place: Path, *classes: str) -> str:
+    """Images of 24 pixels, of each class in another grey."""
+    for part in ("train", "val"):
+        for index, name in enumerate(classes):
+            (place / part / name).mkdir(parents=True)
+            for number in range(4):
+                Image.new("RGB", (24, 24), (60 * index,) * 3).save(place / part / name / f"{number}.png")
+    return f"imagefolder:{place}"
+
+
+def test_a_network_file_tells_what_images_it_is_for(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    data, out = coloured_folder(tmp_path / "images", "ants", "bees"), str(tmp_path / "out")
+    train = ["train", "tiny:Tiny", "--data", data, "--epochs", "1", "--workers", "0", "--device", "cpu"]
+    train += ["--hold-out", "0", "--batch-size", "4", "--out"]
+    printed(capsys, *train, out, "--image-size", "16", "--mean", "0.2,0.2,0.2", "--json")
+    file = str(Path(out) / "network.safetensors")
+    images = images_for(file, data, None, None, None)
+    assert (images.image_size, images.mean) == (16, (0.2, 0.2, 0.2))
+    assert images_for(file, data, 20, (0.5, 0.5, 0.5), None).mean == (0.5, 0.5, 0.5)
+    assert own_shape(load(file, factory="tiny:Tiny"), read_extra(file)["image_size"]) == (3, 16, 16)
+    others = coloured_folder(tmp_path / "others", "bees", "wasps")
+    line = refused(capsys, "evaluate", file, "--factory", "tiny:Tiny", "--data", others, "--workers", "0")
+    assert line.endswith("or in another order: class 1 is 'ants' there and 'bees' here")
+    line = refused(capsys, *train, str(tmp_path / "student"), "--teacher", file, "--factory", "tiny:Tiny")
+    assert line.endswith("learned from images with another mean: expected --mean 0.2,0.2,0.2")
+    compared = printed(capsys, "compare", "tiny:Tiny", file, "--factory", "tiny:Tiny", "--blocks", "6", "--json")
+    assert compared["b"] == file
+
+
+@pytest.mark.parametrize("mean", [0.5, [0.5, 0.5], ["a", "b", "c"]])
+def test_a_file_that_tells_of_other_channels_is_refused(mean: Any, tmp_path: Path) -> None:
+    save(create_model("resnet20"), tmp_path / "a.safetensors", extra={"mean": mean, "std": None})
+    with pytest.raises(InputError, match=r"says that mean is .*: expected three numbers"):
+        images_for(str(tmp_path / "a.safetensors"), "digits", None, None, None)
+
+
+def test_as_many_outputs_as_classes_unless_the_user_says_how_many() -> None:
+    assert with_classes("resnet20", 4, {"num_classes": None})["num_classes"] == 4
+    assert with_classes("resnet20", 4, {"num_classes": 7})["num_classes"] == 7
 
 
 def test_training_goes_on_from_weights_with_another_head_and_normalisation(

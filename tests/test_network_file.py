@@ -183,6 +183,23 @@ def test_extra_notes_come_back(tmp_path: Path) -> None:
     assert read_extra(path) == {"mean": [0.5, 0.4, 0.3]}
 
 
+class Acting(nn.Module):
+    """A user's own, with a number that may be left out and a function."""
+
+    def __init__(self, scale: float | None = None, act: Any = torch.relu) -> None:
+        super().__init__()
+        self.scale, self.act, self.square = scale, act, lambda x: x * x
+        self.head = nn.Linear(4, 2)
+
+
+@pytest.mark.parametrize("options", [{"scale": 2.0}, {"act": torch.tanh}, {"act": nn.functional.gelu}])
+def test_a_network_built_with_other_arguments_than_its_origin_is_refused(options: Any, tmp_path: Path) -> None:
+    save(Acting(), tmp_path / "a.safetensors")
+    with pytest.raises(InputError, match="not its origin's"):
+        save(Acting(**options), tmp_path / "b.safetensors")
+    assert not (tmp_path / "b.safetensors").exists()
+
+
 def test_a_network_of_unknown_origin_is_refused_and_nothing_written(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     with pytest.raises(InputError, match="build the network with create_model"):

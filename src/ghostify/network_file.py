@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torchvision
@@ -215,17 +216,33 @@ def refuse_other_settings(model: nn.Module, origin: nn.Module) -> None:
     for name, there in origin.named_modules():
         own, expected = plain_attributes(modules.get(name, there)), plain_attributes(there)
         for attribute in own.keys() & expected.keys():
-            if own[attribute] != expected[attribute]:
+            if told(own[attribute]) != told(expected[attribute]):
                 what = f"{name}.{attribute}".removeprefix(".")
                 raise InputError(f"{what} is {own[attribute]!r}, not its origin's {expected[attribute]!r}")
 
 
 def plain_attributes(module: nn.Module) -> dict[str, Any]:
-    """Public flags, numbers and words of a module; none of a layer that can be described, whose arguments speak."""
+    """Public flags, numbers, words and functions of a module, and tuples of these.
+
+    None of a layer that can be described, whose arguments speak.
+    """
     if type(module) in LAYERS:
         return {}
     public = {name: value for name, value in vars(module).items() if not name.startswith("_") and name != "training"}
-    return {name: value for name, value in public.items() if isinstance(value, bool | int | float | str)}
+    return {name: value for name, value in public.items() if is_plain(value)}
+
+
+def is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str | type | FunctionType | BuiltinFunctionType)
+
+
+def told(value: Any) -> Any:
+    """A plain value as it is compared: a function by where it was written, as each network may have its own."""
+    if isinstance(value, tuple | list):
+        return [told(one) for one in value]
+    return (value.__module__, value.__qualname__) if isinstance(value, FunctionType) else value
 
 
 def save(model: nn.Module, path: str | os.PathLike[str], *, extra: Mapping[str, Any] | None = None) -> None:

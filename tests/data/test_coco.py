@@ -28,6 +28,19 @@ def test_labels_count_from_one_in_the_order_of_ids_that_have_gaps(tmp_path: Path
     assert int(inside[2].max()) < 60
 
 
+def test_images_may_be_links_or_have_another_name_of_the_same_place(tmp_path: Path) -> None:
+    reference = make_boxes(tmp_path)
+    (tmp_path / "train2017").rename(tmp_path / "elsewhere")
+    (tmp_path / "train2017").mkdir()
+    (tmp_path / "train2017" / "linked").symlink_to(tmp_path / "elsewhere")
+    annotations = tmp_path / "annotations" / "instances_train2017.json"
+    content = json.loads(annotations.read_text())
+    for row in content["images"]:
+        row["file_name"] = f"./linked/{row['file_name']}"
+    annotations.write_text(json.dumps(content))
+    assert load_coco(reference).train[0][0].shape == (3, 48, 64)
+
+
 def test_crowds_and_boxes_without_area_are_no_target_but_stay_in_the_annotations(tmp_path: Path) -> None:
     data = load_coco(make_boxes(tmp_path))
     _, none = data.train[0]

@@ -45,6 +45,7 @@ def test_npz_pixels_and_labels_come_through_unchanged(colours: Path) -> None:
         ({"x_train": np.zeros((60, 12, 12, 3), np.float32)}, r"float32 of shape .* expected uint8"),
         ({"x_train": np.zeros((60, 12, 12), np.uint8)}, "expected uint8"),
         ({"y_train": np.zeros(59, np.int64)}, "60 train images but 59 labels"),
+        ({"y_train": np.zeros(0, np.int64)}, "60 train images but 0 labels"),
         ({"y_test": np.full(30, 7)}, "test labels run from 7 to 7: expected 0 to 2"),
         ({"y_train": np.full(60, -1)}, "train labels run from -1"),
         ({"y_train": np.zeros(60)}, "expected integers"),

@@ -56,6 +56,9 @@ def test_what_is_stopped_and_resumed_ends_as_what_was_not(name: str, tmp_path: P
     train_detector(resumed, data, RECIPE, checkpoint=checkpoint, resume=True)
     for key, tensor in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[key], tensor), key
+    other = create_model(name, num_classes=2, **SMALL | {"min_size": 40})
+    with pytest.raises(InputError, match="was begun otherwise: min_size was"):
+        train_detector(other, data, RECIPE, checkpoint=checkpoint, resume=True)
 
 
 def test_frozen_norms_are_the_backbones_only(tmp_path: Path) -> None:
@@ -201,10 +204,10 @@ def test_a_file_of_other_categories_is_refused(capsys: pytest.CaptureFixture[str
     assert main(["detect", "train", NAME, "--data", reference, *LEARN, "--epochs", "1", "--out", str(out)]) == 0
     evaluate = ["detect", "evaluate", str(out / "network.safetensors"), "--data", reference]
     for changes, odd in (
-        ({"blue": "green"}, "category 2 is 'blue' there and 'green' here"),
+        ({"blue": "green"}, "class 2 is 'blue' there and 'green' here"),
         (
             {"red": "blue", "green": "red"},
-            "category 1 is 'red' there and 'blue' here",
+            "class 1 is 'red' there and 'blue' here",
         ),  # the same, but in another order
     ):
         for path in (tmp_path / "annotations").iterdir():
@@ -215,7 +218,7 @@ def test_a_file_of_other_categories_is_refused(capsys: pytest.CaptureFixture[str
         capsys.readouterr()
         assert main(evaluate) == 2
         [line] = capsys.readouterr().err.splitlines()
-        assert "knows other categories than" in line
+        assert "knows other classes than" in line
         assert odd in line
 
 

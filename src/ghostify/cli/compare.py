@@ -6,17 +6,18 @@ import click
 import torch
 
 from ghostify.cli.opening import checked_shape, open_given
-from ghostify.cli.options import device_option, json_option, shape_option
+from ghostify.cli.options import SAID, device_option, factory_option, json_option, shape_option
 from ghostify.cli.output import print_table, show
 from ghostify.inference.compare import compare as compare_networks
 from ghostify.inference.deploy import deploy
-from ghostify.inference.engines import ENGINES
+from ghostify.inference.engines import ENGINES, FILE_ENGINES
 from ghostify.measure.environment import describe_environment, disturbance
 
 
 @click.command()
 @click.argument("a")
 @click.argument("b")
+@factory_option
 @shape_option
 @click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--engine", type=click.Choice(ENGINES), default="eager", show_default=True)
@@ -34,6 +35,7 @@ from ghostify.measure.environment import describe_environment, disturbance
 def compare(
     a: str,
     b: str,
+    factory: str | None,
     input_shape: tuple[int, ...] | None,
     batch_size: int,
     engine: str,
@@ -48,7 +50,9 @@ def compare(
 
     ENGINE is eager PyTorch, torch.compile, ONNX Runtime or OpenVINO.
     """
-    first, second = (open_given(name, {}).to(device) for name in (a, b))
+    if engine in FILE_ENGINES and click.get_current_context().get_parameter_source("device") not in SAID:
+        device = "cpu"  # which OpenVINO and the usual ONNX Runtime are for
+    first, second = (open_given(name, {"factory": factory}).to(device) for name in (a, b))
     input_shape = checked_shape(input_shape, first, second)
     example = torch.zeros(batch_size, *input_shape, device=device)
     if deployed is None:

@@ -9,7 +9,7 @@ import click
 import torch
 
 from ghostify.atomic import replacing
-from ghostify.cli.opening import Channels, extra_of, normalised_for, open_given, own_shape
+from ghostify.cli.opening import Channels, extra_of, images_for, open_given, own_shape, refuse_other_classes
 from ghostify.cli.options import (
     calibration_options,
     cheap_option,
@@ -25,7 +25,7 @@ from ghostify.cli.options import (
     source_options,
 )
 from ghostify.cli.output import percent, print_history, print_table, progress_bars, show
-from ghostify.data import ImageData, load_data
+from ghostify.data import ImageData
 from ghostify.data.coco import draw_images, load_coco
 from ghostify.data.sample import draw_inputs
 from ghostify.errors import InputError
@@ -123,14 +123,14 @@ def convert(
     if is_detector(network):
         calibration = detector_images(data_name, images, seed, device, finetune)
     elif data_name is not None:
-        data = load_data(data_name, image_size=image_size, hold_out=0.1 if recipe else 0.0)
-        data = normalised_for(model, data, mean, std)
+        data = images_for(model, data_name, image_size, mean, std, hold_out=0.1 if recipe else 0.0)
         if recipe:
             check_fit(network, data)
-        extra = {**data.preprocessing, **extra, "mean": data.mean, "std": data.std}
+            refuse_other_classes(model, data_name, data.classes)
+        extra = {**data.preprocessing, **extra, "mean": data.mean, "std": data.std, "image_size": data.image_size}
         calibration = [batch.to(device) for batch in draw_inputs(data, images, seed, workers=workers)]
         input_shape = input_shape or tuple(calibration[0].shape[1:])
-    shape = input_shape or own_shape(network)
+    shape = input_shape or own_shape(network, extra.get("image_size"))
     with progress_bars() as progress:
         conversion = convert_network(
             network,

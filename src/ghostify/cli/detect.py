@@ -1,7 +1,6 @@
 """`ghostify detect`: detectors learn, are scored, and show what they find."""
 
 import dataclasses
-import itertools
 import json
 import shlex
 import sys
@@ -14,7 +13,7 @@ import torch
 from torch import nn
 
 from ghostify.atomic import replacing
-from ghostify.cli.opening import extra_of, open_given, with_classes
+from ghostify.cli.opening import extra_of, open_given, refuse_other_classes, with_classes
 from ghostify.cli.options import (
     channels,
     classes_option,
@@ -31,7 +30,6 @@ from ghostify.cli.options import (
 )
 from ghostify.cli.output import first_process, percent, print_history, print_table, progress_bars, show
 from ghostify.data.coco import DetectionData, load_coco
-from ghostify.errors import InputError
 from ghostify.jobs.boxes import draw_boxes, find_in_files
 from ghostify.jobs.coco_score import NUMBERS, CocoScore
 from ghostify.jobs.detect import evaluate_detector, train_detector
@@ -239,14 +237,7 @@ def predict(
 def open_detector(model: str, data: DetectionData, options: dict[str, Any]) -> nn.Module:
     """The detector, for as many categories as the data has where that is left open; a file must know the same ones."""
     network = open_given(model, with_classes(model, len(data.classes), options))
-    known = extra_of(model).get("classes")
-    if known is not None and tuple(known) != data.classes:
-        pairs = enumerate(itertools.zip_longest(known, data.classes), 1)
-        number, (there, here) = next(pair for pair in pairs if pair[1][0] != pair[1][1])
-        raise InputError(
-            f"{model} knows other categories than {data.name}, or in another order: "
-            f"category {number} is {there!r} there and {here!r} here"
-        )
+    refuse_other_classes(model, data.name, data.classes)
     return network
 
 

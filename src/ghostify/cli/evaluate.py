@@ -5,10 +5,9 @@ from typing import Any
 
 import click
 
-from ghostify.cli.opening import Channels, normalised_for, open_for
+from ghostify.cli.opening import Channels, images_for, open_for, refuse_other_classes
 from ghostify.cli.options import data_options, ghost_options, json_option, source_options
 from ghostify.cli.output import percent, print_table, score_row, score_text, show
-from ghostify.data import load_data
 from ghostify.jobs.evaluate import Score, check_fit
 from ghostify.jobs.evaluate import evaluate as score_network
 from ghostify.measure.environment import describe_environment
@@ -38,7 +37,8 @@ def evaluate(
     **options: Any,
 ) -> None:
     """Score MODEL on the test images of DATA."""
-    data = normalised_for(model, load_data(data_name, image_size=image_size), mean, std)
+    data = images_for(model, data_name, image_size, mean, std)
+    refuse_other_classes(model, data_name, data.classes)
     network = open_for(data, model, options).to(device)
     check_fit(network, data)
     started = time.perf_counter()

@@ -7,7 +7,7 @@ import click
 import torch
 
 from ghostify.cli.opening import checked_shape, open_given
-from ghostify.cli.options import cheap_option, ghost_options, json_option, shape_option
+from ghostify.cli.options import cheap_option, factory_option, ghost_options, json_option, shape_option
 from ghostify.cli.output import print_table, show
 from ghostify.inference.engines import FILE_ENGINES
 from ghostify.inference.explain import ExplainedLayer, Explanation
@@ -21,6 +21,7 @@ from ghostify.transform.convert import convert
 @click.argument("ghost", required=False)
 @ghost_options(2, 3)
 @cheap_option("depthwise")
+@factory_option
 @shape_option
 @click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--engine", type=click.Choice(FILE_ENGINES), default="openvino", show_default=True)
@@ -30,6 +31,7 @@ from ghostify.transform.convert import convert
 def explain(
     model: str,
     ghost: str | None,
+    factory: str | None,
     ratio: int,
     cheap_kernel_size: int,
     cheap: Any,
@@ -46,13 +48,13 @@ def explain(
     ghost that --ratio and --cheap give.
     """
     torch.manual_seed(0)
-    network = open_given(model, {})
+    network = open_given(model, {"factory": factory})
     shape = checked_shape(input_shape, network)
     if ghost is None:
         options = {"ratio": ratio, "cheap_kernel_size": cheap_kernel_size, "cheap": cheap}
         other = convert(network, input_shape=shape, **options).model
     else:
-        other = open_given(ghost, {})
+        other = open_given(ghost, {"factory": factory})
         checked_shape(shape, other)
     example = torch.randn(batch_size, *shape)
     found = explain_network(network.eval(), other.eval(), example, engine=engine, threads=threads, calls=calls)

@@ -7,10 +7,9 @@ from typing import Any
 import click
 import torch
 
-from ghostify.cli.opening import Channels, extra_of, normalised_for, open_for, open_given, own_shape
+from ghostify.cli.opening import Channels, extra_of, images_for, open_for, open_given, own_shape
 from ghostify.cli.options import classes_option, data_options, ghost_options, json_option, shape_option, source_options
 from ghostify.cli.output import percent, progress_bars, show
-from ghostify.data import load_data
 from ghostify.data.coco import draw_images, load_coco
 from ghostify.data.sample import draw
 from ghostify.errors import InputError
@@ -65,7 +64,7 @@ def export(
     check: Any = None
     if data_name is None or data_name.startswith("coco:"):
         network = open_given(model, options)
-        shape = input_shape or own_shape(network)
+        shape = input_shape or own_shape(network, extra.get("image_size"))
         if is_detector(network):
             extra = {**extra, **what_it_takes(network)}
         elif data_name is not None:
@@ -74,11 +73,11 @@ def export(
             check = plain_inputs(network, draw_images(load_coco(data_name).test, images, batch_size=1))
             shape = tuple(check[0].shape[1:])
     else:
-        data = normalised_for(model, load_data(data_name, image_size=image_size), mean, std)
+        data = images_for(model, data_name, image_size, mean, std)
         network = open_for(data, model, options)
         check_fit(network, data)
         shape = input_shape or (3, data.image_size, data.image_size)
-        extra = {**data.preprocessing, **extra, "mean": data.mean, "std": data.std}
+        extra = {**data.preprocessing, **extra, "mean": data.mean, "std": data.std, "image_size": data.image_size}
         check = draw(data.test, data, images, workers=workers)
     threads, forms = torch.get_num_threads(), None
     if choose_forms:

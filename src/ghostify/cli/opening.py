@@ -1,12 +1,15 @@
 """The network that a user named, and what is known of it."""
 
 import dataclasses
+import itertools
+import math
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ghostify.data import ImageData
+from ghostify.data import ImageData, load_data
+from ghostify.data.sources import FOLDERS
 from ghostify.errors import InputError
 from ghostify.measure.count import count
 from ghostify.models.registry import known_origin, takes_option
@@ -30,13 +33,20 @@ def open_for(data: ImageData, model: str, options: dict[str, Any]) -> nn.Module:
 def with_classes(model: str, classes: int, options: dict[str, Any]) -> dict[str, Any]:
     """The options, with as many outputs as there are classes where that is left open and the builder's to choose."""
     is_file = Path(model).is_file() or model.endswith(".safetensors")
-    return options if is_file or not takes_option(model, "num_classes") else {"num_classes": classes, **options}
+    if is_file or not takes_option(model, "num_classes") or options.get("num_classes") is not None:
+        return options
+    return {**options, "num_classes": classes}
 
 
-def own_shape(network: nn.Module) -> tuple[int, ...]:
-    """The input that a network is made for, else ImageNet's; of a detector that of its plain part."""
+def own_shape(network: nn.Module, image_size: int | None = None) -> tuple[int, ...]:
+    """The input that a network is made for, else ImageNet's; of a detector that of its plain part.
+
+    ``image_size``: The side that its file tells.
+    """
     if is_detector(network):
         return input_shape_of(network)
+    if image_size is not None:
+        return (3, image_size, image_size)
     origin = known_origin(network)
     return origin.input_shape if origin else (3, 224, 224)
 
@@ -57,8 +67,39 @@ def extra_of(model: str) -> dict[str, Any]:
 Channels = tuple[float, ...] | None
 
 
-def normalised_for(model: str, data: ImageData, mean: Channels, std: Channels) -> ImageData:
-    """The images, normalised as the user says, else as the network's file says, where it says so."""
+def images_for(
+    model: str, data_name: str, image_size: int | None, mean: Channels, std: Channels, hold_out: float = 0.0
+) -> ImageData:
+    """The images, sized and normalised as the user says, else as the network's file says, where it says so."""
     extra = extra_of(model)
-    mean, std = mean or extra.get("mean", data.mean), std or extra.get("std", data.std)
-    return dataclasses.replace(data, mean=tuple(mean), std=tuple(std))
+    if data_name.partition(":")[0] in FOLDERS:
+        image_size = image_size or extra.get("image_size")
+    data = load_data(data_name, image_size=image_size, hold_out=hold_out)
+    known = channels_of(model, extra)
+    return dataclasses.replace(data, mean=mean or known.get("mean", data.mean), std=std or known.get("std", data.std))
+
+
+def channels_of(model: str, extra: dict[str, Any]) -> dict[str, tuple[float, ...]]:
+    """What a network's file says of how images are normalised: nothing, or ``mean`` and ``std`` of three channels."""
+    found = {name: extra[name] for name in ("mean", "std") if extra.get(name) is not None}
+    for name, values in found.items():
+        three = isinstance(values, list | tuple) and len(values) == 3
+        if not (three and all(isinstance(v, int | float) and math.isfinite(v) for v in values)):
+            raise InputError(f"{model} says that {name} is {values!r}: expected three numbers; give --mean and --std")
+    return {name: tuple(values) for name, values in found.items()}
+
+
+def refuse_other_classes(model: str, data_name: str, classes: tuple[str, ...]) -> None:
+    """Refuse labels that count other classes than a network's file, or in another order.
+
+    Where one of both has numbers for names, as ``npz:`` has, nothing can be told.
+    """
+    known = extra_of(model).get("classes")
+    if known is None or tuple(known) == classes or all(map(str.isdigit, known)) != all(map(str.isdigit, classes)):
+        return
+    pairs = enumerate(itertools.zip_longest(known, classes), 1)
+    number, (there, here) = next(pair for pair in pairs if pair[1][0] != pair[1][1])
+    raise InputError(
+        f"{model} knows other classes than {data_name}, or in another order: "
+        f"class {number} is {there!r} there and {here!r} here"
+    )

@@ -79,9 +79,9 @@ skip_option = click.option("--skip", multiple=True, help="Module name or pattern
 hints_option = click.option(
     "--hints", is_flag=True, help="Learn the teacher's maps at the ends of blocks and its logits, not softened answers."
 )
+factory_option = click.option("--factory", help="For a file built by code of yours: its package.module:factory.")
 source_options = together(
-    click.option("--weights", type=Path, help="State dict: .safetensors, .pt, .pth or .th."),
-    click.option("--factory", help="For a file built by code of yours: its package.module:factory."),
+    click.option("--weights", type=Path, help="State dict: .safetensors, .pt, .pth or .th."), factory_option
 )
 
 
@@ -148,9 +148,13 @@ def data_options(default: str | None = None, required: bool = True) -> Callable[
             show_default=True,
             help="DATA, see `ghostify --help`.",
         ),
-        click.option("--image-size", type=click.IntRange(1), help="Side of a folder's images; default: 224."),
         click.option(
-            "--mean", callback=channels, help="Of the channels in 0..1; default: the file's, else ImageNet's."
+            "--image-size",
+            type=click.IntRange(1),
+            help="Side of a folder's images; default: the network file's, else 224.",
+        ),
+        click.option(
+            "--mean", callback=channels, help="Of the channels in 0..1; default: the network file's, else ImageNet's."
         ),
         click.option("--std", callback=deviations, help="Likewise."),
         machine_options,

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import torch
 
-from ghostify.cli.opening import Channels, normalised_for, open_given
+from ghostify.cli.opening import Channels, images_for, open_given, refuse_other_classes
 from ghostify.cli.options import (
     classes_option,
     data_options,
@@ -20,7 +20,6 @@ from ghostify.cli.options import (
     source_options,
 )
 from ghostify.cli.output import percent, print_table, progress_bars, show
-from ghostify.data import load_data
 from ghostify.data.sample import draw_inputs
 from ghostify.errors import InputError
 from ghostify.inference.engines import FILE_ENGINES
@@ -94,7 +93,7 @@ def plan(
     torch.manual_seed(seed)
     network = open_given(model, options).to(device).eval()
     hold_out = 0.0 if max_accuracy_drop is None else 0.1
-    data = normalised_for(model, load_data(data_name, image_size=image_size, hold_out=hold_out), mean, std)
+    data = images_for(model, data_name, image_size, mean, std, hold_out)
     calibration = [batch.to(device) for batch in draw_inputs(data, images, seed, workers=workers)]
     trials: tuple[Trial, ...] = ()
     with progress_bars() as progress:
@@ -116,6 +115,7 @@ def plan(
             found = planned(target_speedup=target_speedup, target_macs=target_macs)
         else:
             check_fit(network, data)
+            refuse_other_classes(model, data_name, data.classes)
             found, trials = plan_for_accuracy(
                 network,
                 data,

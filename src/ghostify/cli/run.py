@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ghostify.cli.opening import Channels, normalised_for, open_for
+from ghostify.cli.opening import Channels, images_for, open_for
 from ghostify.cli.options import (
     calibration_options,
     cheap_option,
@@ -16,7 +16,6 @@ from ghostify.cli.options import (
     training_options,
 )
 from ghostify.cli.output import interval, print_table, progress_bars, show
-from ghostify.data import load_data
 from ghostify.errors import InputError
 
 
@@ -55,7 +54,7 @@ def run(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("run measures, and is for one process: use train under torchrun")
     recipe = take_recipe(options)
-    data = normalised_for(model, load_data(data_name, image_size=image_size, hold_out=hold_out), mean, std)
+    data = images_for(model, data_name, image_size, mean, std, hold_out)
     with progress_bars() as progress:
         proof = job.run(
             lambda: open_for(data, model, dict(options)),

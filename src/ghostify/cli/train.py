@@ -9,10 +9,9 @@ from typing import Any
 import click
 import torch
 
-from ghostify.cli.opening import Channels, normalised_for, open_for
+from ghostify.cli.opening import Channels, channels_of, extra_of, images_for, open_for
 from ghostify.cli.options import ghost_options, hints_option, json_option, take_recipe, training_options
 from ghostify.cli.output import first_process, print_history, progress_bars, score_row, score_text, show
-from ghostify.data import load_data
 from ghostify.errors import InputError
 from ghostify.jobs.evaluate import evaluate
 from ghostify.jobs.recipes import ROWS
@@ -57,7 +56,8 @@ def train(
 ) -> None:
     """Train MODEL on DATA and score it on the test images. torchrun may start several processes.
 
-    With --recipe the network and all settings are those of a published row, but for what is given beside it.
+    With --recipe the network and all settings are those of a published row, but for what is given beside it, and
+    for a tenth of the images that is held out to watch it; --hold-out 0 learns from all.
     """
     if (model is None) == (row_name is None):
         raise InputError("expected a MODEL or --recipe NAME, and not both")
@@ -68,10 +68,14 @@ def train(
     if row is not None:
         model = row.model
         options |= {name: value for name, value in row.options.items() if options[name] is None}
-    data = normalised_for(str(model), load_data(data_name, image_size=image_size, hold_out=hold_out), mean, std)
+    data = images_for(str(model), data_name, image_size, mean, std, hold_out)
     torch.manual_seed(recipe.seed)
     network = open_for(data, str(model), options)
     known = load(teacher, factory=options["factory"]) if teacher else None
+    for name, values in (channels_of(str(teacher), extra_of(str(teacher))) if teacher else {}).items():
+        if values != getattr(data, name):
+            told = ",".join(f"{value:g}" for value in values)
+            raise InputError(f"{teacher} learned from images with another {name}: expected --{name} {told}")
     folder = TrainingFolder(out, data.preprocessing, tensorboard)
     settings = {
         "model": model,
@@ -116,6 +120,6 @@ def train(
         print_history(history)
         print(f"{score_text(score)}; wrote {out / NETWORK}")
         if row is not None:
-            print(f"It should reach {row.top1} % in {row.recipe.epochs} epochs ({row.source}).")
+            print(f"Published: {row.top1} % after {row.recipe.epochs} epochs of {row.data} ({row.source}).")
 
     show(result, as_json, tables)

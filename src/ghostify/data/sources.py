@@ -127,7 +127,7 @@ def memory_data(
     flip: bool,
 ) -> ImageData:
     """Check the arrays against each other and make tensors of them."""
-    classes = tuple(class_names or (str(label) for label in range(int(y_train.max()) + 1)))
+    classes = tuple(class_names or (str(label) for label in range(int(y_train.max(initial=-1)) + 1)))
     for part, pixels, labels in (("train", x_train, y_train), ("test", x_test, y_test)):
         if len(pixels) != len(labels):
             raise InputError(f"{name}: {len(pixels)} {part} images but {len(labels)} labels")

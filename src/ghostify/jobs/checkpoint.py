@@ -88,7 +88,10 @@ def save_checkpoint(path: Path, learner: Learner, settings: dict[str, Any], hist
         "scheduler": {"last_epoch": learner.scheduler.last_epoch},
     }
     with replacing(path) as temporary:
-        torch.save(state, temporary)
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # so a full disk is told
+            raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def load_checkpoint(path: Path, learner: Learner, settings: dict[str, Any]) -> list[Epoch]:

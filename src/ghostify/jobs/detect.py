@@ -19,7 +19,7 @@ from ghostify.jobs.coco_score import CocoScore, Found, score_boxes
 from ghostify.jobs.learn import AfterEpoch, Answer, drops_last, learn
 from ghostify.jobs.recipe import Recipe
 from ghostify.modes import evaluating
-from ghostify.plain_part import Detector, is_detector
+from ghostify.plain_part import Detector, is_detector, what_it_takes
 from ghostify.progress import Progress
 
 Batch = tuple[list[Tensor], list[Target]]
@@ -60,7 +60,7 @@ def train_detector(
         model,
         Detection(model, data, workers),
         recipe,
-        settings={"task": "detection", **data.identity},
+        settings={"task": "detection", **what_it_takes(model), **data.identity},
         checkpoint=checkpoint,
         resume=resume,
         accelerator=accelerator,

@@ -193,13 +193,15 @@ def run(
         torch.manual_seed(recipe.seed)
         return build()
 
-    def trained(name: str, network: nn.Module, its_recipe: Recipe, teacher: Teacher | None = None) -> nn.Module:
+    def trained(
+        name: str, network: nn.Module, its_recipe: Recipe, teacher: Teacher | None = None, began: str = ""
+    ) -> nn.Module:
         histories[name] = train(
             network,
             data,
             its_recipe,
             teacher=teacher,
-            checkpoint=out / "checkpoints" / f"{name}.pt",
+            checkpoint=out / "checkpoints" / f"{name}{began}.pt",
             resume=resume,
             device=device,
             workers=workers,
@@ -225,7 +227,9 @@ def run(
         progress=renamed(progress, "make the ghost"),
     ).model
     untaught = evaluate(ghost, data.val, data, device=device, workers=workers).top1 if data.val is not None else None
-    networks["ghost"] = trained("ghost", ghost, ghost_recipe, Teacher(networks["original"]))
+    # A ghost that was made otherwise is no beginning of this one's training.
+    began = f", {effort} on {images} images"
+    networks["ghost"] = trained("ghost", ghost, ghost_recipe, Teacher(networks["original"]), began)
     narrower, notes = make_narrower(fresh(), shape, count(ghost, shape).macs)
     if narrower is not None:
         networks["narrow"] = trained("narrow", narrower, recipe)

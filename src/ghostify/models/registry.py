@@ -4,7 +4,7 @@ import difflib
 import importlib
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -154,7 +154,7 @@ def refuse_unknown_options(name: str, builder: Callable[..., Any], options: dict
     for option in ("weights", "weights_backbone", "pretrained", "checkpoint_path", "pretrained_cfg"):
         if options.get(option) not in (None, False):
             raise InputError(f"{name}: {option} is not taken here; load a local file with --weights or load_weights")
-    parameters = inspect.signature(builder).parameters
+    parameters = parameters_of(builder)
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     for option in options:
@@ -164,8 +164,16 @@ def refuse_unknown_options(name: str, builder: Callable[..., Any], options: dict
 
 def takes_option(name: str, option: str) -> bool:
     """Whether the builder behind a name takes an option."""
-    parameters = inspect.signature(find_builder(name)).parameters
+    parameters = parameters_of(find_builder(name))
     return option in parameters or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+
+
+def parameters_of(builder: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """A builder's parameters by name; none where it does not tell, as one written in C may not."""
+    try:
+        return inspect.signature(builder).parameters
+    except ValueError:
+        return {}
 
 
 def suggestion(name: str, known: Any) -> str:

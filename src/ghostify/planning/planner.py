@@ -1,5 +1,6 @@
 """From a wanted speed, or a share of the multiply-adds, to what becomes of each convolution."""
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -116,7 +117,9 @@ def plan(
     if target_macs is not None:
         return planner.for_macs(target_macs)
     assert target_speedup is not None
-    timing = Timing(model, sites, example, engine, threads, kept, progress)
+    # The engines are the CPU's, wherever the harms were measured.
+    on_cpu = model if example.device.type == "cpu" else copy.deepcopy(model).cpu()
+    timing = Timing(on_cpu, sites, example.cpu(), engine, threads, kept, progress)
     samples = timing.samples(seed)
     return planner.for_speedup(target_speedup, timing, samples)
 
