@@ -3,6 +3,7 @@
 import multiprocessing
 import pickle
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import torch
@@ -42,8 +43,11 @@ def peak_memory_mb(model: nn.Module, example: Tensor, *, threads: int = 1) -> fl
     # with all that it holds, and a new process would import PyTorch each time.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(grown_mb, pickled, example.numpy(), threads).result()
+    try:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            return pool.submit(grown_mb, pickled, example.numpy(), threads).result()
+    except (BrokenProcessPool, AttributeError, ImportError):  # there, its class is not to be found
+        return None
 
 
 def grown_mb(pickled: bytes, example: object, threads: int) -> float:

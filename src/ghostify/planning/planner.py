@@ -96,6 +96,8 @@ def plan(
         whole_blocks = target_speedup is not None
     if round_to is None:
         round_to = 1 if target_speedup is None else 4
+    # Trials change it, and a network may change what it gets in place.
+    model, example = copy.deepcopy(model), example.clone()
     batches = checked_batches(calibration, model)
     counted = count(model, tuple(example.shape[1:]))
     first = first_images(batches, int(min(MOST, max(FEWEST, MACS_PER_TRIAL / max(1, counted.macs)))))
@@ -118,8 +120,7 @@ def plan(
         return planner.for_macs(target_macs)
     assert target_speedup is not None
     # The engines are the CPU's, wherever the harms were measured.
-    on_cpu = model if example.device.type == "cpu" else copy.deepcopy(model).cpu()
-    timing = Timing(on_cpu, sites, example.cpu(), engine, threads, kept, progress)
+    timing = Timing(copy.deepcopy(model).cpu(), sites, example.cpu(), engine, threads, kept, progress)
     samples = timing.samples(seed)
     return planner.for_speedup(target_speedup, timing, samples)
 

@@ -96,7 +96,7 @@ def find_sites(
             sites[within] = blocks[within]
         producer = producers.get(name)
         pixels = math.prod((rows[name].output_shape or ())[1:])
-        following = sum(rows[follower].macs for follower in inner[name].followers) if name in inner else 0
+        following = sum(counted.of(follower)[0] for follower in inner[name].followers) if name in inner else 0
         options = list(options_of(conv, name in inner, round_to))
         if within is not None:
             options.append(LayerPlan(0, dropped=conv.out_channels))

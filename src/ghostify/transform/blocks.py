@@ -68,6 +68,8 @@ def find_blocks(model: nn.Module, layers: Collection[str], example: Tensor) -> l
     is no convolution; where no module will do, the layer itself. Layers that do not run once with one tensor are in no
     block.
     """
+    if "" in layers:
+        return [Block("", ("",), chained=False)]  # the network is one convolution
     calls = record_calls(model, example)
     names = {module: name for name, module in model.named_modules()}
     order = {names[module]: index for index, module in enumerate(calls)}
@@ -111,8 +113,8 @@ def shared_ends(model: nn.Module, other: nn.Module, example: Tensor) -> list[str
     present = dict(other.named_modules())
     names = [name for name in names if name in present]
     with evaluating(model, other), torch.no_grad(), ends_of(model, names) as ends, ends_of(other, names) as others:
-        model(example)
-        other(example)
+        model(example.clone())
+        other(example.clone())
     return [name for name in names if name in others and others[name].shape == ends[name].shape]
 
 
@@ -140,7 +142,7 @@ def record_calls(model: nn.Module, example: Tensor) -> dict[nn.Module, Calls]:
     hooks += [m.register_forward_hook(ended, with_kwargs=True) for m in model.modules()]
     try:
         with evaluating(model), torch.no_grad():
-            model(example)
+            model(example.clone())  # a network may normalise what it gets in place
     finally:
         for hook in hooks:
             hook.remove()

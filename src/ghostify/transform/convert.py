@@ -272,7 +272,10 @@ def check_plan(
 
 def droppable(model: nn.Module, convs: Mapping[str, nn.Conv2d], example: Tensor) -> dict[str, InnerMaps]:
     """Those of the convolutions whose maps go to others of them only."""
-    places = inner_places(model, example, convs)
+    try:
+        places = inner_places(model, example, convs)
+    except InputError:  # what cannot be traced can have ghosts all the same
+        return {}
     return {
         name: place
         for name, place in places.items()
@@ -329,6 +332,8 @@ def reason_to_leave(
         return "skipped by name"
     if type(conv) is not nn.Conv2d:
         return f"a {type(conv).__name__}, not a plain Conv2d"
+    if "weight" not in dict(conv.named_parameters(recurse=False)):
+        return "its weight is computed from other tensors"
     if conv.groups == conv.in_channels and conv.groups > 1:
         return "depthwise"
     if conv.groups > 1:

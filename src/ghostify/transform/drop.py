@@ -72,7 +72,7 @@ def consumed_covariances(
     try:
         with torch.no_grad():
             for batch in batches:
-                original(batch)
+                original(batch.clone())
     finally:
         for hook in hooks:
             hook.remove()

@@ -71,8 +71,8 @@ class Structure:
         with evaluating(model), traceable(model), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of parameters outside modules, which it leaves alone
             try:
-                self.graph = torch_pruning.DependencyGraph().build_dependency(model, example, verbose=False)
-            except (RuntimeError, ValueError, AttributeError, KeyError, IndexError, TypeError) as error:
+                self.graph = torch_pruning.DependencyGraph().build_dependency(model, example.clone(), verbose=False)
+            except Exception as error:  # whatever it or the network's own code may stumble over
                 raise InputError(f"Torch-Pruning cannot trace {type(model).__name__}: {error}") from error
 
     def inner_maps(self, conv: nn.Conv2d) -> InnerMaps | str:
@@ -110,7 +110,9 @@ class Structure:
         return self.graph.get_pruning_group(conv, torch_pruning.prune_conv_out_channels, maps)
 
 
-def inner_places(model: nn.Module, example: Tensor, convs: Mapping[str, nn.Conv2d]) -> dict[str, InnerMaps | str]:
+def inner_places(
+    model: nn.Module, example: Tensor, convs: Mapping[str, nn.Conv2d], *, dropping: bool = True
+) -> dict[str, InnerMaps | str]:
     """Where the maps of convolutions go, by name, or in a few words why they cannot be dropped.
 
     The tracer takes what moves maps, such as a channel shuffle, for what does not, and sees no buffer that has a number
@@ -120,6 +122,7 @@ def inner_places(model: nn.Module, example: Tensor, convs: Mapping[str, nn.Conv2
         model: Left untouched.
         example: One batch for it.
         convs: The model's, by module name.
+        dropping: Whether the network has to run with fewer of them, too: some code has their number written out.
     Raises:
         InputError: If Torch-Pruning cannot trace it.
     """
@@ -134,7 +137,7 @@ def inner_places(model: nn.Module, example: Tensor, convs: Mapping[str, nn.Conv2
         if not keeps_places(model, example, place, before):
             places[place.producer] = "its maps do not reach what takes them each in its place"
     inner = [name for name, place in places.items() if isinstance(place, InnerMaps)]
-    if inner and not runs_with_fewer(model, example, inner):
+    if dropping and inner and not runs_with_fewer(model, example, inner):
         places |= {
             name: "the network does not run without one"
             for name in inner
@@ -200,14 +203,14 @@ def inputs_at(model: nn.Module, example: Tensor, names: Collection[str]) -> dict
 def runs_with_fewer(model: nn.Module, example: Tensor, names: Collection[str]) -> bool:
     """Whether the network runs where convolutions of these names have lost a map each, if they have two."""
     trial = copy.deepcopy(model)
-    structure = Structure(trial, example)
-    for name in names:
-        conv = conv_at(trial, name)
-        if conv.out_channels > 1:
-            structure.drop_(conv, torch.tensor([0]))
     try:
+        structure = Structure(trial, example)
+        for name in names:
+            conv = conv_at(trial, name)
+            if conv.out_channels > 1:
+                structure.drop_(conv, torch.tensor([0]))
         with evaluating(trial):
             trial(example.clone())
-    except RuntimeError:
+    except Exception:  # noqa: BLE001  # whatever the network's own code raises where maps are missing
         return False
     return True

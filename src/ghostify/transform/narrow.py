@@ -99,6 +99,6 @@ def pruned(
                     group.prune()
             with torch.no_grad():
                 copied(example)
-    except (RuntimeError, ValueError, AttributeError, KeyError, IndexError) as error:
+    except Exception as error:  # whatever Torch-Pruning or the network's own code may stumble over
         raise InputError(f"{type(model).__name__} cannot be narrowed by Torch-Pruning: {error}") from error
     return copied

@@ -188,4 +188,6 @@ def draw(parts: Sequence[Sequence[Tensor]], size: int, generator: torch.Generato
 
 def computing(x: Tensor) -> torch.autocast:
     """In bf16 where the processor computes in it: its rounding is far below the errors that refinement is for."""
-    return torch.autocast(x.device.type, torch.bfloat16, enabled=computes_in_bf16(x.device))
+    return torch.autocast(
+        x.device.type, torch.bfloat16, enabled=x.dtype == torch.float32 and computes_in_bf16(x.device)
+    )

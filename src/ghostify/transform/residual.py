@@ -50,6 +50,8 @@ def residual_sum(model: nn.Module, block: str, conv: str, x: Tensor) -> Residual
         conv: Name of the convolution within.
         x: The block's input ``[batch, channels, height, width]``.
     """
+    if block == conv:
+        return None
     seen: list[Tensor] = []
     part = model.get_submodule(block)
     with evaluating(part), watching_outputs(model, [conv], lambda name, maps: seen.append(maps.clone())):
@@ -88,7 +90,7 @@ def residual_sums(model: nn.Module, blocks: Iterable[Block], images: Tensor) -> 
     found = {}
     for block in blocks:
         (x,) = inputs_of(model, block.name, [images])
-        sums = (residual_sum(model, block.name, conv, x) for conv in reversed(block.convs) if conv != block.name)
+        sums = (residual_sum(model, block.name, conv, x) for conv in reversed(block.convs))
         total = next((total for total in sums if total is not None), None)
         if total is not None:
             found[block.name] = total
