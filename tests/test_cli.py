@@ -269,7 +269,7 @@ def test_a_network_file_tells_what_images_it_is_for(capsys: pytest.CaptureFixtur
     images = images_for(file, data, None, None, None)
     assert (images.image_size, images.mean) == (16, (0.2, 0.2, 0.2))
     assert images_for(file, data, 20, (0.5, 0.5, 0.5), None).mean == (0.5, 0.5, 0.5)
-    assert own_shape(load(file, factory="tiny:Tiny"), read_extra(file)["image_size"]) == (3, 16, 16)
+    assert own_shape(file, load(file, factory="tiny:Tiny")) == (3, 16, 16)
     others = coloured_folder(tmp_path / "others", "bees", "wasps")
     line = refused(capsys, "evaluate", file, "--factory", "tiny:Tiny", "--data", others, "--workers", "0")
     assert line.endswith("or in another order: class 1 is 'ants' there and 'bees' here")
@@ -284,6 +284,8 @@ def test_a_file_that_tells_of_other_channels_is_refused(mean: Any, tmp_path: Pat
     save(create_model("resnet20"), tmp_path / "a.safetensors", extra={"mean": mean, "std": None})
     with pytest.raises(InputError, match=r"says that mean is .*: expected three numbers"):
         images_for(str(tmp_path / "a.safetensors"), "digits", None, None, None)
+    grey = (0.5, 0.5, 0.5)
+    assert images_for(str(tmp_path / "a.safetensors"), "digits", None, grey, grey).mean == grey
 
 
 def test_as_many_outputs_as_classes_unless_the_user_says_how_many() -> None:

@@ -53,7 +53,7 @@ def compare(
     if engine in FILE_ENGINES and click.get_current_context().get_parameter_source("device") not in SAID:
         device = "cpu"  # which OpenVINO and the usual ONNX Runtime are for
     first, second = (open_given(name, {"factory": factory}).to(device) for name in (a, b))
-    input_shape = checked_shape(input_shape, first, second)
+    input_shape = checked_shape(input_shape, a, first, second)
     example = torch.zeros(batch_size, *input_shape, device=device)
     if deployed is None:
         deployed = engine != "eager"

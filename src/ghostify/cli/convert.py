@@ -130,7 +130,7 @@ def convert(
         extra = {**data.preprocessing, **extra, "mean": data.mean, "std": data.std, "image_size": data.image_size}
         calibration = [batch.to(device) for batch in draw_inputs(data, images, seed, workers=workers)]
         input_shape = input_shape or tuple(calibration[0].shape[1:])
-    shape = input_shape or own_shape(network, extra.get("image_size"))
+    shape = input_shape or own_shape(model, network)
     with progress_bars() as progress:
         conversion = convert_network(
             network,

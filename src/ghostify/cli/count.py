@@ -23,7 +23,7 @@ from ghostify.plain_part import parts_of
 def count(model: str, input_shape: tuple[int, ...] | None, with_layers: bool, as_json: bool, **options: Any) -> None:
     """Count multiply-adds (MACs) and parameters of MODEL; of a detector for the largest image, and part by part."""
     network = open_given(model, options)
-    input_shape = input_shape or own_shape(network)
+    input_shape = input_shape or own_shape(model, network)
     counted = count_network(network, input_shape)
     parts = {
         part: dict(zip(("macs", "params"), counted.of(name), strict=True)) for part, name in parts_of(network).items()

@@ -49,13 +49,13 @@ def explain(
     """
     torch.manual_seed(0)
     network = open_given(model, {"factory": factory})
-    shape = checked_shape(input_shape, network)
+    shape = checked_shape(input_shape, model, network)
     if ghost is None:
         options = {"ratio": ratio, "cheap_kernel_size": cheap_kernel_size, "cheap": cheap}
         other = convert(network, input_shape=shape, **options).model
     else:
         other = open_given(ghost, {"factory": factory})
-        checked_shape(shape, other)
+        checked_shape(shape, model, other)
     example = torch.randn(batch_size, *shape)
     found = explain_network(network.eval(), other.eval(), example, engine=engine, threads=threads, calls=calls)
     environment = describe_environment() | {"threads": threads}

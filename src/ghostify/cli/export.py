@@ -64,7 +64,7 @@ def export(
     check: Any = None
     if data_name is None or data_name.startswith("coco:"):
         network = open_given(model, options)
-        shape = input_shape or own_shape(network, extra.get("image_size"))
+        shape = input_shape or own_shape(model, network)
         if is_detector(network):
             extra = {**extra, **what_it_takes(network)}
         elif data_name is not None:

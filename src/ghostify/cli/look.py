@@ -6,7 +6,7 @@ from typing import Any
 import click
 import torch
 
-from ghostify.cli.opening import Channels, checked_shape, extra_of, open_given, own_shape
+from ghostify.cli.opening import Channels, channels_of, checked_shape, extra_of, open_given, own_shape
 from ghostify.cli.options import (
     channels,
     classes_option,
@@ -62,13 +62,13 @@ def look(
     torch.manual_seed(0)
     network = open_given(model, {"weights": weights, "factory": factory, "num_classes": num_classes})
     ghost = open_given(against, {"factory": factory}) if against is not None else None
-    shape = input_shape or own_shape(network)
+    shape = input_shape or own_shape(model, network)
     if len(shape) != 3 or shape[0] != 3:
         raise InputError(f"the input shape is {shape}: expected 3 channels, height and width, for a photograph")
-    checked_shape(shape, *(seen for seen in (network, ghost) if seen is not None))
-    extra = extra_of(model)
+    checked_shape(shape, model, *(seen for seen in (network, ghost) if seen is not None))
+    known = {} if mean and std else channels_of(model, extra_of(model))
     pixels = photograph(image, shape[1], shape[2])
-    x = normalise(pixels, mean or extra.get("mean", ImageData.mean), std or extra.get("std", ImageData.std))
+    x = normalise(pixels, mean or known.get("mean", ImageData.mean), std or known.get("std", ImageData.std))
     with progress_bars() as progress:
         found = look_at(network, x, layers, against=ghost, progress=progress)
     photo = SAMPLE if image is None else image.name

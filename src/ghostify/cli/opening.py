@@ -38,22 +38,20 @@ def with_classes(model: str, classes: int, options: dict[str, Any]) -> dict[str,
     return {**options, "num_classes": classes}
 
 
-def own_shape(network: nn.Module, image_size: int | None = None) -> tuple[int, ...]:
-    """The input that a network is made for, else ImageNet's; of a detector that of its plain part.
-
-    ``image_size``: The side that its file tells.
-    """
+def own_shape(model: str, network: nn.Module) -> tuple[int, ...]:
+    """The input that a network is made for: by its file, by its builder, else ImageNet's; a detector's plain part's."""
     if is_detector(network):
         return input_shape_of(network)
-    if image_size is not None:
-        return (3, image_size, image_size)
+    side = extra_of(model).get("image_size")
+    if isinstance(side, int):
+        return (3, side, side)
     origin = known_origin(network)
     return origin.input_shape if origin else (3, 224, 224)
 
 
-def checked_shape(input_shape: tuple[int, ...] | None, *networks: nn.Module) -> tuple[int, ...]:
+def checked_shape(input_shape: tuple[int, ...] | None, model: str, *networks: nn.Module) -> tuple[int, ...]:
     """The input that a user named, else the first network's own; refused where one of them cannot take it."""
-    shape = input_shape or own_shape(networks[0])
+    shape = input_shape or own_shape(model, networks[0])
     for network in networks:
         count(network, shape)
     return shape
@@ -75,7 +73,7 @@ def images_for(
     if data_name.partition(":")[0] in FOLDERS:
         image_size = image_size or extra.get("image_size")
     data = load_data(data_name, image_size=image_size, hold_out=hold_out)
-    known = channels_of(model, extra)
+    known = {} if mean and std else channels_of(model, extra)
     return dataclasses.replace(data, mean=mean or known.get("mean", data.mean), std=std or known.get("std", data.std))
 
 
@@ -84,8 +82,10 @@ def channels_of(model: str, extra: dict[str, Any]) -> dict[str, tuple[float, ...
     found = {name: extra[name] for name in ("mean", "std") if extra.get(name) is not None}
     for name, values in found.items():
         three = isinstance(values, list | tuple) and len(values) == 3
-        if not (three and all(isinstance(v, int | float) and math.isfinite(v) for v in values)):
-            raise InputError(f"{model} says that {name} is {values!r}: expected three numbers; give --mean and --std")
+        finite = three and all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+        if not finite or (name == "std" and min(values) <= 0):
+            what = "three numbers above 0" if name == "std" else "three numbers"
+            raise InputError(f"{model} says that {name} is {values!r}: expected {what}; give --mean and --std")
     return {name: tuple(values) for name, values in found.items()}
 
 
