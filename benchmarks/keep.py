@@ -140,12 +140,12 @@ def kept(**options: object) -> Callable[[nn.Module, Sequence[Tensor], int], nn.M
     return make
 
 
-def planned(share: float) -> Callable[[nn.Module, Sequence[Tensor], int], nn.Module]:
+def planned(share: float, *, merging: bool) -> Callable[[nn.Module, Sequence[Tensor], int], nn.Module]:
     """Options of least harm at a share of the multiply-adds."""
 
     def make(original: nn.Module, images: Sequence[Tensor], seed: int) -> nn.Module:
         skip = [stem_of(original)]
-        found = plan(original, example=images[0][:1], calibration=images, target_macs=share, skip=skip)
+        found = plan(original, example=images[0][:1], calibration=images, target_macs=share, skip=skip, merging=merging)
         return convert(original, calibration=images, plan=found, seed=seed).model
 
     return make
@@ -177,8 +177,10 @@ METHODS: dict[str, tuple[Callable[[nn.Module, Sequence[Tensor], int], nn.Module]
     "mixed": (kept(cheap="pointwise", drop_inner=True), TUNE, True),
     "mixed fast": (kept(cheap="pointwise", drop_inner=True, effort="fast"), TUNE, True),
     "mixed, 0.35": (kept(cheap="pointwise", drop_inner=True, ratio=1 / 0.35), TUNE, True),
-    "planned": (planned(0.5), TUNE, True),
-    "planned, 0.35": (planned(0.35), TUNE, True),
+    "planned": (planned(0.5, merging=False), TUNE, True),
+    "planned, 0.35": (planned(0.35, merging=False), TUNE, True),
+    "planned, merging": (planned(0.5, merging=True), TUNE, True),
+    "planned, merging, 0.35": (planned(0.35, merging=True), TUNE, True),
     "pointwise": (kept(cheap="pointwise"), TUNE, True),
     "depthwise": (kept(cheap="depthwise"), TUNE, True),
     "pruned": (half_pruned, replace(TUNE, lr=0.02), True),

@@ -177,24 +177,26 @@ class Start:
         return count(self.original, SHAPE).macs
 
 
-def with_plan(start: Start, share: float) -> nn.Module:
+def for_macs(start: Start, share: float, *, merging: bool) -> nn.Module:
     """Options of least harm at a share of the multiply-adds."""
-    return planned(start, "multiply-adds", target_macs=share)[0]
+    return planned(start, "multiply-adds", merging, target_macs=share)[0]
 
 
-def for_time(start: Start, share: float) -> Made:
+def for_time(start: Start, share: float, *, merging: bool) -> Made:
     """Options of least harm at a share of the time."""
-    model, limit = planned(start, "time", target_speedup=1 / share, threads=start.threads)
+    model, limit = planned(start, "time", merging, target_speedup=1 / share, threads=start.threads)
     return model, f"at most {limit:.2f} times as fast can be reached"
 
 
-def planned(start: Start, what: str, **target: float) -> tuple[nn.Module, float]:
+def planned(start: Start, what: str, merging: bool, **target: float) -> tuple[nn.Module, float]:
     """The network by a plan, and what the plan says can be reached; what was measured serves all sizes."""
+    what = f"{what}, merging" if merging else what
     found = plan(
         start.original,
         example=start.images[0][:1],
         calibration=start.images,
         skip=[stem_of(start.original)],
+        merging=merging,
         measurements=start.measured.with_name(f"{start.measured.name} {what} {start.seed}.jsonl"),
         **target,
     )
@@ -242,8 +244,10 @@ def refined(start: Start, share: float) -> Made:
 
 
 METHODS: dict[str, Callable[[Start, float], nn.Module | Made]] = {
-    "planned for time": for_time,
-    "planned": with_plan,
+    "planned for time, merging": partial(for_time, merging=True),
+    "planned for time": partial(for_time, merging=False),
+    "planned, merging": partial(for_macs, merging=True),
+    "planned": partial(for_macs, merging=False),
     "mixed": mixed,
     "depthwise": published,
     "Torch-Pruning": torch_pruning,

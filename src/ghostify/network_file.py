@@ -49,6 +49,8 @@ def ghost_arguments(ghost: GhostConv2d) -> dict[str, Any]:
         own["intrinsic"] = intrinsic
     if ghost.order is not None:
         own["ordered"] = True
+    if ghost.merge is not None:
+        own["merged"] = ghost.merge.out_channels
     return conv_arguments(ghost) | own
 
 

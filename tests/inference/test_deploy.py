@@ -19,9 +19,10 @@ class Crossroads(nn.Module):
         self.stem, self.norm0 = nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
         self.conv1, self.norm1 = GhostConv2d(16, 16, 3, padding=1, bias=False, cheap=cheap), nn.BatchNorm2d(16)
         self.conv2, self.norm2 = GhostConv2d(16, 16, 3, padding=1, ratio=4, cheap=cheap), nn.BatchNorm2d(16)
+        self.merged = GhostConv2d(16, 16, 3, padding=1, ratio=1, merged=5)
         self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
         self.grouped = GhostConv2d(16, 16, 3, padding=1, groups=2, cheap=cheap)
-        self.conv3, self.norm3 = GhostConv2d(16, 25, 3, stride=2, padding=1, cheap=cheap), nn.BatchNorm2d(25)
+        self.conv3, self.norm3 = GhostConv2d(16, 25, 3, stride=2, padding=1, cheap=cheap, merged=9), nn.BatchNorm2d(25)
         self.shortcut = nn.Sequential(nn.Conv2d(16, 25, 1, stride=2), nn.BatchNorm2d(25))
         self.gate = nn.Conv2d(25, 25, 1)
         self.norm4 = nn.BatchNorm2d(25)
@@ -29,7 +30,7 @@ class Crossroads(nn.Module):
         self.drop = nn.Dropout(0.5, inplace=True)  # in eval mode changes nothing, not even through a view
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.act(self.norm0(self.stem(x)))
+        x = self.merged(self.act(self.norm0(self.stem(x))))
         y = self.act(self.norm1(self.conv1(x)))
         y = self.depthwise(self.norm2(self.conv2(y)))
         y += x

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ghostify import GhostConv2d
+from ghostify import GhostConv2d, InputError
 from ghostify.layers.ghost_conv import intrinsic_channels
 
 
@@ -63,6 +63,36 @@ def test_it_is_linear(conv: dict[str, Any], ghost: dict[str, Any]) -> None:
     layer = GhostConv2d(**conv | {"bias": False, "padding": 2, "padding_mode": "zeros"}, **ghost).double()
     a, b = torch.randn(2, 1, conv["in_channels"], 9, 9, dtype=torch.float64)
     torch.testing.assert_close(layer(2 * a - 3 * b), 2 * layer(a) - 3 * layer(b))
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect", "replicate", "circular"])
+@pytest.mark.parametrize("ratio", [1, 2])
+def test_merged_inputs_are_a_convolution_with_combined_filters_up_to_the_border(padding_mode: Any, ratio: int) -> None:
+    layer = GhostConv2d(
+        6, 8, 3, 2, 1, padding_mode=padding_mode, ratio=ratio, cheap="pointwise", merged=3, dtype=torch.float64
+    )
+    assert layer.merge is not None
+    assert layer.in_channels == 6
+    assert layer.primary.weight.shape[1] == 3
+    filters = torch.einsum("omij,mc->ocij", layer.primary.weight, layer.merge.weight[:, :, 0, 0])
+    whole = GhostConv2d(6, 8, 3, 2, 1, padding_mode=padding_mode, ratio=ratio, cheap="pointwise", dtype=torch.float64)
+    whole.load_state_dict({**layer.state_dict(), "primary.weight": filters}, strict=False)
+    x = torch.randn(2, 6, 7, 5, dtype=torch.float64)
+    for mode in (True, False):
+        torch.testing.assert_close(layer.train(mode)(x), whole.train(mode)(x))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"merged": 0}, "merged is 0: expected 1 to 8, the input maps"),
+        ({"merged": 9}, "merged is 9: expected 1 to 8"),
+        ({"merged": 4, "groups": 2}, "groups is 2: expected 1 where intrinsic, ordered or merged is given"),
+    ],
+)
+def test_inputs_that_cannot_be_merged_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        GhostConv2d(8, 8, 3, **options)
 
 
 def plain_ghost(layer: GhostConv2d, x: Tensor) -> Tensor:

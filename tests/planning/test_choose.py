@@ -20,6 +20,10 @@ def made_up(seed: int) -> tuple[dict[str, list[float]], Costs]:
         name: [[drawn.uniform(1, 9) for _ in range(options[name])] for _ in range(options[producer])]
         for name, producer in producers.items()
     }
+    if seed % 2:  # a producer's last options leave as many inputs, and one of them may be as good as the other
+        for name, producer in producers.items():
+            behind[name][-1] = behind[name][options[producer] // 2]
+        harms["d"][-1] = harms["d"][len(harms["d"]) // 2]
     return harms, Costs(alone, behind, producers, {"b": "f", "c": "f"})
 
 

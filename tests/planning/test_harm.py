@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostify import InputError, convert, count, create_model
-from ghostify.planning.harm import OutputHarm, harms_of, measured_options
+from ghostify.planning.harm import OutputHarm, changes_of, harms_of, measured_changes
 from ghostify.planning.sites import Site, find_sites, plan_of
 from ghostify.transform.plan import LayerPlan
 from ghostify.transform.untrained import untrained
@@ -44,15 +44,26 @@ def test_sites_know_producers_and_what_they_can_become() -> None:
     assert LayerPlan(8, 8, cheap="pointwise") in sites["conv2"].options
     assert LayerPlan(8, 8, cheap="depthwise") in sites["conv2"].options
     assert not any(option.dropped for option in sites["conv2"].options)
+    assert LayerPlan(8, dropped=8, merged=4) in sites["conv1"].options
+    assert LayerPlan(8, 8, cheap="pointwise", merged=4) in sites["conv2"].options
+    assert not any(option.merged for option in sites["stem"].options), "three inputs are too few"
+    assert not any(option.merged and option.cheap == "depthwise" for site in sites.values() for option in site.options)
+
+
+def test_what_costs_as_much_with_merged_inputs_is_not_offered() -> None:
+    model = nn.Sequential(nn.Conv2d(16, 16, 3, stride=2), nn.ReLU(), nn.Conv2d(16, 16, 1)).eval()
+    strided, pointwise = find_sites(model, torch.zeros(1, 16, 9, 9), count(model, (16, 9, 9))).values()
+    assert strided.macs(LayerPlan(16, merged=4), 16) == 4 * 16 * 81 + 16 * 4 * 9 * 16
+    assert {option.merged for option in strided.options if option.kept == 16} == {None, 2, 4, 6, 8, 10}
+    assert {option.merged for option in pointwise.options} == {None}
 
 
 def test_a_plan_costs_what_its_options_are_counted_at() -> None:
     model = Net().eval()
     sites = sites_of(model)
-    chosen = {"stem": 0, "conv1": 3, "conv2": len(sites["conv2"].options) - 2}
-    plans = plan_of(sites, chosen)
+    chosen = {"stem": 0, "conv1": 3, "conv2": 0}
+    plans = plan_of(sites, chosen) | {"conv2": LayerPlan(8, 8, cheap="pointwise", merged=6)}
     assert plans["conv1"].dropped
-    assert plans["conv2"].ghosted
     shaped = untrained(model, plans, torch.zeros(1, *SHAPE))
     fixed = 16 * 5
     found = sum(
@@ -65,11 +76,17 @@ def test_harmless_options_harm_nothing_and_others_more_the_fewer_maps_they_keep(
     model = Net().eval()
     with torch.no_grad():  # the second half of the inner maps is the first half again
         model.conv1.weight[8:] = model.conv1.weight[:8]
+        model.stem.weight[4:], model.stem.bias[4:] = (
+            model.stem.weight[:4].repeat(3, 1, 1, 1),
+            model.stem.bias[:4].repeat(3),
+        )
     batches = list(torch.randn(64, *SHAPE).split(16))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     output = OutputHarm(model, sites_of(model), batches)
     assert output.measure("conv1", "dropped", 8) < 1e-5
     assert output.measure("conv1", "pointwise", 8) < 1e-5
+    assert output.measure("conv1", "merged", 4) < 1e-5, "the stem's maps are four, each four times"
+    assert 1e-5 < output.measure("conv1", "merged", 3) < output.measure("conv1", "merged", 1)
     assert 1e-4 < output.measure("conv1", "dropped", 4) < output.measure("conv1", "dropped", 2)
     assert 1e-5 < output.measure("conv2", "pointwise", 8) < output.measure("conv2", "depthwise", 8)
     for name, tensor in model.state_dict().items():
@@ -77,13 +94,15 @@ def test_harmless_options_harm_nothing_and_others_more_the_fewer_maps_they_keep(
     assert model.conv1.bias is None
 
 
-@pytest.mark.parametrize("option", [LayerPlan(6, dropped=10), LayerPlan(8, 8, cheap="pointwise")])
+@pytest.mark.parametrize(
+    "option", [LayerPlan(6, dropped=10), LayerPlan(8, 8, cheap="pointwise"), LayerPlan(16, merged=6)]
+)
 def test_harm_is_what_conversion_in_closed_form_does(option: LayerPlan) -> None:
     model = Net().eval()
     batches = list(torch.randn(256, *SHAPE).split(64))
     output = OutputHarm(model, sites_of(model), batches)
-    kind = "dropped" if option.dropped else "pointwise"
-    estimated = output.measure("conv1", kind, option.kept)
+    (change,) = changes_of(option)
+    estimated = output.measure("conv1", *change)
     ghost = convert(model, calibration=batches, plan={"conv1": option}, effort="fast", skip=[]).model
     with torch.no_grad():
         given, wanted = (torch.cat([net(batch) for batch in batches]) for net in (ghost, model))
@@ -93,7 +112,7 @@ def test_harm_is_what_conversion_in_closed_form_does(option: LayerPlan) -> None:
 
 def test_harms_in_between_lie_on_a_falling_curve_and_known_ones_are_not_measured_again() -> None:
     sites = sites_of(Net().eval())
-    known = {("conv1", "dropped", kept): 1.0 / kept for _, kept in measured_options(sites["conv1"])}
+    known = {("conv1", "dropped", kept): 1.0 / kept for _, kept in measured_changes(sites["conv1"])}
     asked = []
 
     def measure(name: str, kind: str, kept: int) -> float:
@@ -102,9 +121,14 @@ def test_harms_in_between_lie_on_a_falling_curve_and_known_ones_are_not_measured
 
     harms = harms_of(sites, measure, known)
     assert ("conv1", "dropped") not in asked
-    dropped = [harm for option, harm in zip(sites["conv1"].options, harms["conv1"], strict=True) if not option.ghosted]
+    found = dict(zip(sites["conv1"].options, harms["conv1"], strict=True))
+    dropped = [harm for option, harm in found.items() if not option.ghosted and not option.merged]
     assert dropped == sorted(dropped)
     assert dropped[0] == 0
+    both = LayerPlan(8, dropped=8, merged=4)
+    assert (
+        found[both] == found[LayerPlan(8, dropped=8)] + found[LayerPlan(16, merged=4)] > found[LayerPlan(8, dropped=8)]
+    )
 
 
 def test_a_network_with_several_outputs_is_refused() -> None:

@@ -115,10 +115,12 @@ def test_a_time_model_finds_how_many_maps_an_engine_makes_at_once(vector: int) -
         plans = plan_of(sites, chosen)
         ms = {}
         for name, site in sites.items():
-            layer, per_map = plans[name], inputs_left(sites, plans, name) * site.taps
+            layer, inputs = plans[name], inputs_left(sites, plans, name)
             ghost = 9 if layer.cheap == "depthwise" else layer.kept
-            vectors = -(-layer.kept // vector) * per_map + -(-layer.ghosted // vector) * ghost
-            ms[name] = 0.01 + 1e-7 * vector * site.pixels * vectors
+            vectors = -(-layer.kept // vector) * (layer.merged or inputs) * site.taps
+            vectors += -(-layer.ghosted // vector) * ghost
+            merging = -(-(layer.merged or 0) // vector) * inputs
+            ms[name] = 0.01 + 1e-7 * vector * (site.pixels * vectors + site.input_pixels * merging)
         samples.append(Sample(chosen, ms | {"": 0.5}))
     found = TimeModel(sites, samples)
     assert found.vector == vector
@@ -187,7 +189,13 @@ def test_a_plan_comes_back_from_its_file(tmp_path: Path) -> None:
         ({"layers": {"a": {"kept": -1}}}, "layer 'a': .*expected no negative number"),
         ({"layers": {"a": {"kept": 0, "ghosted": 8, "cheap": "depthwise"}}}, "expected one of pointwise, convolution"),
         ({"layers": {"a": {"kept": 8, "cheap": "magic"}}}, "layer 'a': cheap is 'magic'"),
-        ({"layers": {"a": {"kept": 8, "left": 1}}}, "layer 'a': expected kept, ghosted, dropped and cheap"),
+        ({"layers": {"a": {"kept": 8, "merged": "4"}}}, "layer 'a': expected merged to be a whole number, or null"),
+        ({"layers": {"a": {"kept": 8, "merged": 0}}}, "layer 'a': .*expected at least 1 merged map"),
+        (
+            {"layers": {"a": {"kept": 8, "ghosted": 8, "cheap": "depthwise", "merged": 4}}},
+            "layer 'a': .*without depthwise ghosts",
+        ),
+        ({"layers": {"a": {"kept": 8, "left": 1}}}, "layer 'a': expected kept, ghosted, dropped, cheap and"),
         ({"curve": 3}, "expected target, macs"),
     ],
 )

@@ -1,5 +1,6 @@
 """A trained network's ghost keeps what can be kept, and says what was lost."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,6 +78,37 @@ def test_maps_that_are_combinations_of_others_are_ghosts_without_loss(effort: An
     assert report["block.conv2"].explained == pytest.approx(1, abs=1e-3)
     unseen = torch.randn(5, 3, 8, 8)
     torch.testing.assert_close(ghost(unseen), model(unseen), atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize("plan", [LayerPlan(8, merged=4), LayerPlan(4, 4, merged=4), LayerPlan(4, dropped=4, merged=4)])
+@pytest.mark.parametrize("effort", ["fast", "refined"])
+def test_near_copies_among_inputs_are_merged_without_loss(plan: LayerPlan, effort: Any, tmp_path: Path) -> None:
+    model, x = settled(Residual()), images()
+    with torch.no_grad():  # behind a ReLU twins stay twins
+        for tensor in (model.stem.weight, model.stem.bias):
+            tensor[4:] = tensor[:4]
+    if plan.dropped:
+        make_twins(model.block.conv1, model.block.bn1)
+    elif plan.ghosted:
+        make_mixtures(model.block.conv1)
+    found = convert(model, plan={"block.conv1": plan}, calibration=x, effort=effort)
+    layer = found.model.block.conv1
+    assert layer.merge.weight.shape[:2] == (4, 8)
+    assert layer.primary.weight.shape[:2] == (plan.kept, 4)
+    (row,) = (row for row in found.layers if row.name == "block.conv1")
+    assert (row.replaced, row.kept, row.ghosted, row.dropped, row.merged) == (
+        True,
+        plan.kept,
+        plan.ghosted,
+        plan.dropped,
+        4,
+    )
+    assert row.macs_after == 64 * (4 * 8 + plan.kept * 4 * 9 + plan.ghosted * plan.kept)
+    unseen = torch.randn(5, 3, 8, 8)
+    torch.testing.assert_close(found.model(unseen), model(unseen), atol=2e-3, rtol=2e-3)
+    save(found.model, tmp_path / "ghost.safetensors")
+    again = load(tmp_path / "ghost.safetensors", factory="test_keep:Residual")
+    assert torch.equal(again(unseen), found.model(unseen))
 
 
 def test_inner_maps_that_others_repeat_are_dropped_without_loss() -> None:
@@ -201,6 +233,11 @@ def test_a_plan_says_what_becomes_of_each_layer() -> None:
         ({"nothing": LayerPlan(4, 4)}, {}, "no convolution 'nothing'"),
         ({"stem": LayerPlan(4, 5)}, {}, "stem makes 8 maps, not 9"),
         ({"block.conv2": LayerPlan(4, dropped=4)}, {}, r"block\.conv2 cannot be dropped"),
+        (
+            {"block.conv1": LayerPlan(4, dropped=4), "block.conv2": LayerPlan(8, merged=4)},
+            {},
+            r"block\.conv2 takes 4 maps: expected to merge them to fewer",
+        ),
         ({"stem": LayerPlan(4, 4)}, {"skip": ["stem"]}, "says itself what is dropped and what is left"),
         ({"stem": LayerPlan(4, 4)}, {"calibration": None}, "a plan needs calibration images"),
     ],

@@ -36,7 +36,8 @@ def shuffled_ghost(model: nn.Module) -> nn.Module:
     ghosts: dict[nn.Module, nn.Module] = {}
     for conv in model.modules():
         if isinstance(conv, nn.Conv2d) and conv.groups == 1 and conv.out_channels >= 8:
-            ghost = GhostConv2d.like(conv, cheap="pointwise")
+            merged = conv.in_channels // 2 if conv.in_channels % 3 else None  # of some layers the inputs, too
+            ghost = GhostConv2d.like(conv, cheap="pointwise", merged=merged)
             ghost.order = torch.randperm(conv.out_channels)
             ghosts[conv] = ghost
         elif isinstance(conv, nn.BatchNorm2d):

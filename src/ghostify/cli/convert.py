@@ -180,10 +180,10 @@ def convert(
 
     def tables() -> None:
         rows = [layer_row(layer) for layer in conversion.layers]
-        headings = ("convolution", "now", "kept", "ghosted", "dropped", "MACs before", "after")
+        headings = ("convolution", "now", "kept", "ghosted", "dropped", "inputs\nmerged to", "MACs before", "after")
         calibrated = ("ghosts\nexplained, %", "error at block's\noutput, %")
         print_table(
-            headings + calibrated if calibration else headings, [row[: None if calibration else 7] for row in rows], 2
+            headings + calibrated if calibration else headings, [row[: None if calibration else 8] for row in rows], 2
         )
         if history:
             print_history(history)
@@ -206,9 +206,9 @@ def detector_images(
 
 
 def layer_row(layer: ConvertedLayer) -> tuple[str, ...]:
-    changed = "ghost" if layer.ghosted else "narrower" if layer.kept else "gone with its block"
+    changed = "ghost" if layer.ghosted or layer.merged else "narrower" if layer.kept else "gone with its block"
     now = f"left: {layer.reason}" if layer.reason else changed
-    numbers = (layer.kept, layer.ghosted, layer.dropped, layer.macs_before, layer.macs_after)
+    numbers = (layer.kept, layer.ghosted, layer.dropped, layer.merged, layer.macs_before, layer.macs_after)
     return (
         layer.name,
         now,

@@ -56,6 +56,12 @@ from ghostify.planning.plan_file import Plan, write_plan
     default=None,
     help="Whether residual blocks may become ghosts as a whole; default: for a speed.",
 )
+@click.option(
+    "--merging/--no-merging",
+    default=True,
+    show_default=True,
+    help="Whether convolutions may take combinations of their inputs.",
+)
 @click.option("--out", type=Path, required=True, help="Folder for plan.json, and for what is measured on the way.")
 @seed_option("Of drawn images and trial networks.")
 @json_option
@@ -77,12 +83,13 @@ def plan(
     skip: tuple[str, ...],
     round_to: int | None,
     whole_blocks: bool | None,
+    merging: bool,
     out: Path,
     seed: int,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Choose which maps of MODEL to keep, ghost and drop, so that it reaches a speed at the least harm.
+    """Choose which maps of MODEL to keep, ghost, drop and merge, so that it reaches a speed at the least harm.
 
     For `ghostify convert --plan`. Nothing is trained, and no labels are needed. Called again with the same --out,
     it goes on with what was measured there.
@@ -107,6 +114,7 @@ def plan(
             skip=skip,
             round_to=round_to,
             whole_blocks=whole_blocks,
+            merging=merging,
             measurements=out / "measurements.jsonl",
             seed=seed,
             progress=progress,
@@ -144,8 +152,11 @@ def plan(
 
 
 def print_plan(found: Plan, trials: Sequence[Trial], out: Path) -> None:
-    rows = [(name, *map(str, (la.kept, la.ghosted, la.dropped)), la.cheap or "") for name, la in found.items()]
-    print_table(("convolution or block", "kept", "ghosted", "dropped", "ghosts"), rows)
+    rows = [
+        (name, *map(str, (la.kept, la.ghosted, la.dropped, la.merged or "")), la.cheap or "")
+        for name, la in found.items()
+    ]
+    print_table(("convolution or block", "kept", "ghosted", "dropped", "inputs\nmerged to", "ghosts"), rows)
     print()
     kind, target = found.target
     print_table(

@@ -198,7 +198,8 @@ def dense_form(layer: nn.Module) -> nn.Sequential:
     mix = nn.Conv2d(intrinsic, layer.out_channels, 1, groups=groups, device="meta")
     mix.weight = nn.Parameter(matrix[:, :, None, None].contiguous(), requires_grad=False)
     mix.bias = nn.Parameter(offsets, requires_grad=False)
-    return nn.Sequential(layer.primary, mix).eval()
+    merge = [] if layer.merge is None else [layer.merge]
+    return nn.Sequential(*merge, layer.primary, mix).eval()
 
 
 def exported(model: nn.Module, example: Tensor) -> fx.GraphModule:

@@ -1,4 +1,4 @@
-"""GhostConv2d: a linear drop-in for Conv2d that makes some maps from the others."""
+"""GhostConv2d: a linear drop-in for Conv2d that makes some maps from the others, and may take fewer."""
 
 import math
 from typing import Any, Literal, get_args
@@ -74,12 +74,14 @@ class GhostConv2d(nn.Module):
             ghost a combination of all intrinsic maps of its group).
         intrinsic: How many maps are intrinsic, in place of ``ratio``; without groups.
         ordered: Whether the maps leave in the order of the buffer ``order``; without groups.
+        merged: How many combinations of its input maps it takes instead of these, near-copies among them merged by a
+            1×1 convolution in front; without groups. None takes the maps themselves.
     Shape:
         Input ``[batch, in_channels, height, width]`` or without batch; output as Conv2d's. In each
         group the intrinsic maps come first, or where ``ordered``, output map i is map ``order[i]`` of
         those.
     Raises:
-        InputError: If ratio, cheap_kernel_size, cheap or intrinsic is outside the above.
+        InputError: If ratio, cheap_kernel_size, cheap, intrinsic or merged is outside the above.
         ValueError: If an argument is one that Conv2d refuses.
     Example:
         >>> ghost, conv = GhostConv2d(16, 64, 3, padding=1, bias=False), nn.Conv2d(16, 64, 3, padding=1)
@@ -110,13 +112,16 @@ class GhostConv2d(nn.Module):
         cheap: Cheap = "depthwise",
         intrinsic: int | None = None,
         ordered: bool = False,
+        merged: int | None = None,
     ) -> None:
         super().__init__()
         check_ghost_arguments(ratio, cheap_kernel_size, cheap)
         if groups < 1 or out_channels % groups:
             raise InputError(f"out_channels {out_channels} must be divisible by groups {groups}")
-        if groups > 1 and (intrinsic is not None or ordered):
-            raise InputError(f"groups is {groups}: expected 1 where intrinsic or ordered is given")
+        if groups > 1 and (intrinsic is not None or ordered or merged is not None):
+            raise InputError(f"groups is {groups}: expected 1 where intrinsic, ordered or merged is given")
+        if merged is not None and not 1 <= merged <= in_channels:
+            raise InputError(f"merged is {merged}: expected 1 to {in_channels}, the input maps")
         if intrinsic is None:
             intrinsic = intrinsic_channels(out_channels, ratio, groups)
         elif not 1 <= intrinsic <= out_channels:
@@ -125,8 +130,12 @@ class GhostConv2d(nn.Module):
             ratio = math.ceil(out_channels / intrinsic)
         self.out_channels = out_channels
         self.ratio, self.cheap_kernel_size, self.cheap_kind = ratio, cheap_kernel_size, cheap
+        # Without a bias: at the border the filters then see what they would of the maps themselves.
+        self.merge = (
+            None if merged is None else nn.Conv2d(in_channels, merged, 1, bias=False, device=device, dtype=dtype)
+        )
         self.primary = nn.Conv2d(
-            in_channels,
+            in_channels if merged is None else merged,
             intrinsic,
             kernel_size,
             stride,
@@ -175,11 +184,12 @@ class GhostConv2d(nn.Module):
         intrinsic: int | None = None,
         ordered: bool = False,
         bias: bool | None = None,
+        merged: int | None = None,
     ) -> "GhostConv2d":
         """A ghost with the shape, placement, mode and trainability of ``conv``.
 
         The intrinsic maps keep the filters that ``conv`` has for the first maps of each group; the
-        cheap filters are new. ``bias``: None as ``conv`` has.
+        cheap filters are new, and so is what merges inputs. ``bias``: None as ``conv`` has.
         """
         ghost = cls(
             conv.in_channels,
@@ -198,10 +208,12 @@ class GhostConv2d(nn.Module):
             cheap=cheap,
             intrinsic=intrinsic,
             ordered=ordered,
+            merged=merged,
         )
         per_group = ghost.primary.out_channels // conv.groups
         with torch.no_grad():
-            for target, source in ((ghost.primary.weight, conv.weight), (ghost.primary.bias, conv.bias)):
+            filters = conv.weight[:, :merged]  # of inputs that are merged, those of the first ones
+            for target, source in ((ghost.primary.weight, filters), (ghost.primary.bias, conv.bias)):
                 if target is not None and source is not None:
                     target.copy_(source.unflatten(0, (conv.groups, -1))[:, :per_group].flatten(0, 1))
         ghost.requires_grad_(conv.weight.requires_grad)
@@ -210,7 +222,7 @@ class GhostConv2d(nn.Module):
     # What code outside reads off a Conv2d.
     @property
     def in_channels(self) -> int:
-        return self.primary.in_channels
+        return (self.primary if self.merge is None else self.merge).in_channels
 
     @property
     def groups(self) -> int:
@@ -238,6 +250,8 @@ class GhostConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``[batch, in_channels, h, w]`` to ``[batch, out_channels, h', w']``, as Conv2d would."""
+        if self.merge is not None:
+            x = self.merge(x)
         if self.training and self.learns_as_one:
             weight, bias = self.as_one_convolution()
             return self.primary._conv_forward(x, weight, bias)
@@ -260,7 +274,10 @@ class GhostConv2d(nn.Module):
         )
 
     def as_one_convolution(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias of the convolution that gives the same maps; of pointwise ghosts without groups."""
+        """Weight and bias of the convolution that gives the same maps, of merged inputs if they are merged.
+
+        Of pointwise ghosts without groups.
+        """
         assert self.cheap is not None
         assert self.cheap_kind == "pointwise"
         assert self.groups == 1
@@ -281,7 +298,8 @@ class GhostConv2d(nn.Module):
 
     def extra_repr(self) -> str:
         cheap = "pointwise" if self.cheap_kind == "pointwise" else f"{self.cheap_kernel_size}x{self.cheap_kernel_size}"
-        return f"{self.in_channels}, {self.out_channels}, intrinsic={self.primary.out_channels}, cheap={cheap}"
+        merged = "" if self.merge is None else f", merged={self.merge.out_channels}"
+        return f"{self.in_channels}, {self.out_channels}, intrinsic={self.primary.out_channels}, cheap={cheap}{merged}"
 
 
 def check_ghost_arguments(ratio: float, cheap_kernel_size: int, cheap: str = "depthwise") -> None:

@@ -73,11 +73,61 @@ def cheapest(harms: Mapping[str, Sequence[float]], costs: Costs) -> dict[str, in
     return solve(harms, costs, None)
 
 
+def undominated(harms: Mapping[str, Sequence[float]], costs: Costs) -> dict[str, list[int]]:
+    """The options that a best choice may need: none for which another does at most the harm at no higher a cost.
+
+    What decides on a consumer's cost, or is of a block or in one, is compared with its like only.
+    """
+    consumers: dict[str, list[str]] = {}
+    for name, producer in costs.producers.items():
+        consumers.setdefault(producer, []).append(name)
+    left = {}
+    for name, own in harms.items():
+        if name in costs.within.values():
+            left[name] = list(range(len(own)))
+            continue
+        # In each row of inputs that a producer may leave.
+        table = np.asarray(costs.behind[name] if name in costs.behind else [costs.alone[name]], float)
+        alike: dict[tuple[object, ...], list[int]] = {}
+        for option in range(len(own)):
+            last = name in costs.within and option == len(own) - 1
+            seen = (tuple(costs.behind[consumer][option]) for consumer in consumers.get(name, ()))
+            alike.setdefault((last, *seen), []).append(option)
+        kept = []
+        for options in alike.values():
+            for option in options:
+                others = [other for other in options if other != option]
+                worse = (table[:, others] <= table[:, [option]]).all(0) & (np.take(own, others) <= own[option])
+                same = (table[:, others] == table[:, [option]]).all(0) & (np.take(own, others) == own[option])
+                if not (worse & (~same | (np.array(others, int) < option))).any():
+                    kept.append(option)
+        left[name] = sorted(kept)
+    return left
+
+
 def solve(harms: Mapping[str, Sequence[float]], costs: Costs, budget: float | None) -> dict[str, int]:
+    """As ``choose_options``; without a budget the choice that costs the least."""
+    left = undominated(harms, costs)
+    few = Costs(
+        {name: [alone[option] for option in left[name]] for name, alone in costs.alone.items()},
+        {
+            name: [[table[row][option] for option in left[name]] for row in left[costs.producers[name]]]
+            for name, table in costs.behind.items()
+        },
+        costs.producers,
+        costs.within,
+    )
+    found = solve_program({name: [own[option] for option in left[name]] for name, own in harms.items()}, few, budget)
+    return {name: left[name][option] for name, option in found.items()}
+
+
+def solve_program(harms: Mapping[str, Sequence[float]], costs: Costs, budget: float | None) -> dict[str, int]:
     first, pairs, size = {}, {}, 0
     for name, own in harms.items():
         first[name], size = size, size + len(own)
-    for name, table in costs.behind.items():
+    # Of a producer's options, those that leave a consumer as many inputs count as one to it.
+    tables = {name: list(dict.fromkeys(map(tuple, table))) for name, table in costs.behind.items()}
+    for name, table in tables.items():
         pairs[name], size = size, size + len(table) * len(table[0])
     harm, cost = np.zeros(size), np.zeros(size)
     for name, own in harms.items():
@@ -87,13 +137,16 @@ def solve(harms: Mapping[str, Sequence[float]], costs: Costs, budget: float | No
     rows: list[tuple[list[int], list[float], float]] = []  # indices, coefficients, and what they sum to
     for name, own in harms.items():
         rows.append((list(range(first[name], first[name] + len(own))), [1.0] * len(own), 1.0))
-    for name, table in costs.behind.items():
+    for name, table in tables.items():
         before, after = len(table), len(table[0])
         cost[pairs[name] : pairs[name] + before * after] = np.asarray(table, float).ravel()
         places = np.arange(pairs[name], pairs[name] + before * after).reshape(before, after)
-        for site, along in ((costs.producers[name], places), (name, places.T)):
-            for option, pair in enumerate(along):
-                rows.append(([*pair.tolist(), first[site] + option], [1.0] * len(pair) + [-1.0], 0.0))
+        producer = costs.producers[name]
+        for row, pair in zip(table, places, strict=True):
+            options = [first[producer] + i for i, found in enumerate(costs.behind[name]) if tuple(found) == row]
+            rows.append(([*pair.tolist(), *options], [1.0] * after + [-1.0] * len(options), 0.0))
+        for option, pair in enumerate(places.T):
+            rows.append(([*pair.tolist(), first[name] + option], [1.0] * before + [-1.0], 0.0))
     for name, around in costs.within.items():
         last, others = first[name] + len(harms[name]) - 1, range(first[around] + 1, first[around] + len(harms[around]))
         rows.append(([*others, last], [1.0] * len(others) + [-1.0], 0.0))

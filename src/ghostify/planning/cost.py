@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import nnls
@@ -57,8 +57,15 @@ def costs_of(sites: Mapping[str, Site], cost: Callable[[Site, LayerPlan, int], f
 
 
 def draw_options(sites: Mapping[str, Site], seed: int) -> dict[str, int]:
-    """A random option for each site; but blocks become ghosts in turn, so that a few seeds have each in each way."""
+    """A random option for each site.
+
+    Where inputs can be merged, half are; and blocks become ghosts in turn, so that a few seeds have each in each way.
+    """
     drawn = random.Random(seed)
+
+    def draw(options: Sequence[LayerPlan]) -> int:
+        return drawn.choice([index for index, option in enumerate(options) if option.merged is None])
+
     chosen: dict[str, int] = {}
     blocks = 0
     for name, site in sites.items():
@@ -67,10 +74,20 @@ def draw_options(sites: Mapping[str, Site], seed: int) -> dict[str, int]:
             chosen[name] = 0 if rest else 1 + turn % (len(site.options) - 1)
             blocks += 1
         elif site.within is None:
-            chosen[name] = drawn.randrange(len(site.options))
+            chosen[name] = draw(site.options)
         else:
             gone = len(site.options) - 1
-            chosen[name] = gone if chosen[site.within] else drawn.randrange(gone)
+            chosen[name] = gone if chosen[site.within] else draw(site.options[:gone])
+    plans = plan_of(sites, chosen)
+    for name, site in sites.items():  # when it is known how many inputs are left
+        most = inputs_left(sites, plans, name) - 1
+        merging = [
+            index
+            for index, option in enumerate(site.options)
+            if option.merged is not None and option.merged <= most and replace(option, merged=None) == plans[name]
+        ]
+        if merging and drawn.random() < 0.5:
+            chosen[name] = drawn.choice(merging)
     return chosen
 
 
@@ -109,10 +126,11 @@ def profile_samples(
 class TimeModel:
     """Milliseconds of a convolution's options, from samples.
 
-    Convolutions that are alike share four numbers, none of them negative: for the start, for each multiply-add of the
-    convolution, for each of its ghosts', and for each map that is written. Multiply-adds are those of whole vectors
-    of maps: how many an engine makes at once is what explains the samples best. Blocks that are alike have a time for
-    each option, of all in them that belongs to no convolution.
+    Convolutions that are alike share six numbers, none of them negative: for the start, for each multiply-add of the
+    convolution, for each of its ghosts', and for each map that is written; and where inputs are merged, for the start
+    of that and each multiply-add. Multiply-adds are those of whole vectors of maps: how many an engine makes at once
+    is what explains the samples best. Blocks that are alike have a time for each option, of all in them that belongs
+    to no convolution.
 
     Args:
         sites: By name.
@@ -161,7 +179,7 @@ def terms(site: Site, option: LayerPlan, inputs: int, vector: int) -> list[float
     if site.total is not None:
         return [float(option.kept > 0), *(float(option.of_block and option.cheap == kind) for kind in BLOCK_KERNELS)]
     if option.kept == 0:
-        return [0.0] * 4
+        return [0.0] * 6
 
     def filled(maps: int) -> int:
         return -(-maps // vector) * vector
@@ -169,5 +187,13 @@ def terms(site: Site, option: LayerPlan, inputs: int, vector: int) -> list[float
     whole = filled(site.maps) * site.inputs * site.taps
     ghost = 9 if option.cheap == "depthwise" else option.kept
     made = option.kept + option.ghosted
-    dense = filled(option.kept) * inputs * site.taps
-    return [1.0, dense / whole, filled(option.ghosted) * ghost / whole, made / site.maps]
+    dense = filled(option.kept) * (option.merged or inputs) * site.taps
+    merging = filled(option.merged or 0) * inputs * site.input_pixels / site.pixels
+    return [
+        1.0,
+        dense / whole,
+        filled(option.ghosted) * ghost / whole,
+        made / site.maps,
+        float(option.merged is not None),
+        merging / whole,
+    ]

@@ -13,9 +13,9 @@ from ghostify.planning.sites import Site
 from ghostify.progress import Progress
 from ghostify.transform.blocks import calls_of, find_blocks, watching_outputs
 from ghostify.transform.drop import consumer_gram
-from ghostify.transform.fit import choose_maps, complement, fit_filters, fit_pointwise
+from ghostify.transform.fit import choose_maps, complement, fit_filters, fit_pointwise, merge_inputs
 from ghostify.transform.keep import fit_layer, norm_gains
-from ghostify.transform.moments import Moments, MomentSums, maps_at, patches
+from ghostify.transform.moments import Moments, MomentSums, maps_at, mean_over_taps, patches
 from ghostify.transform.plan import LayerPlan
 from ghostify.transform.residual import fit_ghost_block, sums_of
 from ghostify.transform.surgery import conv_at
@@ -26,7 +26,8 @@ SAMPLES_PER_UNKNOWN, LEAST_SAMPLES = 8, 10_000
 MEASURED_AT = (0.75, 0.5, 0.25, 0.125)
 
 Change = tuple[Tensor, Tensor]  # filters [outputs, inputs · taps] and biases
-Key = tuple[str, str, int]  # a site, "dropped", "pointwise" or "depthwise", and how many maps are kept
+# A site, "dropped", "pointwise", "depthwise" or "merged", and how many maps are kept, or inputs merged to.
+Key = tuple[str, str, int]
 
 
 class OutputHarm:
@@ -92,26 +93,35 @@ class OutputHarm:
 
     @torch.no_grad()
     def measure(self, name: str, kind: str, kept: int) -> float:
-        """The output's error with this option of this convolution, or block, alone."""
+        """The output's error with this change of this convolution, or block, alone."""
         if self.sites[name].total is not None:
             return self.with_ghost_block(name, next(o for o in self.sites[name].options[1:] if o.cheap == kind))
         conv = conv_at(self.model, name)
         if kind == "depthwise":
             plan = LayerPlan(kept, conv.out_channels - kept, cheap="depthwise")
             return self.with_depthwise(name, plan)
-        if kind == "pointwise":
-            found = self.moments_of(name)
-            gain = self.gains.get(name, torch.ones(conv.out_channels, device=conv.weight.device))
-            ghosts = fit_pointwise(found, conv.weight.flatten(1), gain, kept)
-            filters = found.xx.new_empty(conv.out_channels, ghosts.filters.shape[1])
-            others = complement(ghosts.kept, len(filters))
-            filters[ghosts.kept], filters[others] = ghosts.filters, ghosts.combinations @ ghosts.filters
-            changes = {name: (filters, found.t_mean - filters @ found.x_mean)}
-            changes |= self.refitted_consumers(name, changes)
-        else:
+        if kind == "dropped":
             changes = self.without_maps(name, kept)
+        else:
+            changes = {name: self.with_fewer_products(name, kind, kept)}
+            changes |= self.refitted_consumers(name, changes)
         with filters_changed(self.model, changes):
             return self.moved(name)
+
+    def with_fewer_products(self, name: str, kind: str, kept: int) -> Change:
+        """Filters and biases of the convolution that gives what pointwise ghosts would, or merged inputs."""
+        conv, found = conv_at(self.model, name), self.moments_of(name)
+        prior = conv.weight.flatten(1)
+        gain = self.gains.get(name, torch.ones(len(prior), device=prior.device))
+        if kind == "merged":
+            merged = merge_inputs(found, conv.weight, gain, kept)
+            filters = merged.of_all(fit_filters(merged.moments, merged.prior))
+        else:
+            ghosts = fit_pointwise(found, prior, gain, kept)
+            filters = found.xx.new_empty(prior.shape)
+            others = complement(ghosts.kept, len(filters))
+            filters[ghosts.kept], filters[others] = ghosts.filters, ghosts.combinations @ ghosts.filters
+        return filters, found.t_mean - filters @ found.x_mean
 
     def without_maps(self, name: str, kept: int) -> dict[str, Change]:
         """Filters and biases of what takes a convolution's maps, fitted to fewer of them."""
@@ -222,12 +232,6 @@ class OutputHarm:
             yield torch.randperm(output[0, 0].numel(), generator=generator)[:per_image].to(output.device)
 
 
-def mean_over_taps(covariance: Tensor, maps: int) -> Tensor:
-    """Covariance of maps ``[maps, maps]`` from that of patches ``[maps · taps, maps · taps]``."""
-    taps = len(covariance) // maps
-    return covariance.unflatten(0, (maps, taps)).unflatten(2, (maps, taps)).diagonal(dim1=1, dim2=3).mean(-1)
-
-
 @contextmanager
 def filters_changed(model: nn.Module, changes: Mapping[str, Change]) -> Iterator[None]:
     """Other filters ``[outputs, inputs · taps]`` and biases meanwhile, in convolutions by name."""
@@ -253,10 +257,10 @@ def harms_of(
     """What each option of each site harms; measured at some numbers of maps, read off a curve in between.
 
     Args:
-        measure: The harm of a site's option, by kind and maps kept.
+        measure: The harm of a change of a site, by kind and maps kept or merged to.
         known: What has been measured before; added to.
     """
-    wanted = [(name, kind, kept) for name, site in sites.items() for kind, kept in measured_options(site)]
+    wanted = [(name, kind, kept) for name, site in sites.items() for kind, kept in measured_changes(site)]
     for index, key in enumerate(wanted):
         if progress:
             progress("measure harm", key[0], index, len(wanted))
@@ -267,33 +271,45 @@ def harms_of(
     return {name: tuple(harm_between(site, option, known) for option in site.options) for name, site in sites.items()}
 
 
-def kind_of(option: LayerPlan) -> str:
-    """Of what is measured: "dropped", or how the ghosts are made."""
-    return option.cheap or "pointwise" if option.ghosted else "dropped"
+def changes_of(option: LayerPlan) -> Iterator[tuple[str, int]]:
+    """Of what kinds an option's changes are, and how many maps are kept or merged to: each harms on its own."""
+    if option.ghosted or option.dropped:
+        yield (option.cheap or "pointwise" if option.ghosted else "dropped"), option.kept
+    if option.merged is not None:
+        yield "merged", option.merged
 
 
-def measured_options(site: Site) -> list[tuple[str, int]]:
-    """Those of a site's options whose harm is measured: of each kind the nearest to some shares; of a block all."""
+def measured_changes(site: Site) -> list[tuple[str, int]]:
+    """Those changes of a site whose harm is measured: of each kind the nearest to some shares; of a block all."""
+    changes = dict.fromkeys(change for option in site.options for change in changes_of(option))
     if site.total is not None:
-        return [(kind_of(option), 0) for option in site.options[1:]]
+        return list(changes)
     chosen = []
-    for kind in ("dropped", "pointwise", "depthwise"):
-        counts = sorted({option.kept for option in site.options[1:] if option.kept and kind_of(option) == kind})
+    for kind in ("dropped", "pointwise", "depthwise", "merged"):
+        counts = sorted(count for found, count in changes if found == kind and count)
         if counts:
-            nearest = {min(counts, key=lambda kept: abs(kept - share * site.maps)) for share in MEASURED_AT}
-            chosen += [(kind, kept) for kept in sorted(nearest, reverse=True)]
+            whole = whole_of(site, kind)
+            nearest = {min(counts, key=lambda count: abs(count - share * whole)) for share in MEASURED_AT}
+            chosen += [(kind, count) for count in sorted(nearest, reverse=True)]
     return chosen
 
 
+def whole_of(site: Site, kind: str) -> int:
+    """Of how many maps, or inputs, a change leaves some."""
+    return site.inputs if kind == "merged" else site.maps
+
+
 def harm_between(site: Site, option: LayerPlan, known: Mapping[Key, float]) -> float:
-    """A monotone curve through what was measured, and through no harm where all maps are kept."""
-    if option.kept == site.maps or (site.within and option.kept == 0):
+    """The sum of an option's changes: each read off a monotone curve through what was measured."""
+    if site.within and option.kept == 0:
         return 0.0  # of what goes with its block, the harm is the block's
-    kind = kind_of(option)
     if site.total is not None:
-        return known[site.name, kind, 0]
-    points = sorted((kept, known[site.name, kind, kept]) for k, kept in measured_options(site) if k == kind)
-    kept, harm = zip(*points, (site.maps, 0.0), strict=True)
-    # More maps never harm more, but for what a measurement is off by.
-    falling = torch.tensor(harm, dtype=torch.float64).flip(0).cummax(0).values.flip(0)
-    return float(PchipInterpolator(kept, falling.numpy())(option.kept))
+        return sum(known[site.name, kind, count] for kind, count in changes_of(option))
+    harm = 0.0
+    for kind, count in changes_of(option):
+        points = sorted((n, known[site.name, kind, n]) for found, n in measured_changes(site) if found == kind)
+        counts, harms = zip(*points, (whole_of(site, kind), 0.0), strict=True)
+        # More maps never harm more, but for what a measurement is off by.
+        falling = torch.tensor(harms, dtype=torch.float64).flip(0).cummax(0).values.flip(0)
+        harm += float(PchipInterpolator(counts, falling.numpy())(count))
+    return harm

@@ -100,10 +100,11 @@ def read_plan(path: Path) -> Plan:
     layers = found.get("layers")
     if not isinstance(layers, dict) or not layers:
         raise InputError(f"{path}: expected 'layers' with kept, ghosted and dropped maps by module name")
+    plans = {name: layer_of(path, name, layer) for name, layer in layers.items()}
     try:
         (target,) = found["target"].items()
         return Plan(
-            {name: layer_of(path, name, layer) for name, layer in layers.items()},
+            plans,
             target,
             float(found["macs"]),
             float(found["harm"]),
@@ -122,8 +123,10 @@ def layer_of(path: Path, name: str, layer: Any) -> LayerPlan:
     numbers = ("kept", "ghosted", "dropped")
     if not isinstance(layer, dict) or any(type(layer.get(key, 0)) is not int for key in numbers) or "kept" not in layer:
         raise InputError(f"{path}: layer {name!r}: expected whole numbers of kept, ghosted and dropped maps")
-    if layer.keys() - {*numbers, "cheap"}:
-        raise InputError(f"{path}: layer {name!r}: expected kept, ghosted, dropped and cheap, and nothing else")
+    if type(layer.get("merged", 0)) is not int and layer["merged"] is not None:
+        raise InputError(f"{path}: layer {name!r}: expected merged to be a whole number, or null")
+    if layer.keys() - {*numbers, "cheap", "merged"}:
+        raise InputError(f"{path}: layer {name!r}: expected kept, ghosted, dropped, cheap and merged, and nothing else")
     try:
         return LayerPlan(**layer)
     except InputError as error:

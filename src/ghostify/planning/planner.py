@@ -52,14 +52,16 @@ def plan(
     skip: Sequence[str] = (),
     round_to: int | None = None,
     whole_blocks: bool | None = None,
+    merging: bool = True,
     measurements: Path | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Plan:
     """Choose what becomes of each convolution's maps so that a target holds and the output changes least.
 
-    For each option of a convolution (numbers of kept, dropped, pointwise and depthwise ghosted maps) the error
-    that it alone brings to the network's output is measured on images, without labels. For a speed-up, networks
+    For each option of a convolution (numbers of kept, dropped, pointwise and depthwise ghosted maps, and of maps that
+    its inputs are merged to) the error that it alone brings to the network's output is measured on images, without
+    labels. For a speed-up, networks
     of random options are profiled in the engine for what each option costs there; the choice is then measured
     as a whole, and corrected until the target holds. The choice is optimal for these costs, if harms add up.
 
@@ -74,6 +76,7 @@ def plan(
         skip: Module names or patterns of convolutions to leave.
         round_to: Kept maps are a multiple of this number; None: 4 for a speed, 1 for multiply-adds.
         whole_blocks: Whether residual blocks may become ghosts as a whole; None: for a speed.
+        merging: Whether convolutions may take combinations of their inputs.
         measurements: File for what is measured, so that a second call goes on where the first was interrupted.
         seed: Of the random networks.
         progress: Told of each measurement.
@@ -103,7 +106,7 @@ def plan(
     first = first_images(batches, int(min(MOST, max(FEWEST, MACS_PER_TRIAL / max(1, counted.macs)))))
     images = first.split(max(1, min(MOST_AT_ONCE, LARGEST_TRIAL // first[0].numel())))
     few = first[:FEW] if whole_blocks else None
-    sites = find_sites(model, example[:1], counted, skip=skip, round_to=round_to, images=few)
+    sites = find_sites(model, example[:1], counted, skip=skip, round_to=round_to, merging=merging, images=few)
     if not any(len(site.options) > 1 for site in sites.values()):
         raise InputError(f"{type(model).__name__} has no convolution that could be made cheaper")
     about = {
@@ -113,6 +116,7 @@ def plan(
         "round_to": round_to,
         "skip": list(skip),
         "whole_blocks": whole_blocks,
+        "merging": merging,
     }
     kept = Measurements(measurements, about)
     planner = Planner(model, sites, harms_by_measurement(model, sites, images, kept, progress), counted.macs)

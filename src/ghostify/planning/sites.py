@@ -1,19 +1,20 @@
 """Which convolutions and residual blocks of a network may change, and what each can become."""
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
 from ghostify.layers.ghost_conv import intrinsic_channels
 from ghostify.measure.count import Count
-from ghostify.transform.blocks import find_blocks, run_once
-from ghostify.transform.convert import droppable, free_convolutions, matches
+from ghostify.transform.blocks import find_blocks, record_calls
+from ghostify.transform.convert import NARROWEST, droppable, free_convolutions, matches
 from ghostify.transform.plan import BLOCK_KERNELS, LayerPlan, step_of
 from ghostify.transform.residual import ResidualSum, residual_sums
 
-# Shares of a layer's maps that are kept by what is offered to the planner.
+# Shares of a layer's maps that are kept, and to which its inputs are merged, by what is offered to the planner.
 SHARES = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
 # The least that ghosts may leave to the convolution: of fewer intrinsic maps they explain too little.
 LEAST_INTRINSIC = 0.25
@@ -30,6 +31,7 @@ class Site:
         inputs: Maps that it takes.
         taps: Of its filters, kernel height · width.
         pixels: Of each output map.
+        input_pixels: Of each input map.
         stride: Of its filters, down and right.
         producer: The site whose inner maps are its inputs; None where its inputs cannot be dropped.
         following: Multiply-adds that each of its maps costs in depthwise convolutions behind it.
@@ -42,6 +44,7 @@ class Site:
     inputs: int
     taps: int
     pixels: int
+    input_pixels: int
     stride: tuple[int, ...]
     producer: str | None
     following: int
@@ -62,8 +65,9 @@ class Site:
         if self.total is not None:
             return option.ghosted * self.inputs * option.kernel_size**2 * self.pixels
         ghost = 9 if option.cheap == "depthwise" else option.kept
-        per_pixel = option.kept * inputs * self.taps + option.ghosted * ghost
-        return per_pixel * self.pixels + self.following * (option.kept + option.ghosted)
+        taken, merging = (inputs, 0) if option.merged is None else (option.merged, option.merged * inputs)
+        per_pixel = option.kept * taken * self.taps + option.ghosted * ghost
+        return per_pixel * self.pixels + merging * self.input_pixels + self.following * (option.kept + option.ghosted)
 
 
 def find_sites(
@@ -73,6 +77,7 @@ def find_sites(
     *,
     skip: Sequence[str] = (),
     round_to: int = 1,
+    merging: bool = True,
     images: Tensor | None = None,
 ) -> dict[str, Site]:
     """The convolutions that may change, in the network's order; a block before those inside.
@@ -81,13 +86,15 @@ def find_sites(
         example: One input ``[1, channels, height, width]``.
         counted: The network's multiply-adds for such an input.
         round_to: Of layers with at least twice as many maps, a multiple of this number is kept.
+        merging: Whether layers may take combinations of their inputs.
         images: A few inputs, to find residual blocks by; None leaves these as they are.
     """
     convs = free_convolutions(model, skip)
     inner = droppable(model, convs, example)
     producers = {consumer: name for name, maps in inner.items() for consumer in maps.consumers}
     rows = {row.name: row for row in counted.layers}
-    run = {name: convs[name] for name in run_once(model, example) if name in convs}
+    calls = record_calls(model, example)
+    run = {name: conv for name, conv in convs.items() if conv in calls and calls[conv].once}
     blocks = {} if images is None else ghostable_blocks(model, list(run), counted, skip, images)
     sites = {}
     for name, conv in run.items():
@@ -97,7 +104,10 @@ def find_sites(
         producer = producers.get(name)
         pixels = math.prod((rows[name].output_shape or ())[1:])
         following = sum(counted.of(follower)[0] for follower in inner[name].followers) if name in inner else 0
+        input_pixels = calls[conv].plain[0].given[0, 0].numel()
         options = list(options_of(conv, name in inner, round_to))
+        if merging:
+            options += merging_options(conv, options, pixels, input_pixels, round_to)
         if within is not None:
             options.append(LayerPlan(0, dropped=conv.out_channels))
         sites[name] = Site(
@@ -105,6 +115,7 @@ def find_sites(
             conv.in_channels,
             math.prod(conv.kernel_size),
             pixels,
+            input_pixels,
             tuple(conv.stride),
             producer if producer in run else None,
             following // conv.out_channels,
@@ -127,7 +138,7 @@ def ghostable_blocks(
         maps, pixels = len(total.gain), math.prod((rows[total.conv].output_shape or ())[1:])
         most = MOST_OF_A_BLOCK * counted.of(name)[0]
         cheap = [LayerPlan(0, maps, cheap=kind) for kind in BLOCK_KERNELS]
-        site = Site(name, maps, 1, pixels, (1, 1), None, 0, (LayerPlan(maps), *cheap), total=total)
+        site = Site(name, maps, 1, pixels, pixels, (1, 1), None, 0, (LayerPlan(maps), *cheap), total=total)
         options = [option for option in cheap if site.macs(option, maps) <= most]
         if options:
             sites[name] = replace(site, options=(LayerPlan(maps), *options))
@@ -148,6 +159,19 @@ def options_of(conv: nn.Conv2d, inner: bool, round_to: int) -> Iterable[LayerPla
     half = intrinsic_channels(maps, 2)
     if per_map > 9:
         yield LayerPlan(half, maps - half, cheap="depthwise")
+
+
+def merging_options(
+    conv: nn.Conv2d, options: Sequence[LayerPlan], pixels: int, input_pixels: int, round_to: int
+) -> Iterator[LayerPlan]:
+    """A convolution's options but those of depthwise ghosts, with its inputs merged, too, where that is cheaper."""
+    taps = math.prod(conv.kernel_size)
+    if conv.in_channels < NARROWEST or taps == 1:  # merged to m, a 1×1 convolution is pointwise ghosts of m maps
+        return
+    for option, merged in itertools.product(options, kept_counts(conv.in_channels, round_to)):
+        cost = merged * (conv.in_channels * input_pixels + option.kept * taps * pixels)
+        if option.cheap != "depthwise" and cost < conv.in_channels * option.kept * taps * pixels:
+            yield replace(option, merged=merged)
 
 
 def kept_counts(maps: int, round_to: int) -> list[int]:

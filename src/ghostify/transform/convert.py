@@ -37,7 +37,7 @@ class ConvertedLayer:
 
     Args:
         name: Full module name.
-        replaced: Whether it is a ghost now, or makes fewer maps.
+        replaced: Whether it is a ghost now, makes fewer maps, or takes fewer.
         reason: Why not; "" where replaced.
         macs_before: Multiply-adds for one input; None where the input's shape is not known; of a block 0, as its
             convolutions have their own.
@@ -45,6 +45,7 @@ class ConvertedLayer:
         kept: Output maps that the convolution makes.
         ghosted: Output maps made of those.
         dropped: Output maps that are gone.
+        merged: How many combinations of its inputs it takes; None: these themselves.
         explained: Share of the ghosted maps' variance that the kept ones give, where calibrated.
         block: Part of the network whose output was compared, where calibrated.
         block_error: Mean squared error at its output over the variance there, where calibrated.
@@ -58,6 +59,7 @@ class ConvertedLayer:
     kept: int
     ghosted: int = 0
     dropped: int = 0
+    merged: int | None = None
     explained: float | None = None
     block: str | None = None
     block_error: float | None = None
@@ -119,7 +121,7 @@ def convert(
             the convolutions cost 1 / ratio; for calibration with "pointwise" ghosts.
         round_to: With ``drop_inner``, the kept ones of such maps are a multiple of this number: 16 fills a
             processor's vectors, and ONNX Runtime's fast layout wants it.
-        plan: Kept, ghosted and dropped maps of convolutions by name, instead of ``ratio``, ``skip`` and
+        plan: Kept, ghosted, dropped and merged maps of convolutions by name, instead of ``ratio``, ``skip`` and
             ``drop_inner``; of others all are kept. Of a residual block all can be ghosts: one cheap convolution of its
             input takes its place, whatever is said of the convolutions inside. For calibration.
         parts: Of a detector (torchvision's RetinaNet or Faster R-CNN), which of "backbone", "fpn" and "head"; its
@@ -293,7 +295,7 @@ def converted_layer(
     after: Count | None,
 ) -> ConvertedLayer:
     plan = plan or LayerPlan(maps)
-    replaced = bool(plan.ghosted or plan.dropped)
+    replaced = bool(plan.ghosted or plan.dropped or plan.merged)
     if not replaced and not reason:
         reason = f"{NOT_CHEAPER}: combining {maps} maps costs as much as making them"
     return ConvertedLayer(
@@ -305,6 +307,7 @@ def converted_layer(
         plan.kept,
         plan.ghosted,
         plan.dropped,
+        plan.merged,
         kept.explained if kept else None,
         kept.block if kept else None,
         kept.block_error if kept else None,

@@ -1,4 +1,4 @@
-"""Least squares for ghosts: which maps to keep, and filters that make the others of them."""
+"""Least squares: which maps to keep, filters that make the others of them, and what inputs are merged to."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ghostify.measure.redundancy import choose_in_order
-from ghostify.transform.moments import Moments, TapMoments
+from ghostify.transform.moments import Moments, TapMoments, mean_over_taps
 
 # Weight of the old filters in a fit, relative to the mean variance of the inputs.
 RIDGE = 1e-4
@@ -37,9 +37,13 @@ def fit_filters(found: Moments, prior: Tensor) -> Tensor:
         3.0
     """
     prior = prior.to(found.xx)
-    ridge = RIDGE * found.xx.diagonal().mean().clamp_min(1e-30)
-    lifted = found.xx + ridge * torch.eye(len(found.xx), dtype=found.xx.dtype, device=found.xx.device)
-    return prior + torch.linalg.solve(lifted, (found.tx - prior @ found.xx).T).T
+    return prior + torch.linalg.solve(ridged(found.xx), (found.tx - prior @ found.xx).T).T
+
+
+def ridged(covariance: Tensor) -> Tensor:
+    """A covariance with a small share of its mean variance on the diagonal."""
+    ridge = RIDGE * covariance.diagonal().mean().clamp_min(1e-30)
+    return covariance + ridge * torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,58 @@ def fit_pointwise(found: Moments, prior: Tensor, gain: Tensor, kept: int) -> Poi
         combination_bias=found.t_mean[others] - combinations @ found.t_mean[chosen],
         explained=share_explained(error, found.tt.diagonal()[others]),
     )
+
+
+@dataclass(frozen=True)
+class MergedInputs:
+    """Combinations of a convolution's input maps, in the place of these.
+
+    Args:
+        combinations: ``[merged, maps]``.
+        moments: Of patches of the merged maps, ``[merged · taps]``.
+        prior: Filters of them that give nearly what those of all maps do, ``[outputs, merged · taps]``.
+    """
+
+    combinations: Tensor
+    moments: Moments
+    prior: Tensor
+
+    def of_all(self, filters: Tensor) -> Tensor:
+        """Filters of all maps, ``[outputs, maps · taps]``, that do what these do of the merged ones."""
+        by_map = filters.unflatten(1, (len(self.combinations), -1))
+        return torch.einsum("omt,mi->oit", by_map, self.combinations).flatten(1)
+
+
+def merge_inputs(found: Moments, prior: Tensor, gain: Tensor, merged: int) -> MergedInputs:
+    """The combinations of a convolution's input maps from which filters best tell the wanted outputs.
+
+    They are the directions in which the maps vary most, counted by what the fitted filters make of them: a higher-order
+    singular value decomposition (De Lathauwer et al. 2000; of filters, Kim et al. 2016, arXiv:1511.06530) of filters
+    weighted by their inputs' covariance, which is taken to be one of the maps times one of the taps.
+
+    Args:
+        found: Of patches ``[maps · taps]``.
+        prior: Filters before, ``[outputs, maps, height, width]``.
+        gain: What an error in each output map counts, ``[outputs]``.
+        merged: How many combinations, at most maps.
+    """
+    maps, taps = prior.shape[1], prior[0, 0].numel()
+    full, lifted = fit_filters(found, prior.flatten(1)), ridged(found.xx)
+    values, vectors = torch.linalg.eigh(mean_over_taps(lifted, maps))
+    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
+    of_taps = lifted.reshape(maps, taps, maps, taps).diagonal(dim1=0, dim2=2).mean(-1)
+    weighted = (gain.to(full)[:, None] * full).unflatten(1, (maps, taps))
+    effect = torch.einsum("oit,ojt->ij", weighted @ of_taps, weighted)
+    directions = torch.linalg.eigh(root @ effect @ root).eigenvectors[:, -merged:]  # [maps, merged]
+    # Each of variance 1 and apart from the others, so that learning moves all of them alike.
+    combinations = torch.linalg.solve(root, directions).T
+
+    def merge(rows: Tensor) -> Tensor:  # [maps · taps, columns] → [merged · taps, columns]
+        return (combinations @ rows.reshape(maps, -1)).reshape(merged * taps, -1)
+
+    seen = merge(lifted)
+    moments = Moments(merge(found.x_mean)[:, 0], found.t_mean, merge(merge(found.xx).T), merge(found.tx.T).T, found.tt)
+    return MergedInputs(combinations, moments, torch.linalg.solve(merge(seen.T), seen @ full.T).T)
 
 
 @dataclass(frozen=True)

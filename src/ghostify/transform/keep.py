@@ -27,13 +27,13 @@ from ghostify.transform.blocks import (
 )
 from ghostify.transform.calibration import FEW, first_images, small_batches
 from ghostify.transform.drop import LeftMaps, drop_maps_
-from ghostify.transform.fit import choose_maps, complement, fit_depthwise, fit_filters, fit_pointwise
+from ghostify.transform.fit import choose_maps, complement, fit_depthwise, fit_filters, fit_pointwise, merge_inputs
 from ghostify.transform.moments import Moments, MomentSums, TapSums, maps_at, patches, samples_per_image, windows
 from ghostify.transform.order import fold_orders
 from ghostify.transform.plan import BLOCK_KERNELS, LayerPlan, outside_ghost_blocks
 from ghostify.transform.refine import refine_, refine_whole_
 from ghostify.transform.residual import ResidualSum, fit_ghost_block, residual_sum, residual_sums, sums_of
-from ghostify.transform.surgery import replace_modules_
+from ghostify.transform.surgery import conv_at, replace_modules_
 
 Effort = Literal["fast", "refined"]
 EFFORTS: tuple[str, ...] = get_args(Effort)
@@ -96,6 +96,9 @@ def keep_knowledge(
     example = batches[0][:2]
     plans = outside_ghost_blocks(plans)
     left = drop_maps_(ghost, original, plans, batches)
+    for name, plan in plans.items():
+        if plan.merged is not None and plan.merged >= (inputs := conv_at(ghost, name).in_channels):
+            raise InputError(f"plan: {name} takes {inputs} maps: expected to merge them to fewer than that")
     rows = {name: maps.rows for name, maps in left.items()}
     gains = norm_gains(original, example)
     report: dict[str, KeptLayer] = {}
@@ -274,14 +277,27 @@ def fit_layer(
     for x, t, pixels in samples():
         sums.add(patches(conv, x, pixels), t if rows is None else t[:, rows])
     found = sums.moments()
-    if not plan.ghosted:
+    gain = torch.ones(len(prior), device=prior.device) if gain is None else gain if rows is None else gain[rows]
+    if not plan.ghosted and plan.merged is None:
         filters = fit_filters(found, prior)
         return with_filters(conv, filters, found.t_mean - filters @ found.x_mean), None
-    gain = torch.ones(len(prior), device=prior.device) if gain is None else gain if rows is None else gain[rows]
     layer = GhostConv2d.like(
-        conv, cheap=cheap, cheap_kernel_size=cheap_kernel_size, intrinsic=plan.kept, ordered=True, bias=True
+        conv,
+        cheap=cheap,
+        cheap_kernel_size=cheap_kernel_size,
+        intrinsic=plan.kept,
+        ordered=plan.ghosted > 0,
+        bias=True,
+        merged=plan.merged,
     )
-    assert layer.cheap is not None
+    if layer.merge is not None:
+        merged = merge_inputs(found, conv.weight, gain, layer.merge.out_channels)
+        layer.merge.weight.copy_(merged.combinations[:, :, None, None])
+        found, prior = merged.moments, merged.prior
+    if layer.cheap is None:
+        filters = fit_filters(found, prior)
+        set_(layer.primary, filters, found.t_mean - filters @ found.x_mean)
+        return layer.eval(), None
     if cheap == "pointwise":
         pointwise = fit_pointwise(found, prior, gain, plan.kept)
         kept, slots, explained = pointwise.kept, torch.arange(plan.ghosted, device=prior.device), pointwise.explained

@@ -69,6 +69,12 @@ class MomentSums:
         return Moments(mean[:n], mean[n:], covariance[:n, :n], covariance[n:, :n], covariance[n:, n:])
 
 
+def mean_over_taps(covariance: Tensor, maps: int) -> Tensor:
+    """Covariance of maps ``[maps, maps]`` from that of patches ``[maps · taps, maps · taps]``."""
+    taps = len(covariance) // maps
+    return covariance.unflatten(0, (maps, taps)).unflatten(2, (maps, taps)).diagonal(dim1=1, dim2=3).mean(-1)
+
+
 @dataclass(frozen=True)
 class TapMoments:
     """Of each intrinsic map under the taps of a filter, with wanted maps t, in float64.

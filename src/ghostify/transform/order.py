@@ -72,7 +72,9 @@ def fold_(model: nn.Module, place: InnerMaps) -> None:
                 tensor.copy_(tensor[place_of])
     for name in place.consumers:
         consumer = model.get_submodule(name)
-        weight = (consumer.primary if isinstance(consumer, GhostConv2d) else consumer).weight
+        if isinstance(consumer, GhostConv2d):
+            consumer = consumer.primary if consumer.merge is None else consumer.merge
+        weight = consumer.weight
         assert isinstance(weight, Tensor)
         # A linear layer behind a flattening has several inputs for each map.
         weight.copy_(weight.unflatten(1, (len(place_of), -1))[:, place_of].flatten(1, 2))

@@ -1,4 +1,4 @@
-"""What becomes of each output map: kept, ghosted or dropped."""
+"""What becomes of each output map: kept, ghosted or dropped; and whether the input maps are merged."""
 
 import math
 from collections.abc import Mapping
@@ -27,12 +27,15 @@ class LayerPlan:
         ghosted: From the kept ones; from its input where a block keeps none.
         dropped: Not at all.
         cheap: How the ghosts are made; None: as the conversion says, of a block "pointwise".
+        merged: How many combinations of its input maps a convolution takes, whose ghosts are pointwise then; None:
+            these maps themselves.
     """
 
     kept: int
     ghosted: int = 0
     dropped: int = 0
     cheap: PlanCheap | None = None
+    merged: int | None = None
 
     def __post_init__(self) -> None:
         if min(self.kept, self.ghosted, self.dropped) < 0:
@@ -42,6 +45,10 @@ class LayerPlan:
         kinds = BLOCK_KERNELS if self.of_block else CHEAP_KINDS
         if self.cheap is not None and self.cheap not in kinds:
             raise InputError(f"cheap is {self.cheap!r}: expected one of {', '.join(kinds)}")
+        if self.merged is not None and (self.merged < 1 or not self.kept or self.cheap == "depthwise"):
+            raise InputError(
+                f"{self}: expected at least 1 merged map, and that of a convolution without depthwise ghosts"
+            )
 
     @property
     def of_block(self) -> bool:
@@ -50,7 +57,9 @@ class LayerPlan:
 
     def cheap_or(self, default: Cheap) -> Cheap:
         """How a convolution's ghosts are made."""
-        return default if self.cheap is None or self.cheap == "convolution" else self.cheap
+        if self.cheap is None or self.cheap == "convolution":
+            return default if self.merged is None else "pointwise"
+        return self.cheap
 
     @property
     def kernel_size(self) -> int:

@@ -13,7 +13,7 @@ from ghostify.transform.surgery import conv_at, replace_modules_
 
 
 def untrained(model: nn.Module, plans: Mapping[str, LayerPlan], example: Tensor) -> nn.Module:
-    """Copy a network with as many maps kept, ghosted and dropped as planned, whichever they are.
+    """Copy a network with as many maps kept, ghosted, dropped and merged as planned, whichever they are.
 
     Args:
         plans: By module name, as of ``convert``.
@@ -33,7 +33,7 @@ def untrained(model: nn.Module, plans: Mapping[str, LayerPlan], example: Tensor)
             block = GhostBlock(plan.maps, plan.kernel_size).eval()
             block.cheap.reset_parameters()  # an exported file has equal tensors once, and layers are told by theirs
             ghosts[shaped.get_submodule(name)] = block
-        elif plan.ghosted:
-            conv = conv_at(shaped, name)
-            ghosts[conv] = GhostConv2d.like(conv, cheap=plan.cheap_or("pointwise"), intrinsic=plan.kept).eval()
+        elif plan.ghosted or plan.merged is not None:
+            conv, cheap = conv_at(shaped, name), plan.cheap_or("pointwise")
+            ghosts[conv] = GhostConv2d.like(conv, cheap=cheap, intrinsic=plan.kept, merged=plan.merged).eval()
     return replace_modules_(shaped, ghosts)
