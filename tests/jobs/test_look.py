@@ -116,6 +116,15 @@ def test_maps_in_another_order_are_paired_by_likeness() -> None:
     assert beside.error.max() < 0.01
 
 
+def test_a_layer_of_merged_inputs_makes_no_ghosts_and_keeps_its_maps_in_their_places() -> None:
+    original, ghost = Copies(), Copies()
+    ghost.first = GhostConv2d.like(original.first, ratio=1, merged=2)  # type: ignore[assignment]  # in its place
+    (layer,) = look(original, photograph(), ["first"], against=ghost)
+    assert layer.intrinsic is None
+    assert layer.beside is not None
+    assert layer.beside.paired_by == "place"
+
+
 def test_the_page_and_the_pictures_are_written(tmp_path: Path) -> None:
     original = Copies()
     layers = look(original, photograph(), ["first", "both"], against=convert(original, skip=["copy"]).model)

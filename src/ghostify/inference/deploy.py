@@ -160,7 +160,7 @@ def copied(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def ghost_layers(model: nn.Module) -> dict[str, nn.Module]:
+def ghost_layers(model: nn.Module) -> dict[str, GhostConv2d | GhostModule]:
     """The layers that make ghosts, by module name."""
     return {
         name: module

@@ -1,6 +1,6 @@
 """Which form each ghost layer is fastest in, by measurement."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -103,7 +103,7 @@ def possible(layer: nn.Module) -> tuple[Form, ...]:
     return FORMS if wanted_form("", layer, {}) == "dense" else ("split", "joined")
 
 
-def alike(model: nn.Module, layers: dict[str, nn.Module], example: Tensor) -> list[tuple[str, ...]]:
+def alike(model: nn.Module, layers: Mapping[str, nn.Module], example: Tensor) -> list[tuple[str, ...]]:
     """Names of layers that make as many maps of as many, of one size; in the order in which they run."""
     groups: dict[tuple[object, ...], list[str]] = {}
     for row in count(model, tuple(example.shape[1:])).layers:

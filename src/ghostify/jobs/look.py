@@ -9,7 +9,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from ghostify.errors import InputError
-from ghostify.layers import GhostConv2d, GhostModule
+from ghostify.inference.deploy import ghost_layers
+from ghostify.layers import GhostConv2d
 from ghostify.measure.redundancy import (
     MapFilter,
     constant_maps,
@@ -191,12 +192,14 @@ def look(
     if not layers:  # what nobody asked for need not be refused
         names = [name for name in names if int((~constant_maps(own[name])).sum()) >= 2] or names[:1]
     others = maps_of(against, names, x) if against is not None else {}
+    ghost = network if against is None else against
+    makers = ghost_layers(ghost)
     found = []
     for done, name in enumerate(names):
         if progress:
             progress("look", name, done, len(names))
-        maker = (network if against is None else against).get_submodule(name)
-        intrinsic = maker.intrinsic_maps if isinstance(maker, GhostConv2d | GhostModule) else None
+        maker = ghost.get_submodule(name)
+        intrinsic = makers[name].intrinsic_maps if name in makers else None
         beside = put_beside(own[name], others[name], maker) if name in others else None
         found.append(see(name, own[name], intrinsic, beside))
     if progress:
@@ -219,9 +222,8 @@ def first_ghost(network: nn.Module, stage: Stage) -> str | None:
     """The first layer of the stage that makes ghosts, of at least 32 maps where there is one."""
     ghosts = [
         (name, module.out_channels)
-        for name, module in network.named_modules()
-        if isinstance(module, GhostConv2d | GhostModule)
-        and any(name == member or name.startswith(f"{member}.") for member in stage.members)
+        for name, module in ghost_layers(network).items()
+        if any(name == member or name.startswith(f"{member}.") for member in stage.members)
     ]
     return next((name for name, maps in ghosts if maps >= LEAST_MAPS), ghosts[0][0] if ghosts else None)
 
@@ -264,7 +266,7 @@ def put_beside(original: Tensor, maps: Tensor, maker: nn.Module) -> Beside:
         raise InputError(
             f"the maps are {tuple(original.shape[1:])} and {tuple(maps.shape[1:])}: expected a network and its ghost"
         )
-    in_order = not isinstance(maker, GhostConv2d) or maker.order is not None
+    in_order = not isinstance(maker, GhostConv2d) or maker.cheap is None or maker.order is not None
     by_place = in_order and len(maps) == len(original)
     if by_place:
         place = torch.arange(len(maps))
