@@ -36,6 +36,10 @@ def test_a_share_of_the_multiply_adds_is_kept_to_and_convert_follows(
     ghost = convert(model, calibration=batches, plan=found, effort="fast").model
     assert count(ghost, SHAPE).macs / count(model, SHAPE).macs == pytest.approx(found.macs, abs=1e-9)
     assert "conv1" not in found
+    assert any(layer.merged for layer in found.values())
+    whole = plan(model, example=EXAMPLE, calibration=batches, target_macs=0.6, skip=["conv1"], merging=False)
+    assert not any(layer.merged for layer in whole.values())
+    assert whole.harm > found.harm, "it chooses among fewer options"
     assert [point.macs for point in found.curve] == sorted(point.macs for point in found.curve)
     lines = file.read_text()
     again = plan(model, example=EXAMPLE, calibration=batches, target_macs=0.6, skip=["conv1"], measurements=file)
@@ -140,12 +144,13 @@ def test_blocks_become_ghosts_in_turn_so_that_each_is_timed_in_each_way() -> Non
             assert all((chosen[name] == gone) == (chosen[site.within] > 0) for chosen in drawn)
 
 
-def test_a_speed_is_measured_in_the_engine() -> None:
+@pytest.mark.parametrize("merging", [None, True])
+def test_a_speed_is_measured_in_the_engine(merging: bool | None) -> None:
     pytest.importorskip("openvino")
     layers = [nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3)]
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5)).eval()
     batches = [torch.randn(32, *SHAPE)]
-    found = plan(model, example=torch.zeros(4, *SHAPE), calibration=batches, target_speedup=1.1)
+    found = plan(model, example=torch.zeros(4, *SHAPE), calibration=batches, target_speedup=1.1, merging=merging)
     assert found.speedup is not None
     assert found.speedup[1] >= 1.1
     assert found.limit > 1.1

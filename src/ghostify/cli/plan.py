@@ -58,9 +58,8 @@ from ghostify.planning.plan_file import Plan, write_plan
 )
 @click.option(
     "--merging/--no-merging",
-    default=True,
-    show_default=True,
-    help="Whether convolutions may take combinations of their inputs.",
+    default=None,
+    help="Whether convolutions may take combinations of their inputs; default: for multiply-adds.",
 )
 @click.option("--out", type=Path, required=True, help="Folder for plan.json, and for what is measured on the way.")
 @seed_option("Of drawn images and trial networks.")
@@ -83,7 +82,7 @@ def plan(
     skip: tuple[str, ...],
     round_to: int | None,
     whole_blocks: bool | None,
-    merging: bool,
+    merging: bool | None,
     out: Path,
     seed: int,
     as_json: bool,

@@ -52,7 +52,7 @@ def plan(
     skip: Sequence[str] = (),
     round_to: int | None = None,
     whole_blocks: bool | None = None,
-    merging: bool = True,
+    merging: bool | None = None,
     measurements: Path | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -76,7 +76,7 @@ def plan(
         skip: Module names or patterns of convolutions to leave.
         round_to: Kept maps are a multiple of this number; None: 4 for a speed, 1 for multiply-adds.
         whole_blocks: Whether residual blocks may become ghosts as a whole; None: for a speed.
-        merging: Whether convolutions may take combinations of their inputs.
+        merging: Whether convolutions may take combinations of their inputs; None: for multiply-adds.
         measurements: File for what is measured, so that a second call goes on where the first was interrupted.
         seed: Of the random networks.
         progress: Told of each measurement.
@@ -97,6 +97,8 @@ def plan(
     if whole_blocks is None:
         # Of multiply-adds they save little more than fewer maps do, of which refinement undoes more: docs/planning.md.
         whole_blocks = target_speedup is not None
+    if merging is None:
+        merging = target_macs is not None  # for a speed it was not tried on enough networks: docs/planning.md
     if round_to is None:
         round_to = 1 if target_speedup is None else 4
     # Trials change it, and a network may change what it gets in place.
