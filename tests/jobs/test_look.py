@@ -118,7 +118,7 @@ def test_maps_in_another_order_are_paired_by_likeness() -> None:
 
 def test_a_layer_of_merged_inputs_makes_no_ghosts_and_keeps_its_maps_in_their_places() -> None:
     original, ghost = Copies(), Copies()
-    ghost.first = GhostConv2d.like(original.first, ratio=1, merged=2)  # type: ignore[assignment]  # in its place
+    ghost.first = GhostConv2d.like(original.first, ratio=1, merged=2)  # type: ignore[assignment]  # a drop-in
     (layer,) = look(original, photograph(), ["first"], against=ghost)
     assert layer.intrinsic is None
     assert layer.beside is not None

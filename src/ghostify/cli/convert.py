@@ -206,7 +206,8 @@ def detector_images(
 
 
 def layer_row(layer: ConvertedLayer) -> tuple[str, ...]:
-    changed = "ghost" if layer.ghosted or layer.merged else "narrower" if layer.kept else "gone with its block"
+    kinds = {"ghost": layer.ghosted, "inputs merged": layer.merged, "narrower": layer.kept, "gone with its block": True}
+    changed = next(kind for kind, holds in kinds.items() if holds)
     now = f"left: {layer.reason}" if layer.reason else changed
     numbers = (layer.kept, layer.ghosted, layer.dropped, layer.merged, layer.macs_before, layer.macs_after)
     return (

@@ -59,11 +59,11 @@ def plan(
 ) -> Plan:
     """Choose what becomes of each convolution's maps so that a target holds and the output changes least.
 
-    For each option of a convolution (numbers of kept, dropped, pointwise and depthwise ghosted maps, and of maps that
-    its inputs are merged to) the error that it alone brings to the network's output is measured on images, without
-    labels. For a speed-up, networks
-    of random options are profiled in the engine for what each option costs there; the choice is then measured
-    as a whole, and corrected until the target holds. The choice is optimal for these costs, if harms add up.
+    For each option of a convolution (numbers of kept, dropped, pointwise and depthwise ghosted maps, and of maps
+    that its inputs are merged to) the error that it alone brings to the network's output is measured on images,
+    without labels. For a speed-up, networks of random options are profiled in the engine for what each option costs
+    there; the choice is then measured as a whole, and corrected until the target holds. The choice is optimal for
+    these costs, if harms add up.
 
     Args:
         model: A trained network; given back as it was.

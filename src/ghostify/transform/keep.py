@@ -86,7 +86,7 @@ def keep_knowledge(
         The copy, in eval mode, and what became of each convolution of ``plans``, and each block.
     Raises:
         InputError: If maps are to be dropped that are not only for following layers, or a block to become a ghost that
-            is no sum of its input and a convolution's maps.
+            is no sum of its input and a convolution's maps, or inputs to be merged to no fewer than there are.
     """
     generator = torch.Generator().manual_seed(seed)
     layout = memory_format_for(original, batches[0][:2])
