@@ -127,6 +127,13 @@ def test_without_a_verb_the_help_is_printed_line_by_line(
     assert any(line.split()[:1] == ["train"] for line in lines)
 
 
+@pytest.mark.parametrize(("verb", "status"), [(["models"], 0), (["count", "no-such-network"], 2)])
+def test_no_process_group_outlives_a_verb(verb: list[str], status: int) -> None:
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    assert main(verb) == status
+    assert not torch.distributed.is_initialized()
+
+
 def test_look_writes_a_page_and_tells_the_numbers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "look"
     look = ["look", "tiny:Tiny", "--input-shape", "3,24,24", "--layer", "conv1", "--out", str(out)]

@@ -302,7 +302,7 @@ def torchrun(processes: int, *arguments: str) -> subprocess.CompletedProcess[str
     done = subprocess.run(
         [*launcher, *arguments], env=environment, capture_output=True, text=True, timeout=1800, check=False
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr
     return done
 
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 import click
+import torch
 
 import ghostify
 from ghostify.allocator import keep_freed_memory
@@ -57,7 +58,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         print("ghostify: interrupted; what was finished is kept", file=sys.stderr)
         return INTERRUPTED
+    finally:
+        leave_process_group()
     return 0
+
+
+def leave_process_group() -> None:
+    """Join the threads of torchrun's process group: one that still runs while Python ends may abort the process."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def refuse(message: str) -> int:
