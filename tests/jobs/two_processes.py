@@ -54,6 +54,8 @@ def main(
         torch.save(model.state_dict(), Path(out) / "weights.pt")
         counted = {"images": [epoch.images for epoch in history], "val_top1": [epoch.val_top1 for epoch in history]}
         (Path(out) / "counted.json").write_text(json.dumps(counted))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

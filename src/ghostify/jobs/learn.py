@@ -85,7 +85,7 @@ def learn(
 
     Every epoch is a function of the seed, its number and the weights, so that on a CPU, with the same
     number of threads, the same call gives the same weights, whether or not it was interrupted.
-    Started by torchrun, the processes share the images and process 0 writes.
+    Started by torchrun, the processes share the images and process 0 writes; the caller destroys the process group.
 
     Args:
         settings: What a checkpoint must agree with, beside the recipe.
