@@ -58,6 +58,7 @@ class OutputHarm:
         self.variance = self.wanted.var().clamp_min(1e-12)
         self.moments: dict[str, Moments] = {}
         self.targets: dict[str, list[Tensor]] = {}
+        self.fitted: dict[str, Tensor] = {}  # of the convolution looked at, filters of which several options are made
 
     def outputs(self) -> Tensor:
         """What the network gives for all images."""
@@ -111,14 +112,16 @@ class OutputHarm:
     def with_fewer_products(self, name: str, kind: str, kept: int) -> Change:
         """Filters and biases of the convolution that gives what pointwise ghosts would, or merged inputs."""
         conv, found = conv_at(self.model, name), self.moments_of(name)
-        prior = conv.weight.flatten(1)
-        gain = self.gains.get(name, torch.ones(len(prior), device=prior.device))
+        if name not in self.fitted:
+            self.fitted = {name: fit_filters(found, conv.weight.flatten(1))}
+        fitted = self.fitted[name]
+        gain = self.gains.get(name, torch.ones(len(fitted), device=fitted.device))
         if kind == "merged":
-            merged = merge_inputs(found, conv.weight, gain, kept)
+            merged = merge_inputs(found, fitted.unflatten(1, (conv.in_channels, -1)), gain, kept)
             filters = merged.of_all(fit_filters(merged.moments, merged.prior))
         else:
-            ghosts = fit_pointwise(found, prior, gain, kept)
-            filters = found.xx.new_empty(prior.shape)
+            ghosts = fit_pointwise(found, fitted, gain, kept)
+            filters = torch.empty_like(fitted)
             others = complement(ghosts.kept, len(filters))
             filters[ghosts.kept], filters[others] = ghosts.filters, ghosts.combinations @ ghosts.filters
         return filters, found.t_mean - filters @ found.x_mean

@@ -67,24 +67,23 @@ class PointwiseGhosts:
     explained: float
 
 
-def fit_pointwise(found: Moments, prior: Tensor, gain: Tensor, kept: int) -> PointwiseGhosts:
+def fit_pointwise(found: Moments, fitted: Tensor, gain: Tensor, kept: int) -> PointwiseGhosts:
     """The best maps that are all combinations of ``kept`` ones (reduced-rank regression, Izenman 1975).
 
     Filters of rank ``kept`` are the fit of all filters, projected on the leading directions of what it
     predicts. Any ``kept`` independent rows of them combine to the rest; the rows are chosen by pivoting.
 
     Args:
-        prior: Filters before, ``[outputs, inputs]``.
+        fitted: Filters of all maps, by ``fit_filters``, ``[outputs, inputs]``.
         gain: What an error in each map counts, ``[outputs]``, at least 0.
     """
-    full = fit_filters(found, prior)
-    gain = gain.to(full)
+    gain = gain.to(fitted)
     gain = gain.clamp_min(1e-3 * gain.max().clamp_min(1e-30))  # a map that hardly counts still has a place
-    weighted = gain[:, None] * full
+    weighted = gain[:, None] * fitted
     directions = torch.linalg.eigh(weighted @ found.xx @ weighted.T).eigenvectors[:, -kept:]  # [outputs, kept]
     pivots = qr(directions.T.cpu().numpy(), mode="r", pivoting=True)[1]
-    chosen = torch.as_tensor(np.sort(pivots[:kept]).astype(np.int64), device=full.device)
-    others = complement(chosen, len(full))
+    chosen = torch.as_tensor(np.sort(pivots[:kept]).astype(np.int64), device=fitted.device)
+    others = complement(chosen, len(fitted))
     basis = directions[chosen]  # [kept, kept]
     filters = basis @ (directions.T @ weighted) / gain[chosen, None]
     combinations = torch.linalg.solve(basis.T, directions[others].T).T * gain[chosen] / gain[others, None]
@@ -120,7 +119,7 @@ class MergedInputs:
         return torch.einsum("omt,mi->oit", by_map, self.combinations).flatten(1)
 
 
-def merge_inputs(found: Moments, prior: Tensor, gain: Tensor, merged: int) -> MergedInputs:
+def merge_inputs(found: Moments, fitted: Tensor, gain: Tensor, merged: int) -> MergedInputs:
     """The combinations of a convolution's input maps from which filters best tell the wanted outputs.
 
     They are the directions in which the maps vary most, counted by what the fitted filters make of them: a higher-order
@@ -129,16 +128,16 @@ def merge_inputs(found: Moments, prior: Tensor, gain: Tensor, merged: int) -> Me
 
     Args:
         found: Of patches ``[maps · taps]``.
-        prior: Filters before, ``[outputs, maps, height, width]``.
+        fitted: Filters of all maps, by ``fit_filters``, ``[outputs, maps, taps]``.
         gain: What an error in each output map counts, ``[outputs]``.
         merged: How many combinations, at most maps.
     """
-    maps, taps = prior.shape[1], prior[0, 0].numel()
-    full, lifted = fit_filters(found, prior.flatten(1)), ridged(found.xx)
+    maps, taps = fitted.shape[1:]
+    lifted = ridged(found.xx)
     values, vectors = torch.linalg.eigh(mean_over_taps(lifted, maps))
     root = vectors * values.clamp_min(0).sqrt() @ vectors.T
     of_taps = lifted.reshape(maps, taps, maps, taps).diagonal(dim1=0, dim2=2).mean(-1)
-    weighted = (gain.to(full)[:, None] * full).unflatten(1, (maps, taps))
+    weighted = gain.to(fitted)[:, None, None] * fitted
     effect = torch.einsum("oit,ojt->ij", weighted @ of_taps, weighted)
     directions = torch.linalg.eigh(root @ effect @ root).eigenvectors[:, -merged:]  # [maps, merged]
     # Each of variance 1 and apart from the others, so that learning moves all of them alike.
@@ -149,7 +148,7 @@ def merge_inputs(found: Moments, prior: Tensor, gain: Tensor, merged: int) -> Me
 
     seen = merge(lifted)
     moments = Moments(merge(found.x_mean)[:, 0], found.t_mean, merge(merge(found.xx).T), merge(found.tx.T).T, found.tt)
-    return MergedInputs(combinations, moments, torch.linalg.solve(merge(seen.T), seen @ full.T).T)
+    return MergedInputs(combinations, moments, torch.linalg.solve(merge(seen.T), seen @ fitted.flatten(1).T).T)
 
 
 @dataclass(frozen=True)

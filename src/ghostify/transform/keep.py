@@ -291,7 +291,8 @@ def fit_layer(
         merged=plan.merged,
     )
     if layer.merge is not None:
-        merged = merge_inputs(found, conv.weight, gain, layer.merge.out_channels)
+        fitted = fit_filters(found, prior).unflatten(1, (layer.merge.in_channels, -1))
+        merged = merge_inputs(found, fitted, gain, layer.merge.out_channels)
         layer.merge.weight.copy_(merged.combinations[:, :, None, None])
         found, prior = merged.moments, merged.prior
     if layer.cheap is None:
@@ -299,7 +300,7 @@ def fit_layer(
         set_(layer.primary, filters, found.t_mean - filters @ found.x_mean)
         return layer.eval(), None
     if cheap == "pointwise":
-        pointwise = fit_pointwise(found, prior, gain, plan.kept)
+        pointwise = fit_pointwise(found, fit_filters(found, prior), gain, plan.kept)
         kept, slots, explained = pointwise.kept, torch.arange(plan.ghosted, device=prior.device), pointwise.explained
         others = complement(kept, len(prior))
         set_(layer.primary, pointwise.filters, pointwise.bias)

@@ -1,0 +1,238 @@
+"""How a network is built again: its origin, and the layers that stand there instead of the origin's."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+
+import torchvision
+from accelerate import init_empty_weights
+from torch import nn
+
+from ghostify.errors import InputError
+from ghostify.layers import GhostBlock, GhostConv2d
+from ghostify.layers.ghost_conv import intrinsic_channels
+from ghostify.models.registry import Origin, known_origin, remember_origin
+from ghostify.transform.surgery import module_names, replace_modules_
+
+CONV_ARGUMENTS = (
+    "in_channels",
+    "out_channels",
+    "kernel_size",
+    "stride",
+    "padding",
+    "dilation",
+    "groups",
+    "padding_mode",
+)
+
+
+def conv_arguments(conv: nn.Conv2d | GhostConv2d) -> dict[str, Any]:
+    bias = conv.primary.bias if isinstance(conv, GhostConv2d) else conv.bias
+    return {name: getattr(conv, name) for name in CONV_ARGUMENTS} | {"bias": bias is not None}
+
+
+def ghost_arguments(ghost: GhostConv2d) -> dict[str, Any]:
+    own = {"ratio": ghost.ratio, "cheap_kernel_size": ghost.cheap_kernel_size, "cheap": ghost.cheap_kind}
+    intrinsic = ghost.primary.out_channels
+    if intrinsic != intrinsic_channels(ghost.out_channels, ghost.ratio, ghost.groups):
+        own["intrinsic"] = intrinsic
+    if ghost.order is not None:
+        own["ordered"] = True
+    if ghost.merge is not None:
+        own["merged"] = ghost.merge.out_channels
+    return conv_arguments(ghost) | own
+
+
+def block_arguments(block: GhostBlock) -> dict[str, Any]:
+    return {"channels": block.channels, "kernel_size": block.kernel_size, "relu": block.relu}
+
+
+def linear_arguments(linear: nn.Linear) -> dict[str, Any]:
+    return {
+        "in_features": linear.in_features,
+        "out_features": linear.out_features,
+        "bias": linear.bias is not None,
+    }
+
+
+def norm_arguments(norm: nn.BatchNorm2d) -> dict[str, Any]:
+    names = ("num_features", "eps", "momentum", "affine", "track_running_stats")
+    return {name: getattr(norm, name) for name in names}
+
+
+# The layers in which a network may differ from its origin, and the arguments that make each again.
+LAYERS: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
+    GhostBlock: block_arguments,
+    GhostConv2d: ghost_arguments,
+    nn.Conv2d: conv_arguments,
+    nn.Linear: linear_arguments,
+    nn.BatchNorm2d: norm_arguments,
+}
+KINDS = {kind.__name__: kind for kind in LAYERS}
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """How to build a network: an origin, and the layers that stand there instead of the origin's.
+
+    Args:
+        origin: Builder and options.
+        replaced: Module name → kind and arguments of the layer that stands there.
+    """
+
+    origin: Origin
+    replaced: dict[str, dict[str, Any]]
+
+    def build(self) -> nn.Module:
+        """The network with random weights."""
+        model = self.origin.build()
+        modules = dict(model.named_modules(remove_duplicate=False))
+        try:
+            replacements = {modules[name]: make_layer(row) for name, row in self.replaced.items()}
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"a replaced layer of {self.origin.name} cannot be built again: {error!r}") from error
+        model = replace_modules_(model, replacements)
+        remember_origin(model, self.origin)
+        return model
+
+
+def make_layer(row: Mapping[str, Any]) -> nn.Module:
+    """A layer of this kind and arguments.
+
+    Raises:
+        ValueError: If there are other arguments than ``describe_layer`` writes.
+    """
+    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items() if k != "kind"}
+    layer = KINDS[row["kind"]](**arguments)
+    if not row.items() <= (describe_layer(layer) or {}).items():
+        raise ValueError(f"{row} describes no such layer")
+    return layer
+
+
+def describe_layer(module: nn.Module) -> dict[str, Any] | None:
+    """Kind and arguments of a layer in JSON's types, or None where it is of no kind that can be described."""
+    describe = LAYERS.get(type(module))
+    if describe is None:
+        return None
+    row: dict[str, Any] = json.loads(json.dumps({"kind": type(module).__name__, **describe(module)}))
+    return row
+
+
+def blueprint_of(model: nn.Module) -> Blueprint:
+    """How to build this network again.
+
+    The origin is known for what ``create_model`` built. For others it is looked for: among
+    torchvision's builders of the same class, then the class itself without arguments.
+
+    Raises:
+        InputError: If none of these leads to this network.
+    """
+    origin = known_origin(model)
+    why = ""
+    found: list[Blueprint] = []
+    for candidate in [origin] if origin else likely_origins(model):
+        try:
+            with init_empty_weights():
+                built = candidate.build()
+                blueprint = Blueprint(candidate, replaced_layers(model, built))
+            if origin is None:
+                refuse_other_settings(model, built)
+            found.append(blueprint)
+        except Exception as error:  # noqa: BLE001  # a builder may raise anything; then it is not this one
+            why = f" ({candidate.name}: {error})"
+    if not found:
+        raise InputError(
+            f"how this {type(model).__name__} was built is not known{why}: build the network with create_model, "
+            "whose 'package.module:factory' takes any builder that can be imported"
+        )
+    return min(found, key=lambda blueprint: len(blueprint.replaced))
+
+
+def likely_origins(model: nn.Module) -> Iterator[Origin]:
+    kind = type(model)
+    # Of torchvision's networks that were trained elsewhere.
+    options = {"transform_input": True} if getattr(model, "transform_input", False) is True else {}
+    for name in torchvision.models.list_models(module=torchvision.models):
+        if torchvision.models.get_model_builder(name).__annotations__.get("return") is kind:
+            yield Origin(f"torchvision:{name}", options)
+    if kind.__module__ != "__main__" and "<" not in kind.__qualname__ and not kind.__module__.startswith("torch"):
+        yield Origin(f"{kind.__module__}:{kind.__qualname__}")
+
+
+def replaced_layers(model: nn.Module, origin: nn.Module) -> dict[str, dict[str, Any]]:
+    """The layers of ``model`` that differ from those of the same name in ``origin``.
+
+    Raises:
+        InputError: If they differ in more than layers of a kind that can be described.
+    """
+    expected, shared = dict(origin.named_modules(remove_duplicate=False)), module_names(origin)
+    replaced: dict[str, dict[str, Any]] = {}
+    inside_replaced: set[nn.Module] = set()
+    met: set[str] = set()
+    for module, names in module_names(model).items():
+        if module in inside_replaced:
+            continue
+        met.update(names)
+        row = describe_layer(module)
+        for name in names:
+            if name not in expected:
+                raise InputError(f"it has a module {name!r} that its origin lacks")
+            there = expected[name]
+            apart = [other for other in shared[there] if other not in names]
+            if apart:
+                raise InputError(f"it has {name!r} and {apart[0]!r} apart, which are one module of its origin")
+            if row is not None:
+                inside_replaced.update(module.modules())
+                if row != describe_layer(there):
+                    replaced[name] = row
+                    met.update(f"{name}.{inner}" for inner, _ in there.named_modules() if inner)
+            elif type(module) is not type(there) or own_shape(module) != own_shape(there):
+                own, other = (" ".join(repr(one).split())[:60] for one in (module, there))
+                raise InputError(f"{name or 'the network'} is a {own}, not its origin's {other}")
+    lost = [name for name in expected if name not in met]
+    if lost:
+        raise InputError(f"it lacks the module {lost[0]!r} of its origin")
+    return replaced
+
+
+def own_shape(module: nn.Module) -> tuple[str, dict[str, Any]]:
+    """What a module without children prints of itself, of others nothing; and the shapes of its own parameters."""
+    printed = "" if next(module.children(), None) is not None else repr(module)
+    return printed, {name: parameter.shape for name, parameter in module.named_parameters(recurse=False)}
+
+
+def refuse_other_settings(model: nn.Module, origin: nn.Module) -> None:
+    """Refuse plain attributes that differ: the network was built with other arguments than a guessed origin."""
+    modules = dict(model.named_modules())
+    for name, there in origin.named_modules():
+        own, expected = plain_attributes(modules.get(name, there)), plain_attributes(there)
+        for attribute in own.keys() & expected.keys():
+            if told(own[attribute]) != told(expected[attribute]):
+                what = f"{name}.{attribute}".removeprefix(".")
+                raise InputError(f"{what} is {own[attribute]!r}, not its origin's {expected[attribute]!r}")
+
+
+def plain_attributes(module: nn.Module) -> dict[str, Any]:
+    """Public flags, numbers, words and functions of a module, and tuples of these.
+
+    None of a layer that can be described, whose arguments speak.
+    """
+    if type(module) in LAYERS:
+        return {}
+    public = {name: value for name, value in vars(module).items() if not name.startswith("_") and name != "training"}
+    return {name: value for name, value in public.items() if is_plain(value)}
+
+
+def is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str | type | FunctionType | BuiltinFunctionType)
+
+
+def told(value: Any) -> Any:
+    """A plain value as it is compared: a function by where it was written, as each network may have its own."""
+    if isinstance(value, tuple | list):
+        return [told(one) for one in value]
+    return (value.__module__, value.__qualname__) if isinstance(value, FunctionType) else value
