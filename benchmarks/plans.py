@@ -25,6 +25,7 @@ from ghostify.data.sample import draw_inputs
 from ghostify.measure.environment import describe_environment
 from ghostify.models.weights import load_weights_
 
+KEY = ("network", "engine", "threads", "target", "merging")
 MEASURED = (
     "refused",
     "seconds_to_plan",
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--engine", default="openvino")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--merging", action="store_true", help="let convolutions take combinations of their inputs")
     parser.add_argument("--measurements", type=Path, help="file to go on with after an interruption")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -62,12 +64,12 @@ def main() -> None:
     images = draw_inputs(load_data(arguments.data), arguments.images, 0)
     example = images[0][:1]
     rows = read_rows(arguments.out)
-    done = {(row["network"], row["engine"], row["threads"], row["target"]) for row in rows}
+    done = {tuple(row[name] for name in KEY) for row in rows}
     for target in arguments.targets:
-        key = (arguments.network, arguments.engine, str(arguments.threads), f"{target:g}")
+        key = (arguments.network, arguments.engine, str(arguments.threads), f"{target:g}", str(arguments.merging))
         if key in done:
             continue
-        row = dict(zip(("network", "engine", "threads", "target"), key, strict=True)) | dict.fromkeys(MEASURED, "")
+        row = dict(zip(KEY, key, strict=True)) | dict.fromkeys(MEASURED, "")
         started = time.perf_counter()
         try:
             found = plan(
@@ -77,6 +79,7 @@ def main() -> None:
                 target_speedup=target,
                 engine=arguments.engine,
                 threads=arguments.threads,
+                merging=arguments.merging,
                 measurements=arguments.measurements,
                 progress=lambda task, detail, step, steps: print(f"{task} {detail} {step}/{steps}", file=sys.stderr),
             )
