@@ -98,7 +98,7 @@ def plan(
         # Of multiply-adds they save little more than fewer maps do, of which refinement undoes more: docs/planning.md.
         whole_blocks = target_speedup is not None
     if merging is None:
-        merging = target_macs is not None  # for a speed it was not tried on enough networks: docs/planning.md
+        merging = target_macs is not None  # for a speed it takes longer to plan, and reached less: docs/planning.md
     if round_to is None:
         round_to = 1 if target_speedup is None else 4
     # Trials change it, and a network may change what it gets in place.
