@@ -32,8 +32,9 @@ class Teacher:
         weight: Share of the loss that is disagreement with the teacher, above 0 to 1; 1 learns no labels.
         temperature: What both networks' logits are divided by before their answers are compared.
         hints: Whether disagreement is how far logits and the ends of blocks that both networks have are apart, mean
-            squared error over variance, as in refinement (hints: Romero et al. 2015, arXiv:1412.6550); else it is that
-            of softened answers, for which the temperature is.
+            squared error over variance, as in refinement (hints: Romero et al. 2015, arXiv:1412.6550), of logits alone
+            where no block's maps have the same shape in both; else it is that of softened answers, for which the
+            temperature is.
     """
 
     network: nn.Module
@@ -106,10 +107,7 @@ def ends_to_compare(
     if recipe.cuda_graph:
         raise InputError("cuda_graph: expected a teacher without hints, which a recorded step does not give")
     example = torch.zeros(1, 3, data.image_size, data.image_size, device=device)
-    ends = shared_ends(teacher.network, model.to(device), example)
-    if not ends:
-        raise InputError("hints: the network has no block in common with its teacher that gives maps of the same shape")
-    return ends
+    return shared_ends(teacher.network, model.to(device), example)
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ class Classification:
     label_smoothing: float
     workers: int
     given: Mapping[str, Tensor] = field(default_factory=dict)  # what blocks gave of this batch in the network
-    wanted: Mapping[str, Tensor] = field(default_factory=dict)  # and in the teacher; empty without hints
+    wanted: Mapping[str, Tensor] = field(default_factory=dict)  # and in the teacher; both empty without hints
 
     def loader(self, recipe: Recipe, order: torch.Generator) -> DataLoader[Batch]:
         return make_loader(self.data.train, recipe.batch_size, self.workers, order)
@@ -142,8 +140,10 @@ class Classification:
             with torch.no_grad():
                 answers = logits_of(self.teacher.network(x))
             if self.teacher.hints:
-                ends = [apart(self.given[name], wanted) for name, wanted in self.wanted.items()]
-                distance = apart(logits, answers) + torch.stack(ends).mean()
+                distance = apart(logits, answers)
+                if self.wanted:
+                    ends = [apart(self.given[name], wanted) for name, wanted in self.wanted.items()]
+                    distance = distance + torch.stack(ends).mean()
             else:
                 distance = disagreement(logits, answers, self.teacher.temperature)
             loss = (1 - self.teacher.weight) * loss + self.teacher.weight * distance
