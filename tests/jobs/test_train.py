@@ -1,5 +1,6 @@
 """Training repeats, resumes and stops as it says."""
 
+import copy
 import csv
 import dataclasses
 import json
@@ -22,6 +23,7 @@ from ghostify import InputError, create_model
 from ghostify.data import load_data
 from ghostify.data.augment import normalise
 from ghostify.data.images import MemoryImages, join_batches
+from ghostify.data.sample import draw_inputs
 from ghostify.jobs.checkpoint import CHECKPOINT_FORMAT, Epoch
 from ghostify.jobs.cuda_graph import forget_, record_
 from ghostify.jobs.evaluate import evaluate
@@ -30,8 +32,9 @@ from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.train import Classification, Teacher, train
 from ghostify.jobs.training_folder import TrainingFolder, best_epoch
 from ghostify.network_file import load
-from ghostify.transform.blocks import ends_of, shared_ends
-from ghostify.transform.refine import apart
+from ghostify.transform.blocks import ends_of
+from ghostify.transform.match import match_ends
+from ghostify.transform.refine import apart, ends_distance
 
 RECIPE = Recipe(epochs=3, batch_size=16, lr=0.05, precision="fp32")
 
@@ -181,39 +184,54 @@ def test_a_teacher_is_learned_from_and_not_changed(colours: Path) -> None:
 def test_hints_bring_the_ends_of_blocks_nearer_to_the_teachers(colours: Path) -> None:
     data, recipe = load_data(f"npz:{colours}"), dataclasses.replace(RECIPE, epochs=20, optimizer="adamw", lr=0.01)
     teacher = trained(colours, recipe)
-    x = torch.randn(8, 3, data.image_size, data.image_size, generator=torch.Generator().manual_seed(0))
+    batches = draw_inputs(data, 60)  # all there are: so each map is matched with the same one as in training
 
     def ends_apart(hints: bool) -> float:
         torch.manual_seed(1)
         model = create_model("tiny:Tiny")
-        ends = shared_ends(teacher, model, x)
-        assert ends == ["conv1", "conv2"]
+        ends = match_ends(teacher, model, batches)
+        assert list(ends) == ["conv1", "conv2"]
         train(model, data, recipe, teacher=Teacher(teacher, hints=hints))
         assert not any(module._forward_hooks for network in (model, teacher) for module in network.modules())
         with ends_of(teacher, ends) as wanted, ends_of(model, ends) as given, torch.no_grad():
-            teacher.eval()(x)
-            model.eval()(x)
-        return sum(float(apart(given[name], wanted[name])) for name in ends)
+            teacher.eval()(batches[0])
+            model.eval()(batches[0])
+            return float(ends_distance(given, wanted, ends))
 
     with_hints, without = ends_apart(True), ends_apart(False)
     assert with_hints < 0.5 * without, (with_hints, without)
+
+
+def test_hints_hold_a_network_whose_maps_leave_in_another_order(colours: Path) -> None:
+    data = load_data(f"npz:{colours}")
+    teacher = trained(colours, dataclasses.replace(RECIPE, epochs=20, optimizer="adamw", lr=0.01)).eval()
+    model, turned = copy.deepcopy(teacher), torch.arange(16).roll(5)
+    with torch.no_grad():
+        for name in ("conv1.weight", "conv1.bias", "bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var"):
+            tensor = model.state_dict()[name]
+            tensor.copy_(tensor[turned].clone())
+        weight = model.get_parameter("conv2.weight")
+        weight.copy_(weight[:, turned].clone())
+    held = dataclasses.replace(RECIPE, epochs=1, optimizer="adamw", lr=1e-4, freeze_norm=True, augment=False)
+    (epoch,) = train(model, data, held, teacher=Teacher(teacher, weight=1, hints=True))
+    assert epoch.train_loss < 1e-2, epoch.train_loss
 
 
 def test_without_a_block_in_common_hints_are_logits(colours: Path) -> None:
     data, recipe = load_data(f"npz:{colours}"), dataclasses.replace(RECIPE, epochs=20, optimizer="adamw", lr=0.01)
     teacher = trained(colours, recipe).eval()
     torch.manual_seed(1)
-    narrower = create_model("tiny:Tiny", width=8)
-    assert not shared_ends(teacher, narrower, torch.zeros(1, 3, data.image_size, data.image_size))
+    wider = create_model("tiny:Tiny", width=32)
+    assert match_ends(teacher, wider, draw_inputs(data, 8)) == {}
     pixels, _ = next(iter(DataLoader(data.test, 30, collate_fn=join_batches)))
     x = normalise(pixels, data.mean, data.std)
 
     def logits_apart() -> float:
         with torch.no_grad():
-            return float(apart(narrower.eval()(x), teacher(x)))
+            return float(apart(wider.eval()(x), teacher(x)))
 
     before = logits_apart()
-    train(narrower, data, recipe, teacher=Teacher(teacher, weight=1, hints=True))
+    train(wider, data, recipe, teacher=Teacher(teacher, weight=1, hints=True))
     assert logits_apart() < 0.1 * before, (logits_apart(), before)
 
 

@@ -6,9 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ghostify import convert, create_model
-from ghostify.transform.blocks import shared_ends
-from ghostify.transform.narrow import narrow
 from ghostify.transform.refine import refine_, refine_whole_
 
 
@@ -66,12 +63,3 @@ def test_what_was_learnt_by_heart_does_not_count() -> None:
     refine(original, ghost, [few], 1e-3, passes=200)
     assert apart(original, ghost, few) > by_heart
     assert apart(original, ghost, others) < before
-
-
-def test_a_ghost_shares_the_ends_of_its_originals_blocks() -> None:
-    original, x = create_model("resnet20"), torch.zeros(1, 3, 32, 32)
-    ghost = convert(original, skip=["conv1"]).model
-    blocks = ["conv1", *(f"layer{stage}.{block}" for stage in (1, 2, 3) for block in (0, 1, 2))]
-    assert shared_ends(original, ghost, x) == blocks
-    assert shared_ends(original, narrow(original, (3, 32, 32), 20_000_000), x) == blocks  # fewer inner maps only
-    assert shared_ends(original, create_model("vgg16_cifar"), x) == []

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ghostify.data.augment import normalise, random_crop_flip
 from ghostify.data.images import Batch, ImageData, MemoryImages, count_images, join_batches
+from ghostify.data.sample import draw_inputs
 from ghostify.data.sources import augmented
 from ghostify.errors import InputError
 from ghostify.jobs.checkpoint import Epoch
@@ -19,8 +20,11 @@ from ghostify.jobs.learn import AfterEpoch, Answer, drops_last, learn, memory_fo
 from ghostify.jobs.recipe import Recipe
 from ghostify.planning.measurements import fingerprint
 from ghostify.progress import Progress
-from ghostify.transform.blocks import ends_of, shared_ends
-from ghostify.transform.refine import apart
+from ghostify.transform.blocks import ends_of
+from ghostify.transform.match import match_ends
+from ghostify.transform.refine import apart, ends_distance
+
+IMAGES_TO_MATCH = 128  # that tell which of the teacher's maps a network has
 
 
 @dataclass(frozen=True)
@@ -32,9 +36,9 @@ class Teacher:
         weight: Share of the loss that is disagreement with the teacher, above 0 to 1; 1 learns no labels.
         temperature: What both networks' logits are divided by before their answers are compared.
         hints: Whether disagreement is how far logits and the ends of blocks that both networks have are apart, mean
-            squared error over variance, as in refinement (hints: Romero et al. 2015, arXiv:1412.6550), of logits alone
-            where no block's maps have the same shape in both; else it is that of softened answers, for which the
-            temperature is.
+            squared error over variance, as in refinement (hints: Romero et al. 2015, arXiv:1412.6550), each map and
+            the teacher's that it is nearest to at the start; of logits alone where no block's maps are of the same
+            size. Else it is that of softened answers, for which the temperature is.
     """
 
     network: nn.Module
@@ -76,7 +80,7 @@ def train(
     outputs = check_fit(model, data)
     data = augmented(data, recipe.color_jitter, recipe.rand_augment)
     accelerator = Accelerator(cpu=device == "cpu", gradient_accumulation_steps=recipe.accumulate)
-    settings, ends = data.identity, list[str]()
+    settings, ends = data.identity, dict[str, Tensor | None]()
     if teacher is not None:
         teacher.network.to(accelerator.device).to(memory_format=memory_format_of(recipe)).eval()
         known = check_fit(teacher.network, data)
@@ -89,7 +93,7 @@ def train(
     with ends_of(teacher.network if teacher else model, ends) as wanted, ends_of(model, ends) as given:
         return learn(
             model,
-            Classification(data, teacher, recipe.label_smoothing, workers, given, wanted),
+            Classification(data, teacher, recipe.label_smoothing, workers, ends, given, wanted),
             recipe,
             settings=settings,
             checkpoint=checkpoint,
@@ -102,12 +106,12 @@ def train(
 
 def ends_to_compare(
     model: nn.Module, teacher: Teacher, data: ImageData, recipe: Recipe, device: torch.device
-) -> list[str]:
-    """The blocks whose ends give hints."""
+) -> dict[str, Tensor | None]:
+    """The blocks whose ends give hints, and which of the teacher's maps the network has there."""
     if recipe.cuda_graph:
         raise InputError("cuda_graph: expected a teacher without hints, which a recorded step does not give")
-    example = torch.zeros(1, 3, data.image_size, data.image_size, device=device)
-    return shared_ends(teacher.network, model.to(device), example)
+    batches = draw_inputs(data, IMAGES_TO_MATCH, recipe.seed, batch_size=16)
+    return match_ends(teacher.network, model.to(device), [batch.to(device) for batch in batches])
 
 
 @dataclass(frozen=True)
@@ -118,8 +122,11 @@ class Classification:
     teacher: Teacher | None
     label_smoothing: float
     workers: int
-    given: Mapping[str, Tensor] = field(default_factory=dict)  # what blocks gave of this batch in the network
-    wanted: Mapping[str, Tensor] = field(default_factory=dict)  # and in the teacher; both empty without hints
+    ends: Mapping[str, Tensor | None] = field(
+        default_factory=dict
+    )  # blocks that give hints, and the teacher's maps there
+    given: Mapping[str, Tensor] = field(default_factory=dict)  # what these gave of this batch in the network
+    wanted: Mapping[str, Tensor] = field(default_factory=dict)  # and in the teacher
 
     def loader(self, recipe: Recipe, order: torch.Generator) -> DataLoader[Batch]:
         return make_loader(self.data.train, recipe.batch_size, self.workers, order)
@@ -141,9 +148,8 @@ class Classification:
                 answers = logits_of(self.teacher.network(x))
             if self.teacher.hints:
                 distance = apart(logits, answers)
-                if self.wanted:
-                    ends = [apart(self.given[name], wanted) for name, wanted in self.wanted.items()]
-                    distance = distance + torch.stack(ends).mean()
+                if self.ends:
+                    distance = distance + ends_distance(self.given, self.wanted, self.ends)
             else:
                 distance = disagreement(logits, answers, self.teacher.temperature)
             loss = (1 - self.teacher.weight) * loss + self.teacher.weight * distance

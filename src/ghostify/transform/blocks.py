@@ -102,22 +102,6 @@ def find_blocks(model: nn.Module, layers: Collection[str], example: Tensor) -> l
     return blocks
 
 
-def shared_ends(model: nn.Module, other: nn.Module, example: Tensor) -> list[str]:
-    """Names of a network's blocks of convolutions that give as many maps of the same size as those of another's.
-
-    Args:
-        other: Such as its ghost; a module of the same name may be another kind there.
-    """
-    convs = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
-    names = [block.name for block in find_blocks(model, convs, example)]
-    present = dict(other.named_modules())
-    names = [name for name in names if name in present]
-    with evaluating(model, other), torch.no_grad(), ends_of(model, names) as ends, ends_of(other, names) as others:
-        model(example.clone())
-        other(example.clone())
-    return [name for name in names if name in others and others[name].shape == ends[name].shape]
-
-
 def run_once(model: nn.Module, example: Tensor) -> list[str]:
     """Names of the modules that run once for a batch, with one tensor in and one out."""
     calls = record_calls(model, example)

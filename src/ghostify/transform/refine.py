@@ -116,11 +116,7 @@ def ends_apart(
             with torch.no_grad():
                 target = original(x.clone())
             output = ghost(x.clone())
-            losses = [
-                apart(given[name], wanted[name] if rows is None else wanted[name][:, rows])
-                for name, rows in ends.items()
-            ]
-            parts = [torch.stack(losses).mean()] if losses else []  # a pruned network may share no end
+            parts = [ends_distance(given, wanted, ends)] if ends else []
             if isinstance(target, Tensor):  # a detector's backbone has several outputs, all of them ends of blocks
                 parts.append(apart(output, target))
             return torch.stack(parts).sum()
@@ -176,6 +172,20 @@ def apart(given: Tensor, wanted: Tensor) -> Tensor:
     """Mean squared error over variance."""
     wanted = wanted.float()
     return nn.functional.mse_loss(given.float(), wanted) / wanted.var().clamp_min(1e-12)
+
+
+def ends_distance(
+    given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], ends: Mapping[str, Tensor | None]
+) -> Tensor:
+    """Mean over the ends of blocks of how far these are apart.
+
+    Args:
+        ends: Names of the blocks, and which of the wanted maps the given ones are; None for all, in order.
+    """
+    apart_at = [
+        apart(given[name], wanted[name] if rows is None else wanted[name][:, rows]) for name, rows in ends.items()
+    ]
+    return torch.stack(apart_at).mean()
 
 
 def draw(parts: Sequence[Sequence[Tensor]], size: int, generator: torch.Generator) -> list[Tensor]:
