@@ -6,11 +6,11 @@
 Each row: one method at one of five sizes (`asked`: a share of the multiply-adds, for `planned for time` of the time;
 what cannot be reached is left out), made without labels on the CPU, then trained for so many epochs on `--device`, the
 original as teacher: by labels and its answers, or by its logits and its maps at the ends of blocks alone, without
-labels (`--learning`). `--time` measures, on a quiet machine, every network of `--made` whose rows have no time yet
-against the original in OpenVINO, both deployed, in three pairs of processes: the median of the ratios, from the lowest
-end of their 95 % intervals to the highest; training does not change it. Torch-Pruning's criterion is the one that
-keeps most on images held out of train, at half of the multiply-adds; the row names it. Rows that are there already are
-not made again. The plot has all that are timed.
+labels (`--learning`; `--hints-lr` is to be chosen by `val_top1`). `--time` measures, on a quiet machine, every network
+of `--made` whose rows have no time yet against the original in OpenVINO, both deployed, in three pairs of processes:
+the median of the ratios, from the lowest end of their 95 % intervals to the highest; training does not change it.
+Torch-Pruning's criterion is the one that keeps most on images held out of train, at half of the multiply-adds; the row
+names it. Rows that are there already are not made again. The plot has all that are timed.
 """
 
 import argparse
@@ -111,7 +111,7 @@ def main() -> None:
                         data,
                         in_arithmetic(replace(recipe, epochs=epochs, seed=seed), arguments),
                         teacher=Teacher(copy.deepcopy(original), weight=weight, hints=learning == "hints"),
-                        checkpoint=file.with_suffix(f".{epochs}_epochs_{learning}.pt"),
+                        checkpoint=file.with_suffix(f".{epochs}_epochs_{learning}_{recipe.lr:g}.pt"),
                         resume=True,
                         device=arguments.device,
                     )

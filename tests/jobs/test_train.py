@@ -235,6 +235,14 @@ def test_without_a_block_in_common_hints_are_logits(colours: Path) -> None:
     assert logits_apart() < 0.1 * before, (logits_apart(), before)
 
 
+def test_hints_for_a_network_without_numbers_are_refused_by_its_loss(colours: Path) -> None:
+    model = create_model("tiny:Tiny")
+    with torch.no_grad():
+        model.get_parameter("conv1.weight").fill_(math.nan)
+    with pytest.raises(InputError, match="the loss is nan"):
+        train(model, load_data(f"npz:{colours}"), RECIPE, teacher=Teacher(create_model("tiny:Tiny"), hints=True))
+
+
 def test_hints_that_cannot_be_recorded_are_refused(colours: Path) -> None:
     data, recorded = load_data(f"npz:{colours}"), dataclasses.replace(RECIPE, cuda_graph=True)
     with pytest.raises(InputError, match="expected a teacher without hints"):

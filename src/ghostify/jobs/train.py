@@ -122,9 +122,8 @@ class Classification:
     teacher: Teacher | None
     label_smoothing: float
     workers: int
-    ends: Mapping[str, Tensor | None] = field(
-        default_factory=dict
-    )  # blocks that give hints, and the teacher's maps there
+    # Blocks that give hints, and which of the teacher's maps the network has there.
+    ends: Mapping[str, Tensor | None] = field(default_factory=dict)
     given: Mapping[str, Tensor] = field(default_factory=dict)  # what these gave of this batch in the network
     wanted: Mapping[str, Tensor] = field(default_factory=dict)  # and in the teacher
 

@@ -71,6 +71,7 @@ def assigned(differences: Tensor) -> Tensor | None:
         >>> assigned(torch.tensor([[1.0, 0.9], [1.0, 1.0]])) is None
         True
     """
+    differences = differences.nan_to_num()  # where a network gives no numbers, its loss will say so
     rows, columns = (torch.as_tensor(side) for side in linear_sum_assignment(differences.cpu().numpy()))
     maps, others = differences.shape
     if maps == others:
