@@ -26,7 +26,7 @@ from ghostify import convert, count, create_model, plan
 from ghostify.allocator import keep_freed_memory
 from ghostify.measure.environment import describe_environment
 from ghostify.models.weights import load_weights_
-from ghostify.transform.keep import Effort
+from ghostify.transform.reconstruct import Effort
 
 SIDE = 224
 SHAPE = (3, SIDE, SIDE)

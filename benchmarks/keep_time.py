@@ -28,7 +28,7 @@ from ghostify.data import load_data
 from ghostify.data.sample import draw_inputs
 from ghostify.measure.environment import describe_environment
 from ghostify.models.weights import load_weights_
-from ghostify.transform.keep import EFFORTS, Effort
+from ghostify.transform.reconstruct import EFFORTS, Effort
 
 
 def main() -> None:

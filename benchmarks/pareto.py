@@ -38,11 +38,11 @@ from ghostify import InputError, compare, convert, count, create_model, deploy, 
 from ghostify.allocator import keep_freed_memory
 from ghostify.data import ImageData, load_data
 from ghostify.data.sample import draw_inputs
+from ghostify.fitting.refine import refine_whole_
 from ghostify.jobs.train import Teacher, train
 from ghostify.measure.environment import describe_environment
 from ghostify.models.weights import load_weights_
 from ghostify.transform.match import match_ends
-from ghostify.transform.refine import refine_whole_
 
 SHARES = (0.8, 0.65, 0.5, 0.35, 0.2)  # of the multiply-adds
 TEST_IMAGES = 10_000

@@ -15,10 +15,13 @@ FLOORS = [
     ["planning"],
     ["network_file", "inference"],
     ["transform"],
+    ["changes"],
+    ["fitting"],
+    ["structure"],
     ["models"],
     ["measure", "data", "layers"],
     ["plain_part"],
-    ["allocator", "atomic", "modes", "progress", "errors"],
+    ["allocator", "atomic", "hooks", "modes", "progress", "errors"],
 ]
 FLOOR = {room: height for height, rooms in enumerate(reversed(FLOORS)) for room in rooms}
 

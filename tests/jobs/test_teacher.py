@@ -15,11 +15,11 @@ from ghostify.data import load_data
 from ghostify.data.augment import normalise
 from ghostify.data.images import MemoryImages, join_batches
 from ghostify.data.sample import draw_inputs
+from ghostify.fitting.refine import apart, ends_distance
 from ghostify.jobs.evaluate import evaluate
 from ghostify.jobs.train import Teacher, train
-from ghostify.transform.blocks import ends_of
+from ghostify.structure.blocks import ends_of
 from ghostify.transform.match import match_ends
-from ghostify.transform.refine import apart, ends_distance
 
 
 def test_a_teacher_is_learned_from_and_not_changed(colours: Path) -> None:

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from ghostify import convert, create_model
-from ghostify.transform.blocks import ends_of
+from ghostify.fitting.refine import ends_distance
+from ghostify.structure.blocks import ends_of
 from ghostify.transform.match import match_ends
 from ghostify.transform.narrow import narrow
-from ghostify.transform.refine import ends_distance
 
 
 def images(count: int = 8, size: int = 32) -> list[Tensor]:

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from ghostify import GhostConv2d, create_model
+from ghostify.structure.surgery import replace_modules_
 from ghostify.transform.order import fold_orders
-from ghostify.transform.surgery import replace_modules_
 
 
 class Flattened(nn.Module):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from torch import nn
 
-from ghostify.transform.inner import InnerMaps
+from ghostify.structure.channels import InnerMaps
 from ghostify.transform.plan import LayerPlan, mixed_plan
 
 # Two blocks of a residual network: the first convolution's maps go to the second alone.

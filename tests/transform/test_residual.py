@@ -11,9 +11,9 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from ghostify import InputError, convert, count, create_model, deploy, load, save
 from ghostify.layers import GhostBlock
-from ghostify.transform import keep
+from ghostify.structure.residual import residual_sum, sums_of
+from ghostify.transform import reconstruct as keep
 from ghostify.transform.plan import LayerPlan
-from ghostify.transform.residual import residual_sum, sums_of
 
 
 def trained(block: nn.Module) -> nn.Module:

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from ghostify.jobs.recipe import LAST_SEED, OPTIMIZERS, PRECISIONS, SCHEDULES, Recipe
 from ghostify.layers.ghost_conv import CHEAP_KINDS
-from ghostify.transform.keep import EFFORTS
+from ghostify.transform.reconstruct import EFFORTS
 
 # Where an option's value is from when the user gave it.
 SAID = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)

@@ -18,7 +18,7 @@ from ghostify.inference.nodes import UnclearError
 from ghostify.inference.rewrite import Rewriter
 from ghostify.layers import GhostConv2d, GhostModule
 from ghostify.plain_part import plain_part
-from ghostify.transform.surgery import replace_modules_
+from ghostify.structure.surgery import replace_modules_
 
 Form = Literal["dense", "split", "joined"]
 FORMS: tuple[Form, ...] = get_args(Form)

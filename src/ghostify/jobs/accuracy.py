@@ -11,7 +11,7 @@ from ghostify.jobs.evaluate import evaluate
 from ghostify.planning.plan_file import Plan
 from ghostify.progress import Progress
 from ghostify.transform import convert
-from ghostify.transform.keep import Effort
+from ghostify.transform.reconstruct import Effort
 
 # The search begins with a speed that most networks reach, and halves what is between good and bad so often.
 FIRST_SPEEDUP, STEPS = 1.3, 5

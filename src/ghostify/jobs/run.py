@@ -16,6 +16,7 @@ from ghostify.data import ImageData
 from ghostify.data.images import count_images
 from ghostify.data.sample import draw_inputs
 from ghostify.errors import InputError
+from ghostify.fitting.calibration import FEWEST_IMAGES
 from ghostify.inference.compare import compare
 from ghostify.inference.explain import Explanation, explain
 from ghostify.jobs.checkpoint import Epoch
@@ -30,10 +31,9 @@ from ghostify.measure.latency import Comparison
 from ghostify.measure.memory import peak_memory_mb
 from ghostify.network_file import save
 from ghostify.progress import Progress
-from ghostify.transform.calibration import FEWEST_IMAGES
 from ghostify.transform.convert import convert
-from ghostify.transform.keep import Effort
 from ghostify.transform.narrow import narrow
+from ghostify.transform.reconstruct import Effort
 
 METRICS, REPORT = "metrics.json", "report.html"
 # Of the original's peak learning rate: a high one spoils a good start.

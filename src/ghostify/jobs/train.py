@@ -14,15 +14,15 @@ from ghostify.data.images import Batch, ImageData, MemoryImages, count_images, j
 from ghostify.data.sample import draw_inputs
 from ghostify.data.sources import augmented
 from ghostify.errors import InputError
+from ghostify.fitting.refine import apart, ends_distance
 from ghostify.jobs.checkpoint import Epoch
 from ghostify.jobs.evaluate import Score, check_fit, evaluate, logits_of
 from ghostify.jobs.learn import AfterEpoch, Answer, drops_last, learn, memory_format_of
 from ghostify.jobs.recipe import Recipe
 from ghostify.planning.measurements import fingerprint
 from ghostify.progress import Progress
-from ghostify.transform.blocks import ends_of
+from ghostify.structure.blocks import ends_of
 from ghostify.transform.match import match_ends
-from ghostify.transform.refine import apart, ends_distance
 
 IMAGES_TO_MATCH = 128  # that tell which of the teacher's maps a network has
 

@@ -7,18 +7,19 @@ import torch
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor, nn
 
+from ghostify.changes.one_convolution import fit_ghost_block
 from ghostify.errors import InputError
+from ghostify.fitting.least_squares import choose_maps, complement, fit_filters, fit_pointwise, merge_inputs
+from ghostify.fitting.moments import Moments, MomentSums, maps_at, mean_over_taps, patches
+from ghostify.fitting.pruning import consumer_gram
 from ghostify.modes import evaluating
 from ghostify.planning.sites import Site
 from ghostify.progress import Progress
-from ghostify.transform.blocks import calls_of, find_blocks, watching_outputs
-from ghostify.transform.drop import consumer_gram
-from ghostify.transform.fit import choose_maps, complement, fit_filters, fit_pointwise, merge_inputs
-from ghostify.transform.keep import fit_layer, norm_gains
-from ghostify.transform.moments import Moments, MomentSums, maps_at, mean_over_taps, patches
+from ghostify.structure.blocks import calls_of, find_blocks, watching_outputs
+from ghostify.structure.residual import sums_of
+from ghostify.structure.surgery import conv_at
 from ghostify.transform.plan import LayerPlan
-from ghostify.transform.residual import fit_ghost_block, sums_of
-from ghostify.transform.surgery import conv_at
+from ghostify.transform.reconstruct import fit_layer, norm_gains
 
 # Pixels that a fit gets, per unknown of one filter and at least: fewer than a conversion's, as it is thrown away.
 SAMPLES_PER_UNKNOWN, LEAST_SAMPLES = 8, 10_000

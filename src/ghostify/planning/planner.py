@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostify.errors import InputError, OutOfReachError
+from ghostify.fitting.calibration import FEW, checked_batches, first_images
 from ghostify.inference.compare import compare
 from ghostify.inference.deploy import deploy
 from ghostify.inference.engines import FILE_ENGINES
@@ -26,7 +27,6 @@ from ghostify.planning.measurements import Measurements, fingerprint
 from ghostify.planning.plan_file import Plan, Point
 from ghostify.planning.sites import Site, find_sites, plan_of
 from ghostify.progress import Progress
-from ghostify.transform.calibration import FEW, checked_batches, first_images
 from ghostify.transform.untrained import untrained
 
 # Images by which options are compared: as many as this many multiply-adds allow, within bounds.

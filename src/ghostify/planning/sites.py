@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from ghostify.layers.ghost_conv import intrinsic_channels
 from ghostify.measure.count import Count
-from ghostify.transform.blocks import find_blocks, record_calls
+from ghostify.structure.blocks import find_blocks, record_calls
+from ghostify.structure.residual import ResidualSum, residual_sums
 from ghostify.transform.convert import NARROWEST, droppable, free_convolutions, matches
 from ghostify.transform.plan import BLOCK_KERNELS, LayerPlan, step_of
-from ghostify.transform.residual import ResidualSum, residual_sums
 
 # Shares of a layer's maps that are kept, and to which its inputs are merged, by what is offered to the planner.
 SHARES = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)

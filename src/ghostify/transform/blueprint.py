@@ -14,7 +14,7 @@ from ghostify.errors import InputError
 from ghostify.layers import GhostBlock, GhostConv2d
 from ghostify.layers.ghost_conv import intrinsic_channels
 from ghostify.models.registry import Origin, known_origin, remember_origin
-from ghostify.transform.surgery import module_names, replace_modules_
+from ghostify.structure.surgery import module_names, replace_modules_
 
 CONV_ARGUMENTS = (
     "in_channels",

@@ -10,19 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from ghostify.errors import InputError
+from ghostify.fitting.calibration import checked_batches
 from ghostify.layers import GhostBlock, GhostConv2d, GhostModule
 from ghostify.layers.ghost_conv import Cheap, check_ghost_arguments, intrinsic_channels
 from ghostify.measure.count import Count, count
 from ghostify.models.registry import known_origin
 from ghostify.plain_part import is_detector
 from ghostify.progress import Progress
-from ghostify.transform.blocks import run_once
-from ghostify.transform.calibration import checked_batches
+from ghostify.structure.blocks import run_once
+from ghostify.structure.channels import InnerMaps, inner_places
+from ghostify.structure.surgery import module_names, replace_modules_
 from ghostify.transform.detector import ghost_detector
-from ghostify.transform.inner import InnerMaps, inner_places
-from ghostify.transform.keep import EFFORTS, Effort, KeptLayer, keep_knowledge
 from ghostify.transform.plan import LayerPlan, inside_ghost_block, mixed_plan, uniform_plan
-from ghostify.transform.surgery import module_names, replace_modules_
+from ghostify.transform.reconstruct import EFFORTS, Effort, KeptLayer, keep_knowledge
 
 # A layer with fewer maps is a head's output or a gate: it has no near-copies to save.
 NARROWEST = 8

@@ -7,7 +7,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from ghostify.modes import evaluating
-from ghostify.transform.blocks import ends_of, find_blocks
+from ghostify.structure.blocks import ends_of, find_blocks
 
 # Where maps are in order, their squared differences are so much of the least at most. A trial: 1.001 at most in
 # residual networks that had lost nearly all they knew, 2.9 at least in ghosts whose maps leave in another order.

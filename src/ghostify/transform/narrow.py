@@ -10,7 +10,7 @@ from torch import nn
 from ghostify.errors import InputError
 from ghostify.measure.count import count
 from ghostify.modes import evaluating
-from ghostify.transform.inner import traceable
+from ghostify.structure.channels import traceable
 
 # Trials of the bisection, each of which builds the network's whole dependency graph, and how near to the
 # target is near enough to stop before.

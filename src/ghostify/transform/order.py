@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 from ghostify.errors import InputError
 from ghostify.layers import GhostConv2d
 from ghostify.modes import evaluating
-from ghostify.transform.inner import InnerMaps, inner_places
+from ghostify.structure.channels import InnerMaps, inner_places
 
 
 @torch.no_grad()

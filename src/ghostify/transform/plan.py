@@ -9,7 +9,7 @@ from torch import nn
 
 from ghostify.errors import InputError
 from ghostify.layers.ghost_conv import CHEAP_KINDS, Cheap, intrinsic_channels
-from ghostify.transform.inner import InnerMaps
+from ghostify.structure.channels import InnerMaps
 
 PlanCheap = Cheap | Literal["convolution"]
 # How a whole residual block's maps are made of its input, and with what kernel.

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from ghostify.layers import GhostBlock, GhostConv2d
-from ghostify.transform.inner import Structure
+from ghostify.structure.channels import Structure
+from ghostify.structure.surgery import conv_at, replace_modules_
 from ghostify.transform.plan import LayerPlan, outside_ghost_blocks
-from ghostify.transform.surgery import conv_at, replace_modules_
 
 
 def untrained(model: nn.Module, plans: Mapping[str, LayerPlan], example: Tensor) -> nn.Module:

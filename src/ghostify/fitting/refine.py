@@ -13,7 +13,7 @@ from ghostify.layers import GhostConv2d
 from ghostify.measure.environment import computes_in_bf16
 from ghostify.modes import evaluating
 from ghostify.progress import Progress
-from ghostify.transform.blocks import ends_of
+from ghostify.structure.blocks import ends_of
 
 # Of Adam at its peak, passes over the images, and images per step: of a block, and of the whole, which a learning rate
 # that suits a block spoils. What was tried: docs/keeping.md.

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from ghostify.transform.surgery import module_names, replace_modules_
+from ghostify.structure.surgery import module_names, replace_modules_
 
 
 def test_the_root_itself_can_be_replaced() -> None:

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from ghostify.errors import InputError
-from ghostify.transform.fit import choose_maps, complement
-from ghostify.transform.inner import InnerMaps, Structure, inner_places
-from ghostify.transform.moments import MomentSums, samples_per_image
-from ghostify.transform.plan import LayerPlan
-from ghostify.transform.surgery import conv_at
+from ghostify.fitting.least_squares import choose_maps, complement
+from ghostify.fitting.moments import MomentSums, samples_per_image
+from ghostify.structure.channels import InnerMaps, Structure, inner_places
+from ghostify.structure.surgery import conv_at
 
 
 @dataclass(frozen=True)
@@ -28,10 +27,10 @@ class LeftMaps:
 
 
 def drop_maps_(
-    ghost: nn.Module, original: nn.Module, plans: Mapping[str, LayerPlan], batches: Sequence[Tensor]
+    ghost: nn.Module, original: nn.Module, dropped: Mapping[str, int], batches: Sequence[Tensor]
 ) -> dict[str, LeftMaps]:
     """Remove the maps that are planned to be dropped; of each convolution that loses some, what is left."""
-    dropping = [name for name, plan in plans.items() if plan.dropped]
+    dropping = [name for name, number in dropped.items() if number]
     if not dropping:
         return {}
     convs = {name: conv_at(ghost, name) for name in dropping}
@@ -46,7 +45,7 @@ def drop_maps_(
         maps = len(covariance)
         effect = sum(consumer_gram(original.get_submodule(consumer), maps) for consumer in inner[name].consumers)
         assert isinstance(effect, Tensor)
-        rows = choose_maps(covariance, effect, maps - plans[name].dropped)
+        rows = choose_maps(covariance, effect, maps - dropped[name])
         left[name] = LeftMaps(rows, inner[name].consumers)
         structure.drop_(convs[name], complement(rows, maps))
     return left

@@ -10,12 +10,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ghostify.changes.one_convolution import fit_ghost_block
 from ghostify.errors import InputError
+from ghostify.fitting.calibration import FEW, first_images, small_batches
+from ghostify.fitting.least_squares import (
+    choose_maps,
+    complement,
+    fit_depthwise,
+    fit_filters,
+    fit_pointwise,
+    merge_inputs,
+)
+from ghostify.fitting.moments import Moments, MomentSums, TapSums, maps_at, patches, samples_per_image, windows
+from ghostify.fitting.pruning import LeftMaps, drop_maps_
+from ghostify.fitting.refine import refine_, refine_whole_
 from ghostify.layers import GhostConv2d
 from ghostify.layers.ghost_conv import Cheap
 from ghostify.modes import evaluating
 from ghostify.progress import Progress
-from ghostify.transform.blocks import (
+from ghostify.structure.blocks import (
     Block,
     calls_of,
     ends_of,
@@ -25,15 +38,10 @@ from ghostify.transform.blocks import (
     run_through_,
     watching_outputs,
 )
-from ghostify.transform.calibration import FEW, first_images, small_batches
-from ghostify.transform.drop import LeftMaps, drop_maps_
-from ghostify.transform.fit import choose_maps, complement, fit_depthwise, fit_filters, fit_pointwise, merge_inputs
-from ghostify.transform.moments import Moments, MomentSums, TapSums, maps_at, patches, samples_per_image, windows
+from ghostify.structure.residual import ResidualSum, residual_sum, residual_sums, sums_of
+from ghostify.structure.surgery import conv_at, replace_modules_
 from ghostify.transform.order import fold_orders
 from ghostify.transform.plan import BLOCK_KERNELS, LayerPlan, outside_ghost_blocks
-from ghostify.transform.refine import refine_, refine_whole_
-from ghostify.transform.residual import ResidualSum, fit_ghost_block, residual_sum, residual_sums, sums_of
-from ghostify.transform.surgery import conv_at, replace_modules_
 
 Effort = Literal["fast", "refined"]
 EFFORTS: tuple[str, ...] = get_args(Effort)
@@ -95,7 +103,7 @@ def keep_knowledge(
     ghost = copy.deepcopy(original)
     example = batches[0][:2]
     plans = outside_ghost_blocks(plans)
-    left = drop_maps_(ghost, original, plans, batches)
+    left = drop_maps_(ghost, original, {name: plan.dropped for name, plan in plans.items()}, batches)
     for name, plan in plans.items():
         if plan.merged is not None and plan.merged >= (inputs := conv_at(ghost, name).in_channels):
             raise InputError(f"plan: {name} takes {inputs} maps: expected to merge them to fewer than that")

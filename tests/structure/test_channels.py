@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
 from ghostify import InputError, convert
-from ghostify.transform.inner import InnerMaps, inner_places
+from ghostify.structure.channels import InnerMaps, inner_places
 from ghostify.transform.plan import LayerPlan
 
 

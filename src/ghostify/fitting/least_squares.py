@@ -8,8 +8,8 @@ from scipy.linalg import qr
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from ghostify.fitting.moments import Moments, TapMoments, mean_over_taps
 from ghostify.measure.redundancy import choose_in_order
-from ghostify.transform.moments import Moments, TapMoments, mean_over_taps
 
 # Weight of the old filters in a fit, relative to the mean variance of the inputs.
 RIDGE = 1e-4

@@ -1,16 +1,13 @@
 """Blocks that add the maps of a convolution to their own input."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ghostify.layers import GhostBlock
 from ghostify.modes import evaluating
-from ghostify.transform.blocks import Block, inputs_of, watching_outputs
-from ghostify.transform.fit import fit_filters, share_explained
-from ghostify.transform.moments import MomentSums, patches
+from ghostify.structure.blocks import Block, inputs_of, watching_outputs
 
 # Of the mean square of what a block adds to its input: what rounding leaves unexplained lies far below.
 TOLERANCE = 1e-6
@@ -106,25 +103,3 @@ def sums_of(model: nn.Module, block: str, total: ResidualSum, inputs: Sequence[T
             with evaluating(part):
                 part(x.clone())
             yield total.of(x, seen.pop())
-
-
-@torch.no_grad()
-def fit_ghost_block(
-    total: ResidualSum, kernel_size: int, samples: Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]]
-) -> tuple[GhostBlock, float]:
-    """A ghost of a whole block, fitted to its sums; the share of their variance that it gives.
-
-    Args:
-        samples: Gives batches of what it gets, the wanted sums at some pixels ``[batch · pixels, channels]``, these.
-    """
-    block = GhostBlock(len(total.gain), kernel_size, total.relu).to(total.gain)
-    sums = MomentSums()
-    for x, t, pixels in samples():
-        sums.add(patches(block.cheap, x, pixels), t)
-    found = sums.moments()
-    filters = fit_filters(found, block.cheap.weight.flatten(1))
-    block.cheap.weight.copy_(filters.reshape(block.cheap.weight.shape))
-    assert block.cheap.bias is not None
-    block.cheap.bias.copy_(found.t_mean - filters @ found.x_mean)
-    error = found.tt.diagonal() - 2 * (filters * found.tx).sum(1) + ((filters @ found.xx) * filters).sum(1)
-    return block.eval(), share_explained(error, found.tt.diagonal())

@@ -2,7 +2,7 @@
 
 import torch
 
-from ghostify.transform.moments import MomentSums
+from ghostify.fitting.moments import MomentSums
 
 
 def test_more_columns_than_a_panel_have_the_covariance_of_all_samples() -> None:

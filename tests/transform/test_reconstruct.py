@@ -10,8 +10,8 @@ from torchvision.ops import Conv2dNormActivation
 
 from ghostify import GhostConv2d, InputError, convert, count, create_model
 from ghostify.network_file import load, save
-from ghostify.transform.keep import keep_knowledge
 from ghostify.transform.plan import LayerPlan
+from ghostify.transform.reconstruct import keep_knowledge
 
 
 class Residual(nn.Module):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ghostify.transform.refine import refine_, refine_whole_
+from ghostify.fitting.refine import refine_, refine_whole_
 
 
 def make_pair() -> tuple[nn.Module, nn.Module, list[Tensor]]:

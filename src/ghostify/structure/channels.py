@@ -15,8 +15,8 @@ from torch_pruning import ops
 
 from ghostify.errors import InputError
 from ghostify.modes import evaluating
-from ghostify.transform.blocks import ReachedError, run_once
-from ghostify.transform.surgery import conv_at
+from ghostify.structure.blocks import ReachedError, run_once
+from ghostify.structure.surgery import conv_at
 
 # What passes every map on by itself.
 PASSES_MAPS_ON = nn.BatchNorm2d | ops._ElementWiseOp | ops._ReshapeOp

@@ -1,0 +1,1 @@
+"""Weights from what a network computes on some images."""

@@ -1,0 +1,1 @@
+"""How a network is put together: modules, their order, channels and sums."""
