@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
 from ghostify import InputError, convert
-from ghostify.structure.channels import InnerMaps, inner_places
+from ghostify.structure.channels import PrunableChannels, find_prunable
 from ghostify.transform.plan import LayerPlan
 
 
@@ -41,10 +41,10 @@ def shuffled(x: Tensor) -> Tensor:
     return x.unflatten(1, (4, 4)).transpose(1, 2).flatten(1, 2)
 
 
-def found(model: nn.Module) -> InnerMaps | str:
+def found(model: nn.Module) -> PrunableChannels | str:
     first = model.get_submodule("first")
     assert isinstance(first, nn.Conv2d)
-    return inner_places(model, torch.randn(1, 3, 8, 8), {"first": first})["first"]
+    return find_prunable(model, torch.randn(1, 3, 8, 8), {"first": first})["first"]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_what_the_tracer_overlooks_is_found_by_trying(model: nn.Module, reason: 
 
 def test_frozen_weights_hide_nothing() -> None:
     model = Way(torch.relu).requires_grad_(False)
-    assert found(model) == InnerMaps("first", ("second",), ())
+    assert found(model) == PrunableChannels("first", ("second",), ())
     assert not any(p.requires_grad for p in model.parameters())
 
 

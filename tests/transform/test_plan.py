@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from torch import nn
 
-from ghostify.structure.channels import InnerMaps
+from ghostify.structure.channels import PrunableChannels
 from ghostify.transform.plan import LayerPlan, mixed_plan
 
 # Two blocks of a residual network: the first convolution's maps go to the second alone.
@@ -18,9 +18,9 @@ CONVS = {
     "last": nn.Conv2d(24, 64, 1),
 }
 INNER = {
-    "a.conv1": InnerMaps("a.conv1", ("a.conv2",), ()),
-    "b.conv1": InnerMaps("b.conv1", ("b.conv2",), ()),
-    "few": InnerMaps("few", ("last",), ()),
+    "a.conv1": PrunableChannels("a.conv1", ("a.conv2",), ()),
+    "b.conv1": PrunableChannels("b.conv1", ("b.conv2",), ()),
+    "few": PrunableChannels("few", ("last",), ()),
 }
 MACS = {name: conv.weight.numel() for name, conv in CONVS.items()}
 

@@ -1,33 +1,59 @@
-"""A residual block as one convolution."""
+"""A residual block as one convolution of its input."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Self
 
-import torch
-from torch import Tensor
+from torch import nn
 
+from ghostify.changes.change import BlockChange, Described, Fitted, refuse_unless
+from ghostify.changes.layer import ResidualBlock, Sizes
 from ghostify.fitting.least_squares import fit_filters, share_explained
-from ghostify.fitting.moments import MomentSums, patches
+from ghostify.fitting.samples import SumSamples, set_
 from ghostify.layers import GhostBlock
-from ghostify.structure.residual import ResidualSum
+from ghostify.layers.arguments import ghost_block_arguments
+
+KERNELS = (1, 3)
+# The most multiply-adds that it may cost, as a share of the block's.
+MOST_MACS = 0.5
 
 
-@torch.no_grad()
-def fit_ghost_block(
-    total: ResidualSum, kernel_size: int, samples: Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]]
-) -> tuple[GhostBlock, float]:
-    """A ghost of a whole block, fitted to its sums; the share of their variance that it gives.
+@dataclass(frozen=True)
+class OneConvolution(BlockChange):
+    """A 1×1 or 3×3 convolution in the place of a residual block, its sum included.
 
     Args:
-        samples: Gives batches of what it gets, the wanted sums at some pixels ``[batch · pixels, channels]``, these.
+        channels: In and out.
+        kernel_size: 1 or 3.
     """
-    block = GhostBlock(len(total.gain), kernel_size, total.relu).to(total.gain)
-    sums = MomentSums()
-    for x, t, pixels in samples():
-        sums.add(patches(block.cheap, x, pixels), t)
-    found = sums.moments()
-    filters = fit_filters(found, block.cheap.weight.flatten(1))
-    block.cheap.weight.copy_(filters.reshape(block.cheap.weight.shape))
-    assert block.cheap.bias is not None
-    block.cheap.bias.copy_(found.t_mean - filters @ found.x_mean)
-    error = found.tt.diagonal() - 2 * (filters * found.tx).sum(1) + ((filters @ found.xx) * filters).sum(1)
-    return block.eval(), share_explained(error, found.tt.diagonal())
+
+    kind = "one convolution"
+    layers: ClassVar[Described] = {GhostBlock: ghost_block_arguments}
+    channels: int
+    kernel_size: int = 1
+
+    def __post_init__(self) -> None:
+        refuse_unless(self.channels >= 1, self, "at least 1 channel")
+        refuse_unless(self.kernel_size in KERNELS, self, f"a kernel_size of {' or '.join(map(str, KERNELS))}")
+
+    @classmethod
+    def offered(cls, block: ResidualBlock, sizes: Sizes) -> Iterable[Self]:
+        found = (cls(block.channels, kernel_size) for kernel_size in KERNELS)
+        yield from (change for change in found if change.macs(block) <= MOST_MACS * block.macs)
+
+    def macs(self, block: ResidualBlock) -> int:
+        return self.channels**2 * self.kernel_size**2 * block.pixels
+
+    def untrained(self) -> nn.Module:
+        # Whether a ReLU is behind it is nothing to the time.
+        layer = GhostBlock(self.channels, self.kernel_size).eval()
+        layer.cheap.reset_parameters()  # an exported file has equal tensors once, and layers are told apart by theirs
+        return layer
+
+    def fit(self, samples: SumSamples) -> Fitted:
+        layer = GhostBlock(self.channels, self.kernel_size, samples.sum.relu).to(samples.sum.gain)
+        found = samples.moments(layer.cheap)
+        filters = fit_filters(found, layer.cheap.weight.flatten(1))
+        set_(layer.cheap, filters, found.t_mean - filters @ found.x_mean)
+        error = found.tt.diagonal() - 2 * (filters * found.tx).sum(1) + ((filters @ found.xx) * filters).sum(1)
+        return Fitted(layer.eval(), share_explained(error, found.tt.diagonal()))

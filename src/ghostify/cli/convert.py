@@ -35,8 +35,8 @@ from ghostify.jobs.train import Teacher, train
 from ghostify.measure.count import count
 from ghostify.network_file import save
 from ghostify.plain_part import PARTS, is_detector
+from ghostify.planning import convert as convert_network
 from ghostify.planning.plan_file import read_plan
-from ghostify.transform import convert as convert_network
 from ghostify.transform.convert import ConvertedLayer
 
 

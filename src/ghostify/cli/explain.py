@@ -13,7 +13,7 @@ from ghostify.inference.engines import FILE_ENGINES
 from ghostify.inference.explain import ExplainedLayer, Explanation
 from ghostify.inference.explain import explain as explain_network
 from ghostify.measure.environment import describe_environment, disturbance
-from ghostify.transform.convert import convert
+from ghostify.planning import convert
 
 
 @click.command()

@@ -30,6 +30,10 @@ class Moments:
     tx: Tensor
     tt: Tensor
 
+    def of_outputs(self, chosen: Tensor) -> "Moments":
+        """The same of some outputs alone."""
+        return Moments(self.x_mean, self.t_mean[chosen], self.xx, self.tx[chosen], self.tt[chosen][:, chosen])
+
 
 class MomentSums:
     """Adds up batches of samples; only sums are kept.

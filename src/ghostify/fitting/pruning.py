@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from ghostify.errors import InputError
 from ghostify.fitting.least_squares import choose_maps, complement
 from ghostify.fitting.moments import MomentSums, samples_per_image
-from ghostify.structure.channels import InnerMaps, Structure, inner_places
+from ghostify.structure.channels import PrunableChannels, Structure, find_prunable
 from ghostify.structure.surgery import conv_at
 
 
 @dataclass(frozen=True)
-class LeftMaps:
+class LeftChannels:
     """What is left of a convolution's maps.
 
     Args:
@@ -26,16 +26,16 @@ class LeftMaps:
     consumers: tuple[str, ...]
 
 
-def drop_maps_(
+def drop_channels_(
     ghost: nn.Module, original: nn.Module, dropped: Mapping[str, int], batches: Sequence[Tensor]
-) -> dict[str, LeftMaps]:
+) -> dict[str, LeftChannels]:
     """Remove the maps that are planned to be dropped; of each convolution that loses some, what is left."""
     dropping = [name for name, number in dropped.items() if number]
     if not dropping:
         return {}
     convs = {name: conv_at(ghost, name) for name in dropping}
-    inner: dict[str, InnerMaps] = {}
-    for name, place in inner_places(ghost, batches[0][:1], convs).items():
+    inner: dict[str, PrunableChannels] = {}
+    for name, place in find_prunable(ghost, batches[0][:1], convs).items():
         if isinstance(place, str):
             raise InputError(f"maps of {name} cannot be dropped: {place}; plan to keep or ghost them")
         inner[name] = place
@@ -46,13 +46,13 @@ def drop_maps_(
         effect = sum(consumer_gram(original.get_submodule(consumer), maps) for consumer in inner[name].consumers)
         assert isinstance(effect, Tensor)
         rows = choose_maps(covariance, effect, maps - dropped[name])
-        left[name] = LeftMaps(rows, inner[name].consumers)
+        left[name] = LeftChannels(rows, inner[name].consumers)
         structure.drop_(convs[name], complement(rows, maps))
     return left
 
 
 def consumed_covariances(
-    original: nn.Module, inner: Mapping[str, InnerMaps], batches: Sequence[Tensor]
+    original: nn.Module, inner: Mapping[str, PrunableChannels], batches: Sequence[Tensor]
 ) -> dict[str, Tensor]:
     """Covariances of maps as their first consumer gets them: ``[maps, maps]`` for each producer."""
     images = sum(len(batch) for batch in batches)

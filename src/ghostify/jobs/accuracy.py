@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from ghostify.data.images import ImageData
 from ghostify.errors import InputError, OutOfReachError
 from ghostify.jobs.evaluate import evaluate
+from ghostify.planning import convert
 from ghostify.planning.plan_file import Plan
 from ghostify.progress import Progress
-from ghostify.transform import convert
 from ghostify.transform.reconstruct import Effort
 
 # The search begins with a speed that most networks reach, and halves what is between good and bad so often.

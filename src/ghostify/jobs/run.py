@@ -30,8 +30,8 @@ from ghostify.measure.environment import describe_environment, disturbance
 from ghostify.measure.latency import Comparison
 from ghostify.measure.memory import peak_memory_mb
 from ghostify.network_file import save
+from ghostify.planning import convert
 from ghostify.progress import Progress
-from ghostify.transform.convert import convert
 from ghostify.transform.narrow import narrow
 from ghostify.transform.reconstruct import Effort
 

@@ -1,5 +1,6 @@
-"""Choose for each convolution what becomes of its maps: as fast as wanted, at the least harm."""
+"""Choose what becomes of each layer, as fast as asked and with the least output error, and carry it out."""
 
+from ghostify.planning.convert import convert
 from ghostify.planning.planner import plan
 
-__all__ = ["plan"]
+__all__ = ["convert", "plan"]

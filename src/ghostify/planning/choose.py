@@ -1,4 +1,4 @@
-"""The options that keep to a budget at the least harm."""
+"""The options that keep to a budget at the least error."""
 
 import os
 import sys
@@ -12,89 +12,94 @@ from scipy.sparse import coo_array
 
 from ghostify.errors import InputError
 
+# The number of the chosen option of each layer; layers inside a block that changes as a whole have none.
+Choice = Mapping[str, int]
+
 
 @dataclass(frozen=True)
 class Costs:
     """What options cost, in any unit.
 
     Args:
-        alone: Of a site without a producer, one number per option.
-        behind: Of a site behind a producer, ``[options of the producer][options of the site]``.
-        producers: Of the sites behind one, its name.
-        within: Of the sites inside another one, its name. Where that one takes another option than its first, and only
-            there, they take their last.
+        alone: Of a layer without a producer, one number per option.
+        behind: Of a layer behind a producer, ``[options of the producer][options of the layer]``.
+        producers: Of the layers behind one, its name.
+        blocks: Of the layers inside a block that may change as a whole, its name. Where the block takes another option
+            than its first, and only there, they take none.
     """
 
     alone: Mapping[str, Sequence[float]]
     behind: Mapping[str, Sequence[Sequence[float]]]
     producers: Mapping[str, str]
-    within: Mapping[str, str] = field(default_factory=dict)
+    blocks: Mapping[str, str] = field(default_factory=dict)
 
-    def of(self, chosen: Mapping[str, int]) -> float:
-        """The sum for one option of each site."""
-        alone = sum(costs[chosen[name]] for name, costs in self.alone.items())
-        return alone + sum(costs[chosen[self.producers[name]]][chosen[name]] for name, costs in self.behind.items())
+    def of(self, chosen: Choice) -> float:
+        """The sum for a choice."""
+        alone = sum(costs[chosen[name]] for name, costs in self.alone.items() if name in chosen)
+        behind = (
+            costs[chosen[self.producers[name]]][chosen[name]] for name, costs in self.behind.items() if name in chosen
+        )
+        return alone + sum(behind)
 
 
-def choose_options(harms: Mapping[str, Sequence[float]], costs: Costs, budget: float) -> dict[str, int]:
-    """One option for each site, so that they cost at most ``budget`` and the sum of their harms is the least.
+def choose_options(errors: Mapping[str, Sequence[float]], costs: Costs, budget: float) -> dict[str, int]:
+    """One option for each layer, so that they cost at most ``budget`` and the sum of their errors is the least.
 
-    A mixed integer program for HiGHS (Huangfu and Hall 2018), by way of SciPy: one choice per site, and one
-    for each pair of a site and its producer, whose cost depends on both.
+    A mixed integer program for HiGHS (Huangfu and Hall 2018), by way of SciPy: one choice per layer, and one
+    for each pair of a layer and its producer, whose cost depends on both.
 
     Args:
-        harms: Of each site's options.
+        errors: Of each layer's options.
     Returns:
-        The number of the chosen option, by site.
+        The choice.
     Raises:
         InputError: If no choice keeps to the budget.
     Example:
-        >>> harms = {"a": [0.0, 1.0], "b": [0.0, 3.0]}
+        >>> errors = {"a": [0.0, 1.0], "b": [0.0, 3.0]}
         >>> costs = Costs({"a": [10.0, 5.0], "b": [10.0, 5.0]}, {}, {})
-        >>> choose_options(harms, costs, 15.0)
+        >>> choose_options(errors, costs, 15.0)
         {'a': 1, 'b': 0}
     """
     most = budget * (1 + 1e-9)
-    found = solve(harms, costs, budget)
+    found = solve(errors, costs, budget)
     if costs.of(found) <= most:
         return found
     # What is whole to the solver may be off by a millionth, and the costs with it: then they are to keep to less.
     try:
-        return solve(harms, costs, budget * (1 - 1e-5))
+        return solve(errors, costs, budget * (1 - 1e-5))
     except InputError:
-        least = cheapest(harms, costs)
+        least = cheapest(errors, costs)
         if costs.of(least) > most:
             raise
         return least
 
 
-def cheapest(harms: Mapping[str, Sequence[float]], costs: Costs) -> dict[str, int]:
-    """The choice that costs the least, whatever it harms."""
-    return solve(harms, costs, None)
+def cheapest(errors: Mapping[str, Sequence[float]], costs: Costs) -> dict[str, int]:
+    """The choice that costs the least, whatever its error."""
+    return solve(errors, costs, None)
 
 
-def undominated(harms: Mapping[str, Sequence[float]], costs: Costs) -> dict[str, list[int]]:
-    """The options that a best choice may need: none for which another does at most the harm at no higher a cost.
+def undominated(errors: Mapping[str, Sequence[float]], costs: Costs) -> dict[str, list[int]]:
+    """The options that a best choice may need: none for which another has at most the error at no higher a cost.
 
-    What decides on a consumer's cost, or is of a block or in one, is compared with its like only.
+    What decides on a consumer's cost is compared with what leaves it as much; a block keeps all its options.
     """
     consumers: dict[str, list[str]] = {}
     for name, producer in costs.producers.items():
         consumers.setdefault(producer, []).append(name)
     left = {}
-    for name, own in harms.items():
-        if name in costs.within.values():
+    for name, own in errors.items():
+        if name in costs.blocks.values():
             left[name] = list(range(len(own)))
             continue
         # In each row of inputs that a producer may leave.
         table = np.asarray(costs.behind[name] if name in costs.behind else [costs.alone[name]], float)
-        alike: dict[tuple[object, ...], list[int]] = {}
+        equal: dict[tuple[object, ...], list[int]] = {}
         for option in range(len(own)):
-            last = name in costs.within and option == len(own) - 1
             seen = (tuple(costs.behind[consumer][option]) for consumer in consumers.get(name, ()))
-            alike.setdefault((last, *seen), []).append(option)
+            equal.setdefault(tuple(seen), []).append(option)
         kept = []
-        for options in alike.values():
+        for options in equal.values():
             for option in options:
                 others = [other for other in options if other != option]
                 worse = (table[:, others] <= table[:, [option]]).all(0) & (np.take(own, others) <= own[option])
@@ -105,9 +110,9 @@ def undominated(harms: Mapping[str, Sequence[float]], costs: Costs) -> dict[str,
     return left
 
 
-def solve(harms: Mapping[str, Sequence[float]], costs: Costs, budget: float | None) -> dict[str, int]:
+def solve(errors: Mapping[str, Sequence[float]], costs: Costs, budget: float | None) -> dict[str, int]:
     """As ``choose_options``; without a budget the choice that costs the least."""
-    left = undominated(harms, costs)
+    left = undominated(errors, costs)
     few = Costs(
         {name: [alone[option] for option in left[name]] for name, alone in costs.alone.items()},
         {
@@ -115,28 +120,31 @@ def solve(harms: Mapping[str, Sequence[float]], costs: Costs, budget: float | No
             for name, table in costs.behind.items()
         },
         costs.producers,
-        costs.within,
+        costs.blocks,
     )
-    found = solve_program({name: [own[option] for option in left[name]] for name, own in harms.items()}, few, budget)
+    found = solve_program({name: [own[option] for option in left[name]] for name, own in errors.items()}, few, budget)
     return {name: left[name][option] for name, option in found.items()}
 
 
-def solve_program(harms: Mapping[str, Sequence[float]], costs: Costs, budget: float | None) -> dict[str, int]:
+def solve_program(errors: Mapping[str, Sequence[float]], costs: Costs, budget: float | None) -> dict[str, int]:
     first, pairs, size = {}, {}, 0
-    for name, own in harms.items():
+    for name, own in errors.items():
         first[name], size = size, size + len(own)
     # Of a producer's options, those that leave a consumer as many inputs count as one to it.
     tables = {name: list(dict.fromkeys(map(tuple, table))) for name, table in costs.behind.items()}
     for name, table in tables.items():
         pairs[name], size = size, size + len(table) * len(table[0])
-    harm, cost = np.zeros(size), np.zeros(size)
-    for name, own in harms.items():
-        harm[first[name] : first[name] + len(own)] = own
+    error, cost = np.zeros(size), np.zeros(size)
+    for name, own in errors.items():
+        error[first[name] : first[name] + len(own)] = own
     for name, alone in costs.alone.items():
         cost[first[name] : first[name] + len(alone)] = alone
     rows: list[tuple[list[int], list[float], float]] = []  # indices, coefficients, and what they sum to
-    for name, own in harms.items():
-        rows.append((list(range(first[name], first[name] + len(own))), [1.0] * len(own), 1.0))
+    for name, own in errors.items():
+        options, around = list(range(first[name], first[name] + len(own))), costs.blocks.get(name)
+        if around is not None:  # one option of the layer, or another of its block than the first
+            options += range(first[around] + 1, first[around] + len(errors[around]))
+        rows.append((options, [1.0] * len(options), 1.0))
     for name, table in tables.items():
         before, after = len(table), len(table[0])
         cost[pairs[name] : pairs[name] + before * after] = np.asarray(table, float).ravel()
@@ -147,9 +155,6 @@ def solve_program(harms: Mapping[str, Sequence[float]], costs: Costs, budget: fl
             rows.append(([*pair.tolist(), *options], [1.0] * after + [-1.0] * len(options), 0.0))
         for option, pair in enumerate(places.T):
             rows.append(([*pair.tolist(), first[name] + option], [1.0] * before + [-1.0], 0.0))
-    for name, around in costs.within.items():
-        last, others = first[name] + len(harms[name]) - 1, range(first[around] + 1, first[around] + len(harms[around]))
-        rows.append(([*others, last], [1.0] * len(others) + [-1.0], 0.0))
     where = [(row, column) for row, (columns, _, _) in enumerate(rows) for column in columns]
     values = [value for _, coefficients, _ in rows for value in coefficients]
     matrix = coo_array((values, tuple(zip(*where, strict=True))), shape=(len(rows), size))
@@ -158,17 +163,18 @@ def solve_program(harms: Mapping[str, Sequence[float]], costs: Costs, budget: fl
     scale = max(cost.max(), 1e-12)
     if budget is not None:
         constraints.append(LinearConstraint(cost[None] / scale, -np.inf, budget / scale))
-    # A pair is whole where both its sites are: only these need be told to be.
+    # A pair is whole where both its layers are: only these need be told to be.
     whole = np.zeros(size, dtype=int)
-    whole[: sum(map(len, harms.values()))] = 1
-    objective = cost / scale if budget is None else harm / max(harm.max(), 1e-30)
+    whole[: sum(map(len, errors.values()))] = 1
+    objective = cost / scale if budget is None else error / max(error.max(), 1e-30)
     with silenced():
         found = milp(
             objective, integrality=whole, bounds=Bounds(0, 1), constraints=constraints, options={"mip_rel_gap": 0}
         )
     if found.x is None:
         raise InputError(f"no choice of options keeps to {budget:g}: {found.message}")
-    return {name: int(np.argmax(found.x[first[name] : first[name] + len(own)])) for name, own in harms.items()}
+    shares = {name: found.x[first[name] : first[name] + len(own)] for name, own in errors.items()}
+    return {name: int(np.argmax(own)) for name, own in shares.items() if own.max() > 0.5}
 
 
 @contextmanager

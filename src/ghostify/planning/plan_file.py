@@ -1,16 +1,18 @@
 """A plan, and the readable file that it lies in."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ghostify.atomic import replacing
+from ghostify.changes import AnyPlan
+from ghostify.changes.counts import plan_from_counts
+from ghostify.changes.layer_plan import inside_changed_block, plan_from
 from ghostify.errors import InputError
-from ghostify.transform.plan import LayerPlan
 
-FORMAT = "ghostify plan 1"
+FORMAT, FORMER = "ghostify plan 2", "ghostify plan 1"
 
 
 @dataclass(frozen=True)
@@ -20,39 +22,40 @@ class Point:
     Args:
         macs: Share of the original's multiply-adds.
         speedup: Predicted, where times were measured.
-        harm: Sum over layers of what their change alone does to the output: mean squared error over variance.
+        output_error: Sum over layers of the error that their change alone brings to the output: mean squared error over
+            variance.
     """
 
     macs: float
     speedup: float | None
-    harm: float
+    output_error: float
 
 
 @dataclass(frozen=True, eq=False)
-class Plan(Mapping[str, LayerPlan]):
-    """What becomes of each convolution, for ``convert(plan=…)``, and why.
+class Plan(Mapping[str, AnyPlan]):
+    """What becomes of each convolution and residual block, for ``convert(plan=…)``, and why.
 
     Args:
         layers: By module name.
-        target: What was asked for: "macs" or "speedup", and the figure.
+        target: The target asked for: "macs" or "speedup", and the figure.
         macs: Share of the original's multiply-adds.
-        harm: As of ``Point``.
-        limit: What is in reach: the least share of the multiply-adds, or the highest speed-up.
+        output_error: As of ``Point``.
+        limit: The most in reach: the least share of the multiply-adds, or the highest speed-up.
         speedup: Measured, with its 95 % interval; None where only multiply-adds were asked for.
         curve: What other budgets would give.
         made_on: Machine, versions, engine and threads.
     """
 
-    layers: Mapping[str, LayerPlan]
+    layers: Mapping[str, AnyPlan]
     target: tuple[str, float]
     macs: float
-    harm: float
+    output_error: float
     limit: float
     speedup: tuple[float, float, float] | None = None
     curve: tuple[Point, ...] = ()
     made_on: Mapping[str, Any] = field(default_factory=dict)
 
-    def __getitem__(self, name: str) -> LayerPlan:
+    def __getitem__(self, name: str) -> AnyPlan:
         return self.layers[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -68,14 +71,14 @@ def write_plan(plan: Plan, path: Path) -> None:
         "format": FORMAT,
         "target": dict([plan.target]),
         "macs": plan.macs,
-        "harm": plan.harm,
+        "output_error": plan.output_error,
         "limit": plan.limit,
         "speedup": plan.speedup,
         "made_on": dict(plan.made_on),
     }
     lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in about.items()]
     lines.append(listed("curve", "[]", [json.dumps(asdict(point)) for point in plan.curve]))
-    layers = [f"{json.dumps(name)}: {json.dumps(asdict(layer))}" for name, layer in plan.layers.items()]
+    layers = [f"{json.dumps(name)}: {json.dumps(layer.row())}" for name, layer in plan.layers.items()]
     lines.append(listed("layers", "{}", layers))
     with replacing(path) as temporary:
         temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n")
@@ -95,19 +98,26 @@ def read_plan(path: Path) -> Plan:
         found = json.loads(path.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path} is no plan: {error}") from error
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    if not isinstance(found, dict) or found.get("format") not in (FORMAT, FORMER):
         raise InputError(f"{path} is no plan: expected an object with 'format': {FORMAT!r}")
     layers = found.get("layers")
     if not isinstance(layers, dict) or not layers:
-        raise InputError(f"{path}: expected 'layers' with kept, ghosted and dropped maps by module name")
-    plans = {name: layer_of(path, name, layer) for name, layer in layers.items()}
+        raise InputError(f"{path}: expected 'layers' with what becomes of each, by module name")
+    if found["format"] == FORMER:
+        found = in_present_words(found)
+        plans = layers_of(path, layers, plan_from_counts)
+        for name in layers.keys() - plans.keys():
+            if not inside_changed_block(name, plans):
+                raise InputError(f"{path}: layer {name!r} keeps no map: expected that only inside a block of ghosts")
+    else:
+        plans = layers_of(path, layers, plan_from)
     try:
         (target,) = found["target"].items()
         return Plan(
             plans,
             target,
             float(found["macs"]),
-            float(found["harm"]),
+            float(found["output_error"]),
             float(found["limit"]),
             tuple(found["speedup"]) if found["speedup"] else None,
             tuple(Point(**point) for point in found["curve"]),
@@ -115,19 +125,29 @@ def read_plan(path: Path) -> Plan:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"{path}: expected target, macs, harm, limit, speedup, curve and made_on as plans have: {error}"
+            f"{path}: expected target, macs, output_error, limit, speedup, curve and made_on as plans have: {error}"
         ) from error
 
 
-def layer_of(path: Path, name: str, layer: Any) -> LayerPlan:
-    numbers = ("kept", "ghosted", "dropped")
-    if not isinstance(layer, dict) or any(type(layer.get(key, 0)) is not int for key in numbers) or "kept" not in layer:
-        raise InputError(f"{path}: layer {name!r}: expected whole numbers of kept, ghosted and dropped maps")
-    if type(layer.get("merged", 0)) is not int and layer["merged"] is not None:
-        raise InputError(f"{path}: layer {name!r}: expected merged to be a whole number, or null")
-    if layer.keys() - {*numbers, "cheap", "merged"}:
-        raise InputError(f"{path}: layer {name!r}: expected kept, ghosted, dropped, cheap and merged, and nothing else")
+def layers_of(path: Path, rows: dict[str, Any], read: Callable[[Any], AnyPlan | None]) -> dict[str, AnyPlan]:
+    """The plans of layers; those that go with their block are left out."""
+    plans = {}
+    for name, row in rows.items():
+        try:
+            plan = read(row)
+        except InputError as error:
+            raise InputError(f"{path}: layer {name!r}: {error}") from error
+        if plan is not None:
+            plans[name] = plan
+    return plans
+
+
+def in_present_words(found: dict[str, Any]) -> dict[str, Any]:
+    """A file of format 1: output errors were called harm there."""
     try:
-        return LayerPlan(**layer)
-    except InputError as error:
-        raise InputError(f"{path}: layer {name!r}: {error}") from error
+        curve = [{**point, "output_error": point["harm"]} for point in found["curve"]]
+        for point in curve:
+            del point["harm"]
+        return {**found, "output_error": found["harm"], "curve": curve}
+    except (KeyError, TypeError):
+        return found  # which is refused with all that it lacks

@@ -1,33 +1,31 @@
-"""From a wanted speed, or a share of the multiply-adds, to what becomes of each convolution."""
+"""From a wanted speed, or a share of the multiply-adds, to what becomes of each layer."""
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ghostify.changes import AnyPlan, Change
+from ghostify.changes.registry import KINDS, change_from, change_row
 from ghostify.errors import InputError, OutOfReachError
 from ghostify.fitting.calibration import FEW, checked_batches, first_images
-from ghostify.inference.compare import compare
-from ghostify.inference.deploy import deploy
+from ghostify.fitting.trial import Trial
 from ghostify.inference.engines import FILE_ENGINES
 from ghostify.measure.count import count
 from ghostify.measure.environment import describe_environment
-from ghostify.measure.latency import Comparison
-from ghostify.modes import evaluating
-from ghostify.planning.choose import Costs, cheapest, choose_options
-from ghostify.planning.cost import Sample, TimeModel, costs_of, profile_samples
-from ghostify.planning.harm import OutputHarm, harms_of
+from ghostify.planning.candidates import Candidate, Candidates, find_candidates, offer_for
+from ghostify.planning.choose import Choice, Costs, cheapest, choose_options
+from ghostify.planning.cost import Sample, TimeModel, costs_of
 from ghostify.planning.measurements import Measurements, fingerprint
 from ghostify.planning.plan_file import Plan, Point
-from ghostify.planning.sites import Site, find_sites, plan_of
+from ghostify.planning.sensitivity import Errors, output_errors
+from ghostify.planning.timing import EngineTiming, Timing
 from ghostify.progress import Progress
-from ghostify.transform.untrained import untrained
 
 # Images by which options are compared: as many as this many multiply-adds allow, within bounds.
 MACS_PER_TRIAL, FEWEST, MOST = 80e9, 16, 256
@@ -40,7 +38,7 @@ CURVE_POINTS = 9
 
 @torch.inference_mode(False)
 @torch.random.fork_rng(devices=[])
-def plan(
+def plan(  # the front door: each is a setting of the user's, most with a default
     model: nn.Module,
     *,
     example: Tensor,
@@ -57,13 +55,12 @@ def plan(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Plan:
-    """Choose what becomes of each convolution's maps so that a target holds and the output changes least.
+    """Choose what becomes of each convolution and residual block so that a target holds and the output changes least.
 
-    For each option of a convolution (numbers of kept, dropped, pointwise and depthwise ghosted maps, and of maps
-    that its inputs are merged to) the error that it alone brings to the network's output is measured on images,
-    without labels. For a speed-up, networks of random options are profiled in the engine for what each option costs
+    The error that each change of each layer alone brings to the network's output is measured on images, without
+    labels. For a speed-up, networks of random options are profiled in the engine to find the cost of each option
     there; the choice is then measured as a whole, and corrected until the target holds. The choice is optimal for
-    these costs, if harms add up.
+    these costs, if errors add up.
 
     Args:
         model: A trained network; given back as it was.
@@ -74,9 +71,9 @@ def plan(
         engine: "openvino" or "onnxruntime".
         threads: CPU threads of the engine.
         skip: Module names or patterns of convolutions to leave.
-        round_to: Kept maps are a multiple of this number; None: 4 for a speed, 1 for multiply-adds.
-        whole_blocks: Whether residual blocks may become ghosts as a whole; None: for a speed.
-        merging: Whether convolutions may take combinations of their inputs; None: for multiply-adds.
+        round_to: Kept channels are a multiple of this number; None: 4 for a speed, 1 for multiply-adds.
+        whole_blocks: Whether residual blocks may change as a whole; None: for a speed.
+        merging: Whether convolutions may take combinations of their input channels; None: for multiply-adds.
         measurements: File for what is measured, so that a second call goes on where the first was interrupted.
         seed: Of the random networks.
         progress: Told of each measurement.
@@ -94,94 +91,156 @@ def plan(
         raise InputError(f"target_speedup is {target_speedup}: expected more than 1")
     if target_speedup is not None and engine not in FILE_ENGINES:
         raise InputError(f"engine is {engine!r}: expected one of {', '.join(FILE_ENGINES)}, which tell of layers")
-    if whole_blocks is None:
-        # Of multiply-adds they save little more than fewer maps do, of which refinement undoes more: docs/planning.md.
-        whole_blocks = target_speedup is not None
-    if merging is None:
-        merging = target_macs is not None  # for a speed it takes longer to plan, and reached less: docs/planning.md
-    if round_to is None:
-        round_to = 1 if target_speedup is None else 4
+    # What pays for multiply-adds need not pay for a speed, and the other way round: docs/planning.md.
+    offer = offer_for(
+        "macs" if target_speedup is None else "speedup",
+        inputs=merging,
+        blocks=whole_blocks,
+        round_to=round_to or (1 if target_speedup is None else 4),
+    )
     # Trials change it, and a network may change what it gets in place.
     model, example = copy.deepcopy(model), example.clone()
-    batches = checked_batches(calibration, model)
     counted = count(model, tuple(example.shape[1:]))
-    first = first_images(batches, int(min(MOST, max(FEWEST, MACS_PER_TRIAL / max(1, counted.macs)))))
-    images = first.split(max(1, min(MOST_AT_ONCE, LARGEST_TRIAL // first[0].numel())))
-    few = first[:FEW] if whole_blocks else None
-    sites = find_sites(model, example[:1], counted, skip=skip, round_to=round_to, merging=merging, images=few)
-    if not any(len(site.options) > 1 for site in sites.values()):
+    images = images_of_trials(checked_batches(calibration, model), counted.macs)
+    few = first_images(images, FEW) if offer.blocks else None
+    candidates = find_candidates(model, example[:1], counted, offer, skip=skip, images=few)
+    if not any(len(candidate.options) > 1 for candidate in candidates.values()):
         raise InputError(f"{type(model).__name__} has no convolution that could be made cheaper")
-    about = {
-        "network": fingerprint(model.state_dict().items()),
-        "images": fingerprint(("", batch) for batch in images),
-        "example": list(example.shape),
-        "round_to": round_to,
-        "skip": list(skip),
-        "whole_blocks": whole_blocks,
-        "merging": merging,
-    }
-    kept = Measurements(measurements, about)
-    planner = Planner(model, sites, harms_by_measurement(model, sites, images, kept, progress), counted.macs)
+    known = Measurements(
+        measurements,
+        {
+            "network": fingerprint(model.state_dict().items()),
+            "images": fingerprint(("", batch) for batch in images),
+            "skip": list(skip),
+        },
+    )
+    planner = Planner(candidates, measured_errors(model, candidates, images, known, progress), counted.macs)
     if target_macs is not None:
         return planner.for_macs(target_macs)
     assert target_speedup is not None
-    # The engines are the CPU's, wherever the harms were measured.
-    timing = Timing(copy.deepcopy(model).cpu(), sites, example.cpu(), engine, threads, kept, progress)
-    samples = timing.samples(seed)
-    return planner.for_speedup(target_speedup, timing, samples)
+    # The engines are the CPU's, wherever the errors were measured.
+    timing = Timing(
+        copy.deepcopy(model).cpu(), candidates, example.cpu(), EngineTiming(engine, threads), known, progress
+    )
+    return planner.for_speedup(target_speedup, timing, timing.samples(offer, seed))
+
+
+def images_of_trials(batches: Sequence[Tensor], macs: int) -> tuple[Tensor, ...]:
+    """The first images, as many as serve to compare options by, in batches that take little memory."""
+    first = first_images(batches, int(min(MOST, max(FEWEST, MACS_PER_TRIAL / max(1, macs)))))
+    return first.split(max(1, min(MOST_AT_ONCE, LARGEST_TRIAL // first[0].numel())))
+
+
+def measured_errors(
+    model: nn.Module,
+    candidates: Candidates,
+    images: Sequence[Tensor],
+    known: Measurements,
+    progress: Progress | None,
+) -> dict[str, tuple[float, ...]]:
+    """The output error of each layer's options, measured where it is not known yet."""
+    before: Errors = {
+        (row["layer"], change_from(row["change"], Change)): row["error"]
+        for row in known.of("output error")
+        if row["change"]["kind"] in KINDS
+    }
+    trial: Trial | None = None
+
+    @torch.no_grad()
+    def measure(name: str, change: Change) -> float:
+        nonlocal trial
+        if trial is None:
+            layers = {name: candidate.layer for name, candidate in candidates.items()}
+            producers = {name: layer.producer for name, layer in layers.items() if layer.producer is not None}
+            trial = Trial(model, list(candidates), producers, images)
+        error = change.output_error(trial, candidates[name].layer)
+        known.add("output error", layer=name, change=change_row(change), error=error)
+        return error
+
+    return output_errors(candidates, measure, before, progress)
 
 
 @dataclass(frozen=True)
 class Planner:
-    """What is known of a network's options."""
+    """Chooses among options whose errors are known.
 
-    model: nn.Module
-    sites: Mapping[str, Site]
-    harms: Mapping[str, Sequence[float]]
+    Args:
+        candidates: By name.
+        errors: Output errors of each one's options.
+        macs: Multiply-adds of the original.
+    """
+
+    candidates: Candidates
+    errors: Mapping[str, Sequence[float]]
     macs: int
 
-    @property
-    def fixed_macs(self) -> int:
-        """Of all that belongs to no site."""
-        whole = dict.fromkeys(self.sites, 0)
-        return self.macs - round(self.macs_costs().of(whole))
+    @cached_property
+    def nothing_changed(self) -> Choice:
+        """The first option of each layer."""
+        return dict.fromkeys(self.candidates, 0)
 
+    @cached_property
     def macs_costs(self) -> Costs:
-        return costs_of(self.sites, lambda site, option, inputs: float(site.macs(option, inputs)))
+        """Multiply-adds of all options."""
 
-    def macs_share(self, chosen: Mapping[str, int]) -> float:
-        return (self.fixed_macs + self.macs_costs().of(chosen)) / self.macs
+        def cost(candidate: Candidate, option: AnyPlan, inputs: int) -> float:
+            return float(option.macs(candidate.layer, inputs))  # type: ignore[arg-type]  # its own layer
 
-    def harm(self, chosen: Mapping[str, int]) -> float:
-        return sum(harms[chosen[name]] for name, harms in self.harms.items())
+        return costs_of(self.candidates, cost)
+
+    @cached_property
+    def fixed_macs(self) -> int:
+        """Multiply-adds of all that is no candidate."""
+        return self.macs - round(self.macs_costs.of(self.nothing_changed))
+
+    def macs_share(self, chosen: Choice) -> float:
+        """The share of the original's multiply-adds."""
+        return (self.fixed_macs + self.macs_costs.of(chosen)) / self.macs
+
+    def error(self, chosen: Choice) -> float:
+        """The sum of the output errors."""
+        return sum(self.errors[name][option] for name, option in chosen.items())
+
+    def plans(self, chosen: Choice) -> dict[str, AnyPlan]:
+        """The chosen options."""
+        return {name: self.candidates[name].options[option] for name, option in chosen.items()}
 
     def for_macs(self, target: float) -> Plan:
-        costs, fixed = self.macs_costs(), self.fixed_macs
-        least = self.macs_share(cheapest(self.harms, costs))
+        """The least error for a share of the multiply-adds."""
+        costs, fixed = self.macs_costs, self.fixed_macs
+        least = self.macs_share(cheapest(self.errors, costs))
         if least > target:
             raise InputError(f"target_macs is {target:g}: at least {least:.3f} of the multiply-adds are left")
 
-        def point(share: float) -> tuple[dict[str, int], Point]:
-            chosen = choose_options(self.harms, costs, share * self.macs - fixed)
-            return chosen, Point(self.macs_share(chosen), None, self.harm(chosen))
+        def point(share: float) -> tuple[Choice, Point]:
+            chosen = choose_options(self.errors, costs, share * self.macs - fixed)
+            return chosen, Point(self.macs_share(chosen), None, self.error(chosen))
 
         chosen, reached = point(target)
         curve = tuple(point(share)[1] for share in np.linspace(least + 1e-9, 1, CURVE_POINTS))
-        layers = plan_of(self.sites, chosen)
-        return Plan(layers, ("macs", target), reached.macs, reached.harm, least, None, curve, describe_environment())
+        return Plan(
+            self.plans(chosen),
+            ("macs", target),
+            reached.macs,
+            reached.output_error,
+            least,
+            None,
+            curve,
+            describe_environment(),
+        )
 
-    def for_speedup(self, target: float, timing: "Timing", samples: Sequence[Sample]) -> Plan:
-        model = TimeModel(self.sites, samples)
-        costs = costs_of(self.sites, model)
-        original = costs.of(dict.fromkeys(self.sites, 0)) + model.rest
-        fastest = cheapest(self.harms, costs)
-        limit = timing.of(fastest)
-        if timing.progress:
-            timing.progress("reachable", f"{1 / limit.ratio_high:.2f} times as fast", 1, 1)
+    def for_speedup(self, target: float, timing: Timing, samples: Sequence[Sample]) -> Plan:
+        """The least error for a speed: chosen by predicted times, measured as a whole, and corrected."""
+        model = TimeModel(self.candidates, samples)
+        costs = costs_of(self.candidates, model)
+        original = costs.of(self.nothing_changed) + model.rest
+        fastest = cheapest(self.errors, costs)
+        limit = timing.of(self.plans(fastest))
+        timing.say("reachable", f"{1 / limit.ratio_high:.2f} times as fast", 1, 1)
         if 1 / limit.ratio_high < target:
             raise OutOfReachError(
                 f"target_speedup is {target:g}: at most {1 / limit.ratio_high:.2f} can be reached "
-                f"in {timing.engine} with {timing.threads} threads on this machine",
+                f"in {timing.engine.engine} with {timing.engine.threads} threads on this machine",
                 1 / limit.ratio_high,
             )
         # What the whole takes of what its layers are said to take, as the choices so far were measured.
@@ -191,15 +250,16 @@ class Planner:
         aim = 1 / target
         for _ in range(ROUNDS):
             budget = max(floor, aim / bias * original - model.rest)
-            before, chosen = chosen, choose_options(self.harms, costs, budget * (1 + 1e-9))
+            before, chosen = chosen, choose_options(self.errors, costs, budget * (1 + 1e-9))
             if chosen == before:
-                break  # nothing between it and the target harms less
-            found = timing.of(chosen)
+                break  # nothing between it and the target has a smaller error
+            found = timing.of(self.plans(chosen))
             predicted = (costs.of(chosen) + model.rest) / original
-            if found.ratio_high <= 1 / target and self.harm(chosen) <= self.harm(best):
+            if found.ratio_high <= 1 / target and self.error(chosen) <= self.error(best):
                 # Once may be luck, and is, where the best of several is taken: what counts is the worse of two.
-                found = max(found, timing.of(chosen), key=lambda measured: measured.ratio_high)
-            if found.ratio_high <= 1 / target and self.harm(chosen) <= self.harm(best):
+                again = timing.of(self.plans(chosen))
+                found = max(found, again, key=lambda measured: measured.ratio_high)
+            if found.ratio_high <= 1 / target and self.error(chosen) <= self.error(best):
                 best, measured = chosen, found
                 if found.ratio_high > (1 - SURPLUS) / target:
                     break
@@ -208,80 +268,16 @@ class Planner:
             aim = 1 / target - (found.ratio_high - found.ratio)
         curve = []
         for share in np.linspace(floor, original - model.rest, CURVE_POINTS):
-            options = choose_options(self.harms, costs, share * (1 + 1e-9))
+            options = choose_options(self.errors, costs, share * (1 + 1e-9))
             predicted = bias * (costs.of(options) + model.rest) / original
-            curve.append(Point(self.macs_share(options), float(1 / predicted), self.harm(options)))
+            curve.append(Point(self.macs_share(options), float(1 / predicted), self.error(options)))
         return Plan(
-            plan_of(self.sites, best),
+            self.plans(best),
             ("speedup", target),
             self.macs_share(best),
-            self.harm(best),
+            self.error(best),
             1 / limit.ratio_high,
             (1 / measured.ratio, 1 / measured.ratio_high, 1 / measured.ratio_low),
             tuple(curve),
-            describe_environment()
-            | {"engine": timing.engine, "engine_version": version(timing.engine), "threads": timing.threads},
+            timing.engine.described(),
         )
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Times of networks of some options, in one engine."""
-
-    model: nn.Module
-    sites: Mapping[str, Site]
-    example: Tensor
-    engine: str
-    threads: int
-    kept: Measurements
-    progress: Progress | None
-
-    def samples(self, seed: int) -> list[Sample]:
-        """Profiles of networks of random options."""
-        kind = f"profile in {self.engine} with {self.threads} threads"
-        with evaluating(self.model), torch.no_grad():
-            return profile_samples(
-                self.model,
-                self.sites,
-                self.example,
-                self.engine,
-                self.threads,
-                [Sample(row["chosen"], row["ms"]) for row in self.kept.of(kind)],
-                seed=seed,
-                done=lambda sample: self.kept.add(kind, **asdict(sample)),
-                progress=self.progress,
-            )
-
-    @cached_property
-    def original(self) -> nn.Module:
-        """Deployed."""
-        return deploy(self.model, self.example, engine=self.engine)
-
-    def of(self, chosen: Mapping[str, int]) -> Comparison:
-        """A network of these options over the original, both deployed."""
-        if self.progress:
-            self.progress("measure the whole", "", 0, 1)
-        with evaluating(self.model), torch.no_grad():
-            shaped = untrained(self.model, plan_of(self.sites, chosen), self.example[:1])
-            faster = deploy(shaped, self.example, engine=self.engine)
-            found = compare(self.original, faster, self.example, engine=self.engine, threads=self.threads)
-        if self.progress:
-            self.progress("measure the whole", f"{1 / found.ratio:.2f} times as fast", 1, 1)
-        return found
-
-
-def harms_by_measurement(
-    model: nn.Module, sites: Mapping[str, Site], images: Sequence[Tensor], kept: Measurements, progress: Progress | None
-) -> dict[str, tuple[float, ...]]:
-    """The harm of each site's options, measured where it is not known yet."""
-    known = {(row["site"], row["option"], row["maps"]): row["harm"] for row in kept.of("harm")}
-    output = None
-
-    def measure(site: str, option: str, maps: int) -> float:
-        nonlocal output
-        output = output or OutputHarm(model, sites, images)
-        harm = output.measure(site, option, maps)
-        kept.add("harm", site=site, option=option, maps=maps, harm=harm)
-        return harm
-
-    return harms_of(sites, measure, known, progress)

@@ -23,7 +23,7 @@ PASSES_MAPS_ON = nn.BatchNorm2d | ops._ElementWiseOp | ops._ReshapeOp
 
 
 @dataclass(frozen=True)
-class InnerMaps:
+class PrunableChannels:
     """Maps of one convolution that go to other layers and nowhere else.
 
     Args:
@@ -75,7 +75,7 @@ class Structure:
             except Exception as error:  # whatever it or the network's own code may stumble over
                 raise InputError(f"Torch-Pruning cannot trace {type(model).__name__}: {error}") from error
 
-    def inner_maps(self, conv: nn.Conv2d) -> InnerMaps | str:
+    def prunable_channels(self, conv: nn.Conv2d) -> PrunableChannels | str:
         """Where a convolution's maps go, or in a few words why they cannot be dropped."""
         if conv.groups > 1:
             return "grouped"
@@ -100,7 +100,7 @@ class Structure:
                 return f"its maps are coupled to those of {self.names[layer]}"
         if not consumers:
             return "its maps are the network's output"
-        return InnerMaps(self.names[conv], tuple(dict.fromkeys(consumers)), tuple(dict.fromkeys(followers)))
+        return PrunableChannels(self.names[conv], tuple(dict.fromkeys(consumers)), tuple(dict.fromkeys(followers)))
 
     def drop_(self, conv: nn.Conv2d, maps: Tensor) -> None:
         """Remove maps of a convolution and what the layers behind have for them."""
@@ -110,9 +110,9 @@ class Structure:
         return self.graph.get_pruning_group(conv, torch_pruning.prune_conv_out_channels, maps)
 
 
-def inner_places(
+def find_prunable(
     model: nn.Module, example: Tensor, convs: Mapping[str, nn.Conv2d], *, dropping: bool = True
-) -> dict[str, InnerMaps | str]:
+) -> dict[str, PrunableChannels | str]:
     """Where the maps of convolutions go, by name, or in a few words why they cannot be dropped.
 
     The tracer takes what moves maps, such as a channel shuffle, for what does not, and sees no buffer that has a number
@@ -127,16 +127,16 @@ def inner_places(
         InputError: If Torch-Pruning cannot trace it.
     """
     structure, once = Structure(model, example), set(run_once(model, example))
-    places = {name: structure.inner_maps(conv) for name, conv in convs.items()}
+    places = {name: structure.prunable_channels(conv) for name, conv in convs.items()}
     for name, place in places.items():
-        if isinstance(place, InnerMaps) and not once.issuperset((name, *place.takers)):
+        if isinstance(place, PrunableChannels) and not once.issuperset((name, *place.takers)):
             places[name] = "it, or what takes its maps, is not run exactly once for an input"
-    found = [place for place in places.values() if isinstance(place, InnerMaps)]
+    found = [place for place in places.values() if isinstance(place, PrunableChannels)]
     before = inputs_at(model, example, {taker for place in found for taker in place.takers})
     for place in found:
         if not keeps_places(model, example, place, before):
             places[place.producer] = "its maps do not reach what takes them each in its place"
-    inner = [name for name, place in places.items() if isinstance(place, InnerMaps)]
+    inner = [name for name, place in places.items() if isinstance(place, PrunableChannels)]
     if dropping and inner and not runs_with_fewer(model, example, inner):
         places |= {
             name: "the network does not run without one"
@@ -147,7 +147,7 @@ def inner_places(
 
 
 @torch.no_grad()
-def keeps_places(model: nn.Module, example: Tensor, place: InnerMaps, before: Mapping[str, Tensor]) -> bool:
+def keeps_places(model: nn.Module, example: Tensor, place: PrunableChannels, before: Mapping[str, Tensor]) -> bool:
     """Whether what takes a convolution's maps sees only those changed that are, each in its own place.
 
     Args:

@@ -1,12 +1,24 @@
-"""Swap modules inside a network. It has never heard of ghosts."""
+"""Swap modules inside a network, and see that the network runs the new ones. It has never heard of ghosts."""
 
-from collections.abc import Mapping
+import copy
+from collections import OrderedDict
+from collections.abc import Collection, Mapping
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from ghostify.errors import InputError
+from ghostify.hooks import hooked
+from ghostify.modes import evaluating
 
 
 def replace_modules_(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
     """Swap modules in place, wherever they occur; a module that is shared stays shared.
+
+    Also in lists, tuples and dicts that modules keep beside their named children. Attributes that somebody put on a
+    module go along.
 
     Args:
         model: Changed in place.
@@ -19,15 +31,98 @@ def replace_modules_(model: nn.Module, replacements: Mapping[nn.Module, nn.Modul
         >>> model[0] is model[1], model[0]
         (True, GELU(approximate='none'))
     """
+    for old, new in replacements.items():
+        carry_attributes_(old, new)
     for parent in list(model.modules()):
         # Not named_children: that hides the second name of a module that a parent holds twice.
         for name, child in list(parent._modules.items()):
             if child is not None and child in replacements:
                 parent._modules[name] = replacements[child]
-        for listed in vars(parent).values():
-            if isinstance(listed, list):  # of layers in the order of their calls, beside their own names
-                listed[:] = [replacements.get(item, item) if isinstance(item, nn.Module) else item for item in listed]
+        for name, value in list(vars(parent).items()):
+            if not name.startswith("_") and isinstance(value, list | tuple | dict):
+                vars(parent)[name] = swapped(value, replacements)
     return replacements.get(model, model)
+
+
+def swapped(value: Any, replacements: Mapping[nn.Module, nn.Module]) -> Any:
+    """A container with the modules in it swapped; lists and dicts in place, the same tuple where nothing is to do."""
+    if isinstance(value, nn.Module):
+        return replacements.get(value, value)
+    if isinstance(value, list):
+        value[:] = [swapped(item, replacements) for item in value]
+    elif isinstance(value, dict):
+        value.update({key: swapped(item, replacements) for key, item in value.items()})
+    elif type(value) is tuple:
+        items = tuple(swapped(item, replacements) for item in value)
+        return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
+    return value
+
+
+def carry_attributes_(old: nn.Module, new: nn.Module) -> None:
+    """Give a module the attributes that somebody put on the one whose place it takes: a network's code may read them.
+
+    Only of a plain convolution is it known which are not its own.
+    """
+    if type(old) is nn.Conv2d:
+        for name in vars(old).keys() - PLAIN_ATTRIBUTES - vars(new).keys():
+            vars(new)[name] = vars(old)[name]
+
+
+PLAIN_ATTRIBUTES = vars(nn.Conv2d(1, 1, 1)).keys()
+
+
+@torch.no_grad()
+def found_by_name(model: nn.Module, names: Collection[str], example: Tensor) -> set[str]:
+    """Those of some modules that a network runs by the place that a swap would change, and in no other way.
+
+    Args:
+        model: Left untouched.
+        names: Of modules that run without hooks of their own.
+        example: One batch for it.
+    """
+    trial = copy.deepcopy(model)
+    old = {name: trial.get_submodule(name) for name in names}
+    stand_ins = {name: stand_in(module) for name, module in old.items()}
+    trial = replace_modules_(trial, {old[name]: stand_ins[name] for name in names})
+    ran: set[nn.Module] = set()
+    with (
+        evaluating(trial),
+        hooked([*old.values(), *stand_ins.values()], before=lambda module, args: ran.add(module)),
+    ):
+        trial(example.clone())
+    return {name for name in names if stand_ins[name] in ran and old[name] not in ran}
+
+
+def stand_in(module: nn.Module) -> nn.Module:
+    """Another module with the same parameters."""
+    other = copy.copy(module)
+    other._forward_hooks, other._forward_pre_hooks = OrderedDict(), OrderedDict()
+    return other
+
+
+@torch.no_grad()
+def check_swap(before: nn.Module, after: nn.Module, new: Collection[nn.Module], example: Tensor) -> None:
+    """Run a network once after modules were swapped, and see that it runs the new ones.
+
+    Args:
+        before: The network as it was.
+        new: The modules that were put in.
+        example: One batch for both.
+    Raises:
+        InputError: If a new module does not run, or what the network returns has another shape than before.
+    """
+    ran: set[nn.Module] = set()
+    with evaluating(before, after), hooked(new, before=lambda module, args: ran.add(module)):
+        outputs, expected = (
+            [tuple(leaf.shape) for leaf in tree_leaves(model(example.clone())) if isinstance(leaf, Tensor)]
+            for model in (after, before)
+        )
+    names = {module: name for name, module in after.named_modules()}
+    idle = [names.get(module, "one without a name") for module in new if module not in ran]
+    if idle:
+        raise InputError(f"{type(before).__name__} does not run {idle[0]} after it was replaced: skip it")
+    if outputs != expected:
+        raise InputError(f"{type(before).__name__} returns {outputs} after layers were replaced, {expected} before")
 
 
 def conv_at(model: nn.Module, name: str) -> nn.Conv2d:

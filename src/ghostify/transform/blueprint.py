@@ -10,67 +10,23 @@ import torchvision
 from accelerate import init_empty_weights
 from torch import nn
 
+from ghostify.changes.registry import described_layers
 from ghostify.errors import InputError
-from ghostify.layers import GhostBlock, GhostConv2d
-from ghostify.layers.ghost_conv import intrinsic_channels
+from ghostify.layers.arguments import conv_arguments, linear_arguments, norm_arguments
 from ghostify.models.registry import Origin, known_origin, remember_origin
 from ghostify.structure.surgery import module_names, replace_modules_
 
-CONV_ARGUMENTS = (
-    "in_channels",
-    "out_channels",
-    "kernel_size",
-    "stride",
-    "padding",
-    "dilation",
-    "groups",
-    "padding_mode",
-)
-
-
-def conv_arguments(conv: nn.Conv2d | GhostConv2d) -> dict[str, Any]:
-    bias = conv.primary.bias if isinstance(conv, GhostConv2d) else conv.bias
-    return {name: getattr(conv, name) for name in CONV_ARGUMENTS} | {"bias": bias is not None}
-
-
-def ghost_arguments(ghost: GhostConv2d) -> dict[str, Any]:
-    own = {"ratio": ghost.ratio, "cheap_kernel_size": ghost.cheap_kernel_size, "cheap": ghost.cheap_kind}
-    intrinsic = ghost.primary.out_channels
-    if intrinsic != intrinsic_channels(ghost.out_channels, ghost.ratio, ghost.groups):
-        own["intrinsic"] = intrinsic
-    if ghost.order is not None:
-        own["ordered"] = True
-    if ghost.merge is not None:
-        own["merged"] = ghost.merge.out_channels
-    return conv_arguments(ghost) | own
-
-
-def block_arguments(block: GhostBlock) -> dict[str, Any]:
-    return {"channels": block.channels, "kernel_size": block.kernel_size, "relu": block.relu}
-
-
-def linear_arguments(linear: nn.Linear) -> dict[str, Any]:
-    return {
-        "in_features": linear.in_features,
-        "out_features": linear.out_features,
-        "bias": linear.bias is not None,
-    }
-
-
-def norm_arguments(norm: nn.BatchNorm2d) -> dict[str, Any]:
-    names = ("num_features", "eps", "momentum", "affine", "track_running_stats")
-    return {name: getattr(norm, name) for name in names}
-
-
-# The layers in which a network may differ from its origin, and the arguments that make each again.
-LAYERS: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
-    GhostBlock: block_arguments,
-    GhostConv2d: ghost_arguments,
+# The layers that pruning changes, and the arguments that make each again; those that other changes put in, they know.
+PRUNED: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
     nn.Conv2d: conv_arguments,
     nn.Linear: linear_arguments,
     nn.BatchNorm2d: norm_arguments,
 }
-KINDS = {kind.__name__: kind for kind in LAYERS}
+
+
+def known_layers() -> dict[type[nn.Module], Callable[[Any], dict[str, Any]]]:
+    """The layers in which a network may differ from its origin, and what makes each again."""
+    return PRUNED | described_layers()
 
 
 @dataclass(frozen=True)
@@ -105,7 +61,7 @@ def make_layer(row: Mapping[str, Any]) -> nn.Module:
         ValueError: If there are other arguments than ``describe_layer`` writes.
     """
     arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items() if k != "kind"}
-    layer = KINDS[row["kind"]](**arguments)
+    layer = {kind.__name__: kind for kind in known_layers()}[row["kind"]](**arguments)
     if not row.items() <= (describe_layer(layer) or {}).items():
         raise ValueError(f"{row} describes no such layer")
     return layer
@@ -113,7 +69,7 @@ def make_layer(row: Mapping[str, Any]) -> nn.Module:
 
 def describe_layer(module: nn.Module) -> dict[str, Any] | None:
     """Kind and arguments of a layer in JSON's types, or None where it is of no kind that can be described."""
-    describe = LAYERS.get(type(module))
+    describe = known_layers().get(type(module))
     if describe is None:
         return None
     row: dict[str, Any] = json.loads(json.dumps({"kind": type(module).__name__, **describe(module)}))
@@ -219,7 +175,7 @@ def plain_attributes(module: nn.Module) -> dict[str, Any]:
 
     None of a layer that can be described, whose arguments speak.
     """
-    if type(module) in LAYERS:
+    if type(module) in known_layers():
         return {}
     public = {name: value for name, value in vars(module).items() if not name.startswith("_") and name != "training"}
     return {name: value for name, value in public.items() if is_plain(value)}

@@ -1,18 +1,22 @@
-"""Ghost the parts of a detector, each as a plain network."""
+"""Change the parts of a detector, each as a plain network."""
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ghostify.changes import AnyPlan
+from ghostify.changes.ratio import GhostRatio
 from ghostify.errors import InputError
 from ghostify.measure.count import count
 from ghostify.modes import evaluating
 from ghostify.plain_part import PARTS, Detector, input_shape_of, parts_of
+from ghostify.transform.convert import ConvertedLayer, convert_network
+from ghostify.transform.reconstruct import Reconstruction
 
 # Side of the pieces of maps on which a head is calibrated, and how many of each map.
 PIECE, PIECES = 8, 4
@@ -52,65 +56,64 @@ class LevelHead(nn.Module):
         return *logits, *offsets
 
 
-def ghost_detector(
-    convert: Callable[..., Any],
+def convert_detector(
     detector: Detector,
+    asked: GhostRatio | Mapping[str, AnyPlan],
     parts: Sequence[str],
     skip: Sequence[str],
     calibration: Iterable[Any] | None,
     input_shape: Sequence[int] | None,
-    options: dict[str, Any],
-) -> tuple[Detector, list[Any]]:
-    """Copy a detector with the convolutions of some parts replaced by ghosts.
+    how: Reconstruction,
+) -> tuple[Detector, list[ConvertedLayer]]:
+    """Copy a detector with the convolutions of some parts changed.
 
     Args:
-        convert: Ghosts a plain network.
+        asked: Ghosts of one ratio, or a plan of backbone and pyramid.
         parts: Of "backbone", "fpn" and "head"; of a Faster R-CNN the head is the one that proposes regions.
-        skip: Of ``convert``, on the detector's names.
+        skip: Names or patterns on the detector's names.
         calibration: Batches of images with values 0..1: ``[batch, 3, height, width]``, or lists of
             ``[3, height, width]``.
-        input_shape: Of one input of the plain part, for the multiply-adds per layer; None for the largest.
-        options: Others of ``convert``.
+        input_shape: One input's of the plain part, for the multiply-adds per layer; None for the largest.
+        how: As of ``convert_network``.
     Returns:
-        The copy, and one row of ``convert`` per convolution.
+        The copy, and one row per convolution.
     """
     unknown = [part for part in parts if part not in PARTS]
     if unknown or not parts:
         raise InputError(f"parts is {list(parts)}: expected one or more of {', '.join(PARTS)}")
-    ghost = copy.deepcopy(detector)
+    changed = copy.deepcopy(detector)
     inputs = None if calibration is None else plain_inputs(detector, calibration)
     shape = tuple(input_shape or input_shape_of(detector))
-    if options.get("plan") is not None and "head" in parts:
+    planned = not isinstance(asked, GhostRatio)
+    if planned and "head" in parts:
         raise InputError("a plan is for backbone and fpn: leave the head out of the parts")
-    rows: dict[str, Any] = {}
+    rows: dict[str, ConvertedLayer] = {}
     if set(parts) - {"head"}:
         names = parts_of(detector)
-        others = [names[part] for part in ("backbone", "fpn") if part not in parts]
-        if options.get("plan") is not None:
-            others = []  # it says itself what is left
-        conversion = convert(
-            Pyramid(ghost.backbone),
-            calibration=inputs,
-            input_shape=shape,
-            skip=named_in(Pyramid(ghost.backbone), skip) + others,
-            **options,
-        )
-        ghost.backbone = conversion.model.backbone
+        # A plan says itself what is left.
+        others = [] if planned else [names[part] for part in ("backbone", "fpn") if part not in parts]
+        pyramid = Pyramid(changed.backbone)
+        left = named_in(pyramid, skip) + others
+        conversion = convert_network(pyramid, asked, skip=left, input_shape=shape, calibration=inputs, how=how)
+        changed.backbone = conversion.model.backbone
         rows |= {row.name: row for row in conversion.layers}
     if "head" in parts:
-        level = LevelHead(ghost)
-        pieces = None if inputs is None else pieces_of_maps(Pyramid(detector.backbone), inputs, options.get("seed", 0))
-        piece = (ghost.backbone.out_channels, PIECE, PIECE)
-        conversion = convert(level, calibration=pieces, input_shape=piece, skip=named_in(level, skip), **options)
+        level = LevelHead(changed)
+        pieces = None if inputs is None else pieces_of_maps(Pyramid(detector.backbone), inputs, how.seed)
+        piece = (changed.backbone.out_channels, PIECE, PIECE)
+        left = named_in(level, skip)
+        conversion = convert_network(level, asked, skip=left, input_shape=piece, calibration=pieces, how=how)
         if hasattr(detector, "head"):
-            ghost.head = conversion.model.head
+            changed.head = conversion.model.head
         else:
-            ghost.rpn.head = conversion.model.rpn["head"]
+            changed.rpn.head = conversion.model.get_submodule("rpn.head")
         rows |= {row.name: row for row in conversion.layers}
-    return ghost, with_macs(rows, detector, ghost, shape)
+    return changed, with_macs(rows, detector, changed, shape)
 
 
-def with_macs(rows: dict[str, Any], detector: Detector, ghost: Detector, shape: Sequence[int]) -> list[Any]:
+def with_macs(
+    rows: dict[str, ConvertedLayer], detector: Detector, ghost: Detector, shape: Sequence[int]
+) -> list[ConvertedLayer]:
     """The rows, with the multiply-adds of a whole image: a head was seen at work on pieces only."""
     before, after = count(detector, shape), count(ghost, shape)
     return [

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 from ghostify.errors import InputError
 from ghostify.layers import GhostConv2d
 from ghostify.modes import evaluating
-from ghostify.structure.channels import InnerMaps, inner_places
+from ghostify.structure.channels import PrunableChannels, find_prunable
 
 
 @torch.no_grad()
@@ -29,7 +29,7 @@ def fold_orders(ghost: nn.Module, original: nn.Module, example: Tensor) -> nn.Mo
     ordered = [name for name, m in ghost.named_modules() if isinstance(m, GhostConv2d) and m.order is not None]
     found = {name: original.get_submodule(name) for name in ordered}
     try:
-        places = inner_places(
+        places = find_prunable(
             original,
             example,
             {name: conv for name, conv in found.items() if isinstance(conv, nn.Conv2d)},
@@ -37,7 +37,7 @@ def fold_orders(ghost: nn.Module, original: nn.Module, example: Tensor) -> nn.Mo
         )
     except InputError:
         return ghost
-    inner = [place for place in places.values() if isinstance(place, InnerMaps)]
+    inner = [place for place in places.values() if isinstance(place, PrunableChannels)]
     if not inner:
         return ghost
     folded = copy.deepcopy(ghost)
@@ -58,7 +58,7 @@ def close(given: Tensor, wanted: Tensor) -> bool:
     return torch.allclose(given, wanted, rtol=1e-3, atol=1e-3 * spread)
 
 
-def fold_(model: nn.Module, place: InnerMaps) -> None:
+def fold_(model: nn.Module, place: PrunableChannels) -> None:
     """Fold the order of one ghost in place."""
     ghost = model.get_submodule(place.producer)
     assert isinstance(ghost, GhostConv2d)

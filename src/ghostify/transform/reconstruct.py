@@ -1,31 +1,22 @@
-"""Turn a trained network into its ghost, keeping what it knows: no labels, a few hundred images."""
+"""Layer-wise reconstruction: a trained network's layers change, and it keeps what it knows, without labels."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ghostify.changes.one_convolution import fit_ghost_block
+from ghostify.changes import AnyPlan, LayerPlan
+from ghostify.changes.layer_plan import changed_blocks, outside_changed_blocks
 from ghostify.errors import InputError
 from ghostify.fitting.calibration import FEW, first_images, small_batches
-from ghostify.fitting.least_squares import (
-    choose_maps,
-    complement,
-    fit_depthwise,
-    fit_filters,
-    fit_pointwise,
-    merge_inputs,
-)
-from ghostify.fitting.moments import Moments, MomentSums, TapSums, maps_at, patches, samples_per_image, windows
-from ghostify.fitting.pruning import LeftMaps, drop_maps_
+from ghostify.fitting.moments import maps_at, samples_per_image
+from ghostify.fitting.pruning import LeftChannels, drop_channels_
 from ghostify.fitting.refine import refine_, refine_whole_
-from ghostify.layers import GhostConv2d
-from ghostify.layers.ghost_conv import Cheap
+from ghostify.fitting.samples import LARGEST_BLOCK_KERNEL, SampleBatch, SumSamples, sample_convolution
 from ghostify.modes import evaluating
 from ghostify.progress import Progress
 from ghostify.structure.blocks import (
@@ -34,27 +25,49 @@ from ghostify.structure.blocks import (
     ends_of,
     find_blocks,
     inputs_of,
-    record_calls,
     run_through_,
     watching_outputs,
 )
+from ghostify.structure.norms import norm_gains
 from ghostify.structure.residual import ResidualSum, residual_sum, residual_sums, sums_of
 from ghostify.structure.surgery import conv_at, replace_modules_
 from ghostify.transform.order import fold_orders
-from ghostify.transform.plan import BLOCK_KERNELS, LayerPlan, outside_ghost_blocks
 
 Effort = Literal["fast", "refined"]
 EFFORTS: tuple[str, ...] = get_args(Effort)
-LEAST_GAIN = 1e-3  # over the largest: a map that counts less makes up for nothing
-Aim = tuple[Tensor, Tensor]  # what a convolution should give at some pixels, [batch · pixels, channels]; and these
+LEAST_GAIN = 1e-3  # over the largest: a channel that counts less makes up for nothing
 
 
 @dataclass(frozen=True)
-class KeptLayer:
-    """How well a convolution's maps are kept.
+class Reconstruction:
+    """How a network is reconstructed.
 
     Args:
-        explained: Share of the ghosts' variance that their filters give; None where there are none.
+        effort: "fast" (closed form) or "refined" (blocks learn their outputs, too, and then all weights the network's).
+        seed: Of the samples and the order of the images.
+        progress: Told of each block.
+    """
+
+    effort: Effort = "refined"
+    seed: int = 0
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        if self.effort not in EFFORTS:
+            raise InputError(f"effort is {self.effort!r}: expected one of {', '.join(EFFORTS)}")
+
+    def say(self, task: str, detail: str, done: int, total: int) -> None:
+        """Tell of progress, where somebody listens."""
+        if self.progress:
+            self.progress(task, detail, done, total)
+
+
+@dataclass(frozen=True)
+class ReconstructedLayer:
+    """How well a layer gives what it gave before.
+
+    Args:
+        explained: Share of the variance of the channels that are made of others; None where there are none.
         block: The block whose output was compared; "" where it was in none, and was left.
         block_error: Mean squared error at the block's output over its variance, on the calibration images.
     """
@@ -64,101 +77,148 @@ class KeptLayer:
     block_error: float | None
 
 
-@torch.random.fork_rng(devices=[])  # new layers draw weights, which their fit replaces
-def keep_knowledge(
-    original: nn.Module,
-    plans: Mapping[str, LayerPlan],
-    batches: Sequence[Tensor],
-    *,
-    cheap: Cheap = "pointwise",
-    cheap_kernel_size: int = 3,
-    effort: Effort = "refined",
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> tuple[nn.Module, dict[str, KeptLayer]]:
-    """Copy a trained network with its convolutions' maps kept, ghosted and dropped as planned.
+@dataclass(frozen=True)
+class Target:
+    """The output that a convolution should give for a batch.
 
-    First the dropped maps go: of each convolution those stay that best tell what its consumers compute of
-    all. Then block by block, in the order in which they run, each convolution is fitted by least squares
-    to what it gave in the original, from what it gets in the ghost so far; one that is added to its
-    block's input makes up for what that lacks as well. With effort "refined" the block's weights then learn
-    its output, and at the end all weights the network's. BatchNorm statistics stay: the wanted maps are the
-    original's.
+    Args:
+        channels: At some pixels, ``[batch · pixels, channels]``.
+        pixels: Indices into the flattened output.
+    """
+
+    channels: Tensor
+    pixels: Tensor
+
+
+@dataclass
+class Pair:
+    """A network and its changed copy, and what their next block gets.
+
+    Args:
+        original: In eval mode.
+        changed: In eval mode; changed block by block.
+        plans: By name.
+        left: What is left of convolutions that lost channels.
+        generator: Of samples; on the CPU.
+        inputs: Batches that the next block gets in the changed network.
+        targets: Batches that it gets in the original.
+    """
+
+    original: nn.Module
+    changed: nn.Module
+    plans: Mapping[str, AnyPlan]
+    left: Mapping[str, LeftChannels]
+    generator: torch.Generator
+    inputs: list[Tensor] = field(default_factory=list)
+    targets: list[Tensor] = field(default_factory=list)
+
+    def put(self, name: str, layer: nn.Module) -> None:
+        """Put a layer into the changed network."""
+        old = self.changed.get_submodule(name)
+        if layer is not old:
+            self.changed = replace_modules_(self.changed, {old: layer})
+
+
+@torch.random.fork_rng(devices=[])  # new layers draw weights, which their fit replaces
+def reconstruct(
+    original: nn.Module, plans: Mapping[str, AnyPlan], batches: Sequence[Tensor], how: Reconstruction
+) -> tuple[nn.Module, dict[str, ReconstructedLayer]]:
+    """Copy a trained network with its layers changed as planned.
+
+    First the dropped channels go: of each convolution those stay from which the outputs of its consumers can best be
+    computed. Then block by block, in the order in which they run, each layer is fitted by least squares to what it gave in
+    the original, from what it gets in the changed network so far; a convolution that is added to its block's input
+    makes up for what that lacks as well. With effort "refined" the block's weights then learn its output, and at the
+    end all weights the network's. BatchNorm statistics stay: the targets are the original's.
 
     Args:
         original: Left untouched; used in eval mode.
-        plans: For each convolution that may change, by module name, and for residual blocks that become ghosts.
+        plans: For each convolution that may change, by module name, and for residual blocks that change as a whole.
         batches: Inputs ``[batch, channels, height, width]``, normalised as for the network.
-        effort: "fast" (closed form) or "refined".
     Returns:
-        The copy, in eval mode, and what became of each convolution of ``plans``, and each block.
+        The copy, in eval mode, and how well each layer of ``plans`` was reconstructed.
     Raises:
-        InputError: If maps are to be dropped that are not only for following layers, or a block to become a ghost that
-            is no sum of its input and a convolution's maps, or inputs to be merged to no fewer than there are.
+        InputError: If channels are to be dropped that go elsewhere than to following layers, or a block to change as a
+            whole that is no sum of its input and a convolution's channels, or inputs to be merged to no fewer.
     """
-    generator = torch.Generator().manual_seed(seed)
     layout = memory_format_for(original, batches[0][:2])
     original = copy.deepcopy(original).eval().to(memory_format=layout)
     batches = [part.contiguous(memory_format=layout) for batch in batches for part in small_batches(batch)]
-    ghost = copy.deepcopy(original)
-    example = batches[0][:2]
-    plans = outside_ghost_blocks(plans)
-    left = drop_maps_(ghost, original, {name: plan.dropped for name, plan in plans.items()}, batches)
-    for name, plan in plans.items():
-        if plan.merged is not None and plan.merged >= (inputs := conv_at(ghost, name).in_channels):
-            raise InputError(f"plan: {name} takes {inputs} maps: expected to merge them to fewer than that")
-    rows = {name: maps.rows for name, maps in left.items()}
+    changed, example = copy.deepcopy(original), batches[0][:2]
+    plans = outside_changed_blocks(plans)
+    left = drop_channels_(changed, original, {name: plan.dropped for name, plan in plans.items()}, batches)
+    pair = Pair(original, changed, plans, left, torch.Generator().manual_seed(how.seed))
+    refuse_idle_input_changes(pair)
     gains = norm_gains(original, example)
-    report: dict[str, KeptLayer] = {}
+    report: dict[str, ReconstructedLayer] = {}
     blocks = find_blocks(original, list(plans), example)
-    totals = sums_to_ghost(original, plans, blocks, first_images(batches, FEW))
+    totals = sums_to_replace(original, plans, blocks, first_images(batches, FEW))
     ends = {block.name: rows_at_end(block, left) for block in blocks}
-    wanted: list[Tensor] = []  # what the next block gets in the original, and in the ghost
-    given: list[Tensor] = []
     for index, block in enumerate(blocks):
-        if progress:
-            progress(f"keep ({effort})", block.name, index, len(blocks))
-        if not (block.chained and given):
-            wanted, given = inputs_of(original, block.name, batches), inputs_of(ghost, block.name, batches)
-        explained: dict[str, float | None] = {}
+        how.say(f"reconstruct ({how.effort})", block.name, index, len(blocks))
+        if not (block.chained and pair.inputs):
+            pair.targets = inputs_of(original, block.name, batches)
+            pair.inputs = inputs_of(pair.changed, block.name, batches)
         if block.name in totals:
-            total = totals[block.name]
-            samples = partial(samples_of_sums, original, block, total, wanted, given, generator)
-            whole, explained[block.name] = fit_ghost_block(total, plans[block.name].kernel_size, samples)
-            ghost = replace_modules_(ghost, {ghost.get_submodule(block.name): whole})
-            run_through_(original.get_submodule(block.name), wanted)
+            explained = replace_block(pair, block, totals[block.name])
         else:
-            aims = aims_of_(original, ghost, block, wanted, given, generator)
-            for name in block.convs:
-                conv = ghost.get_submodule(name)
-                assert isinstance(conv, nn.Conv2d)
-                fitted, explained[name] = fit_layer(
-                    conv,
-                    plans[name],
-                    partial(samples_of, ghost, block, name, given, aims[name]),
-                    rows.get(name),
-                    gains.get(name),
-                    plans[name].cheap_or(cheap),
-                    cheap_kernel_size,
-                )
-                ghost = replace_modules_(ghost, {conv: fitted})
-        part = ghost.get_submodule(block.name)
+            explained = fit_convolutions(pair, block, gains)
         end = ends[block.name]
-        targets = wanted if end is None else [t[:, end] for t in wanted]
-        if effort == "refined":
-            refine_(part, given, targets, generator)
-        run_through_(part, given)
-        error = relative_error(given, targets)
-        report |= {name: KeptLayer(share, block.name, error) for name, share in explained.items()}
-    if progress:
-        progress(f"keep ({effort})", "done", len(blocks), len(blocks))
-    if effort == "refined" and blocks:
-        refine_whole_(ghost, original, ends, batches, generator, progress=progress)
-        errors = end_errors(ghost, original, ends, batches)
+        targets = pair.targets if end is None else [t[:, end] for t in pair.targets]
+        part = pair.changed.get_submodule(block.name)
+        if how.effort == "refined" and next(part.parameters(), None) is not None:
+            refine_(part, pair.inputs, targets, pair.generator)
+        run_through_(part, pair.inputs)
+        error = relative_error(pair.inputs, targets)
+        report |= {name: ReconstructedLayer(share, block.name, error) for name, share in explained.items()}
+    how.say(f"reconstruct ({how.effort})", "done", len(blocks), len(blocks))
+    changed = pair.changed
+    if how.effort == "refined" and blocks:
+        refine_whole_(changed, original, ends, batches, pair.generator, progress=how.progress)
+        errors = end_errors(changed, original, ends, batches)
         report = {name: replace(layer, block_error=errors[layer.block]) for name, layer in report.items()}
-    ghost = fold_orders(ghost.eval(), original, batches[0][:1])
-    ghost.to(memory_format=torch.contiguous_format)
-    return ghost, {name: report.get(name, KeptLayer(None, "", None)) for name in plans}
+    changed = fold_orders(changed.eval(), original, batches[0][:1])
+    changed.to(memory_format=torch.contiguous_format)
+    return changed, {name: report.get(name, ReconstructedLayer(None, "", None)) for name in plans}
+
+
+def refuse_idle_input_changes(pair: Pair) -> None:
+    """Refuse input changes that leave a convolution as many channels as it takes already."""
+    for name, plan in pair.plans.items():
+        if isinstance(plan, LayerPlan) and plan.input is not None:
+            channels = conv_at(pair.changed, name).in_channels
+            if plan.input.in_channels >= channels:
+                raise InputError(f"plan: {name} takes {channels} maps: expected to merge them to fewer than that")
+
+
+@torch.no_grad()
+def replace_block(pair: Pair, block: Block, total: ResidualSum) -> dict[str, float | None]:
+    """Put what a plan says into the place of a whole block; gives the share that it explains, by name."""
+    batches = partial(samples_of_sum, pair, block, total)
+    fitted = changed_blocks(pair.plans)[block.name].fit(SumSamples(total, batches))
+    pair.put(block.name, fitted.layer)
+    run_through_(pair.original.get_submodule(block.name), pair.targets)
+    return {block.name: fitted.explained}
+
+
+@torch.no_grad()
+def fit_convolutions(pair: Pair, block: Block, gains: Mapping[str, Tensor]) -> dict[str, float | None]:
+    """Fit the convolutions of a block; gives the shares that they explain, by name."""
+    explained: dict[str, float | None] = {}
+    targets = targets_of_(pair, block)
+    for name in block.convs:
+        plan = pair.plans[name]
+        assert isinstance(plan, LayerPlan)
+        rows, gain = pair.left[name].rows if name in pair.left else None, gains.get(name)
+        samples = sample_convolution(
+            conv_at(pair.changed, name),
+            partial(samples_of, pair.changed, block, name, pair.inputs, targets[name], rows),
+            gain if gain is None or rows is None else gain[rows],
+        )
+        fitted = plan.fit(samples)
+        pair.put(name, fitted.layer)
+        explained[name] = fitted.explained
+    return explained
 
 
 @torch.no_grad()
@@ -173,169 +233,83 @@ def memory_format_for(model: nn.Module, example: Tensor) -> torch.memory_format:
     return torch.channels_last
 
 
-def sums_to_ghost(
-    original: nn.Module, plans: Mapping[str, LayerPlan], blocks: Sequence[Block], images: Tensor
+def sums_to_replace(
+    original: nn.Module, plans: Mapping[str, AnyPlan], blocks: Sequence[Block], images: Tensor
 ) -> dict[str, ResidualSum]:
-    """What the blocks compute at their ends that are to be ghosts."""
+    """The sums at the ends of the blocks that change as a whole."""
+    changing = changed_blocks(plans)
     convs = [name for name, module in original.named_modules() if isinstance(module, nn.Conv2d)]
     planned = [
         replace(block, convs=tuple(name for name in convs if name.startswith(f"{block.name}.")))
         for block in blocks
-        if plans[block.convs[0]].of_block
+        if block.name in changing
     ]
     found = residual_sums(original, planned, images)
-    for name, plan in plans.items():
-        if plan.of_block and name not in found:
+    for name, change in changing.items():
+        if name not in found:
             raise InputError(
-                f"plan: {name} cannot become a ghost: expected a block that runs once and adds a convolution's maps "
+                f"plan: {name} cannot change as a whole: expected a block that runs once and adds a convolution's maps "
                 "to its input"
             )
-        if plan.of_block and plan.maps != len(found[name].gain):
-            raise InputError(f"plan: {name} makes {len(found[name].gain)} maps, not {plan.maps}")
+        if change.channels != len(found[name].gain):
+            raise InputError(f"plan: {name} makes {len(found[name].gain)} maps, not {change.channels}")
     return found
 
 
-def samples_of_sums(
-    original: nn.Module,
-    block: Block,
-    total: ResidualSum,
-    wanted: Sequence[Tensor],
-    given: Sequence[Tensor],
-    generator: torch.Generator,
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Per batch: what a block gets in the ghost, its sum in the original at some pixels, and these.
-
-    Args:
-        wanted: Batches of what it gets in the original.
-    """
-    images = sum(map(len, given))
-    for x, y in zip(given, sums_of(original, block.name, total, wanted), strict=True):
-        pixels, inputs = y[0, 0].numel(), y.shape[1] * max(BLOCK_KERNELS.values()) ** 2
-        chosen = torch.randperm(pixels, generator=generator)[: samples_per_image(pixels, inputs, images)].to(y.device)
-        yield x, maps_at(y, chosen), chosen
+def samples_of_sum(pair: Pair, block: Block, total: ResidualSum) -> Iterator[SampleBatch]:
+    """Per batch: the block's input in the changed network, and its sum in the original at some pixels."""
+    images = sum(map(len, pair.inputs))
+    for x, y in zip(pair.inputs, sums_of(pair.original, block.name, total, pair.targets), strict=True):
+        number, inputs = y[0, 0].numel(), y.shape[1] * LARGEST_BLOCK_KERNEL**2
+        pixels = torch.randperm(number, generator=pair.generator)[: samples_per_image(number, inputs, images)]
+        pixels = pixels.to(y.device)
+        yield SampleBatch(x, maps_at(y, pixels), pixels)
 
 
-def aims_of_(
-    original: nn.Module,
-    ghost: nn.Module,
-    block: Block,
-    wanted: list[Tensor],
-    given: Sequence[Tensor],
-    generator: torch.Generator,
-) -> dict[str, list[Aim]]:
-    """What the convolutions of a block should give.
+def targets_of_(pair: Pair, block: Block) -> dict[str, list[Target]]:
+    """The outputs that the convolutions of a block should give; ``pair.targets`` are what the block gives then.
 
-    Args:
-        wanted: Batches of what the block gets in the original; of what it gives, when this is done.
-        given: Batches of what it gets in the ghost.
     Returns:
         By convolution, for each batch what the original's gives at some pixels, and where that is added to the block's
-        input, what the ghost's input lacks, too.
+        input, what the changed network's input lacks, too.
     """
-    aims: dict[str, list[Aim]] = {name: [] for name in block.convs}
-    images = sum(map(len, given))
-    few = first_images(wanted, FEW)
-    totals = {name: residual_sum(original, block.name, name, few) for name in block.convs}
+    targets: dict[str, list[Target]] = {name: [] for name in block.convs}
+    images = sum(map(len, pair.inputs))
+    few = first_images(pair.targets, FEW)
+    totals = {name: residual_sum(pair.original, block.name, name, few) for name in block.convs}
 
     def take(name: str, output: Tensor) -> None:
         # At once: what comes behind may change it in place.
-        pixels, inputs = output[0, 0].numel(), ghost.get_parameter(f"{name}.weight")[0].numel()
-        chosen = torch.randperm(pixels, generator=generator)[: samples_per_image(pixels, inputs, images)]
-        chosen = chosen.to(output.device)
-        aim, total, batch = maps_at(output, chosen), totals[name], len(aims[name])
+        number, inputs = output[0, 0].numel(), pair.changed.get_parameter(f"{name}.weight")[0].numel()
+        pixels = torch.randperm(number, generator=pair.generator)[: samples_per_image(number, inputs, images)]
+        pixels = pixels.to(output.device)
+        channels, total, batch = maps_at(output, pixels), totals[name], len(targets[name])
         if total is not None:
-            lacking, gain = maps_at(wanted[batch], chosen) - maps_at(given[batch], chosen), total.gain
-            aim = aim + lacking / gain.where(gain.abs() > LEAST_GAIN * gain.abs().max(), torch.inf)
-        aims[name].append((aim, chosen))
+            lacking, gain = maps_at(pair.targets[batch], pixels) - maps_at(pair.inputs[batch], pixels), total.gain
+            channels = channels + lacking / gain.where(gain.abs() > LEAST_GAIN * gain.abs().max(), torch.inf)
+        targets[name].append(Target(channels, pixels))
 
-    with watching_outputs(original, block.convs, take):
-        run_through_(original.get_submodule(block.name), wanted)
-    return aims
+    with watching_outputs(pair.original, block.convs, take):
+        run_through_(pair.original.get_submodule(block.name), pair.targets)
+    return targets
 
 
 def samples_of(
-    ghost: nn.Module, block: Block, conv: str, given: Sequence[Tensor], aims: Sequence[Aim]
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Per batch: what the ghost's convolution gets, what it should give at some pixels, and these."""
-    gets = calls_of(ghost.get_submodule(block.name), ghost.get_submodule(conv), given, before=True)
-    for (x, _), (aim, pixels) in zip(gets, aims, strict=True):
-        yield x, aim, pixels
-
-
-@torch.no_grad()
-def fit_layer(
-    conv: nn.Conv2d,
-    plan: LayerPlan,
-    samples: Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]],
+    changed: nn.Module,
+    block: Block,
+    conv: str,
+    inputs: Sequence[Tensor],
+    targets: Sequence[Target],
     rows: Tensor | None,
-    gain: Tensor | None,
-    cheap: Cheap,
-    cheap_kernel_size: int,
-) -> tuple[nn.Module, float | None]:
-    """A layer in a convolution's place, fitted to wanted maps; the share of its ghosts that it explains.
-
-    Args:
-        conv: As it is in the ghost now: without dropped maps, its own and those of its inputs.
-        samples: Gives batches of what it gets, what the original's gives at some pixels, and these.
-        rows: Which of the original's maps it still makes; None for all.
-        gain: What an error in each of the original's maps counts; None where all count the same.
-    """
-    prior = conv.weight.flatten(1)
-    sums = MomentSums()
-    for x, t, pixels in samples():
-        sums.add(patches(conv, x, pixels), t if rows is None else t[:, rows])
-    found = sums.moments()
-    gain = torch.ones(len(prior), device=prior.device) if gain is None else gain if rows is None else gain[rows]
-    if not plan.ghosted and plan.merged is None:
-        filters = fit_filters(found, prior)
-        return with_filters(conv, filters, found.t_mean - filters @ found.x_mean), None
-    layer = GhostConv2d.like(
-        conv,
-        cheap=cheap,
-        cheap_kernel_size=cheap_kernel_size,
-        intrinsic=plan.kept,
-        ordered=plan.ghosted > 0,
-        bias=True,
-        merged=plan.merged,
-    )
-    if layer.merge is not None:
-        fitted = fit_filters(found, prior).unflatten(1, (layer.merge.in_channels, -1))
-        merged = merge_inputs(found, fitted, gain, layer.merge.out_channels)
-        layer.merge.weight.copy_(merged.combinations[:, :, None, None])
-        found, prior = merged.moments, merged.prior
-    if layer.cheap is None:
-        filters = fit_filters(found, prior)
-        set_(layer.primary, filters, found.t_mean - filters @ found.x_mean)
-        return layer.eval(), None
-    if cheap == "pointwise":
-        pointwise = fit_pointwise(found, fit_filters(found, prior), gain, plan.kept)
-        kept, slots, explained = pointwise.kept, torch.arange(plan.ghosted, device=prior.device), pointwise.explained
-        others = complement(kept, len(prior))
-        set_(layer.primary, pointwise.filters, pointwise.bias)
-        set_(layer.cheap, pointwise.combinations, pointwise.combination_bias)
-    else:
-        kept = choose_maps(found.tt, torch.diag(gain.double() ** 2), plan.kept)
-        others = complement(kept, len(prior))
-        filters = fit_filters(chosen_outputs(found, kept), prior[kept])
-        set_(layer.primary, filters, found.t_mean[kept] - filters @ found.x_mean)
-        taps = TapSums()
-        for x, t, pixels in samples():
-            maps = F.pad(layer.primary(x), (cheap_kernel_size // 2,) * 4)
-            taps.add(
-                windows(maps, pixels, (cheap_kernel_size,) * 2).flatten(0, 1).flatten(2),
-                (t if rows is None else t[:, rows])[:, others],
-            )
-        depthwise = fit_depthwise(taps.moments(), layer.ratio - 1)
-        slots, explained = depthwise.slots.to(prior.device), depthwise.explained
-        set_(layer.cheap, depthwise.filters, depthwise.bias)
-    assert layer.order is not None
-    layer.order[kept] = torch.arange(plan.kept, device=prior.device)
-    layer.order[others] = plan.kept + slots
-    return layer.eval(), explained
+) -> Iterator[SampleBatch]:
+    """Per batch: the input of the changed network's convolution, and what it should give at some pixels."""
+    calls = calls_of(changed.get_submodule(block.name), changed.get_submodule(conv), inputs, before=True)
+    for (x, _), target in zip(calls, targets, strict=True):
+        yield SampleBatch(x, target.channels if rows is None else target.channels[:, rows], target.pixels)
 
 
-def rows_at_end(block: Block, left: Mapping[str, LeftMaps]) -> Tensor | None:
-    """Which of the original's maps a block still gives; None for all."""
+def rows_at_end(block: Block, left: Mapping[str, LeftChannels]) -> Tensor | None:
+    """The rows of the original's channels that a block still gives; None for all."""
     for conv in block.convs:
         # A block that is one convolution has its consumers elsewhere, too.
         if conv in left and any(not f"{taker}.".startswith(f"{block.name}.") for taker in left[conv].consumers):
@@ -343,61 +317,26 @@ def rows_at_end(block: Block, left: Mapping[str, LeftMaps]) -> Tensor | None:
     return None
 
 
-def chosen_outputs(found: Moments, chosen: Tensor) -> Moments:
-    return Moments(found.x_mean, found.t_mean[chosen], found.xx, found.tx[chosen], found.tt[chosen][:, chosen])
-
-
-def set_(conv: nn.Conv2d, filters: Tensor, bias: Tensor) -> None:
-    """Put filters ``[maps, inputs]`` and biases into the first maps of a convolution."""
-    assert conv.bias is not None
-    conv.weight[: len(filters)] = filters.to(conv.weight).reshape(-1, *conv.weight.shape[1:])
-    conv.bias[: len(bias)] = bias.to(conv.bias)
-
-
-def with_filters(conv: nn.Conv2d, filters: Tensor, bias: Tensor) -> nn.Conv2d:
-    """The same convolution with other filters, and a bias even if it had none: what was fitted needs one."""
-    fitted = copy.deepcopy(conv)
-    fitted.bias = nn.Parameter(torch.zeros_like(fitted.weight[:, 0, 0, 0]), conv.weight.requires_grad)
-    set_(fitted, filters, bias)
-    return fitted
-
-
-def norm_gains(model: nn.Module, example: Tensor) -> dict[str, Tensor]:
-    """What the BatchNorm behind a convolution multiplies each of its maps by, where one is right behind it."""
-    calls = record_calls(model, example)
-    names = {module: name for name, module in model.named_modules()}
-    makers = {id(call.made): (names[m], call) for m, c in calls.items() if isinstance(m, nn.Conv2d) for call in c.plain}
-    gains = {}
-    for module, made in calls.items():
-        if isinstance(module, nn.BatchNorm2d) and module.running_var is not None:
-            for call in made.plain:
-                maker, before = makers.get(id(call.given), ("", None))
-                if call.chained_to(before):
-                    weight = torch.ones_like(module.running_var) if module.weight is None else module.weight.detach()
-                    gains[maker] = weight.abs() / (module.running_var + module.eps).sqrt()
-    return gains
-
-
 @torch.no_grad()
 def end_errors(
-    ghost: nn.Module, original: nn.Module, ends: Mapping[str, Tensor | None], batches: Sequence[Tensor]
+    changed: nn.Module, original: nn.Module, ends: Mapping[str, Tensor | None], batches: Sequence[Tensor]
 ) -> dict[str, float]:
     """Mean squared error over variance at the ends of blocks."""
     errors: dict[str, list[float]] = {name: [] for name in ends}
-    with evaluating(ghost, original), ends_of(ghost, ends) as given, ends_of(original, ends) as wanted:
+    with evaluating(changed, original), ends_of(changed, ends) as outputs, ends_of(original, ends) as targets:
         for batch in batches:
-            ghost(batch.clone())
+            changed(batch.clone())
             original(batch.clone())
             for name, rows in ends.items():
-                target = wanted[name] if rows is None else wanted[name][:, rows]
-                errors[name].append(relative_error([given[name]], [target]))
+                target = targets[name] if rows is None else targets[name][:, rows]
+                errors[name].append(relative_error([outputs[name]], [target]))
     return {name: sum(found) / len(found) for name, found in errors.items()}
 
 
-def relative_error(given: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+def relative_error(outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> float:
     """Mean squared error over variance."""
     error = variance = 0.0
-    for x, target in zip(given, wanted, strict=True):
+    for x, target in zip(outputs, targets, strict=True):
         error += float((x - target).square().sum())
         variance += float((target - target.mean()).square().sum())
     return error / variance if variance else 0.0

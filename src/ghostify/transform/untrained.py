@@ -6,34 +6,34 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ghostify.layers import GhostBlock, GhostConv2d
+from ghostify.changes import AnyPlan, LayerPlan
+from ghostify.changes.layer_plan import changed_blocks, outside_changed_blocks
 from ghostify.structure.channels import Structure
 from ghostify.structure.surgery import conv_at, replace_modules_
-from ghostify.transform.plan import LayerPlan, outside_ghost_blocks
 
 
-def untrained(model: nn.Module, plans: Mapping[str, LayerPlan], example: Tensor) -> nn.Module:
-    """Copy a network with as many maps kept, ghosted, dropped and merged as planned, whichever they are.
+def untrained(model: nn.Module, plans: Mapping[str, AnyPlan], example: Tensor) -> nn.Module:
+    """Copy a network in the shape that a plan gives it, whichever of its channels stay.
 
     Args:
         plans: By module name, as of ``convert``.
         example: One input ``[1, channels, height, width]``.
     """
     shaped = copy.deepcopy(model).eval()
-    plans = outside_ghost_blocks(plans)
+    plans = outside_changed_blocks(plans)
     if any(plan.dropped for plan in plans.values()):
         structure = Structure(shaped, example)
         for name, plan in plans.items():
-            if plan.dropped:
-                structure.drop_(conv_at(shaped, name), torch.arange(plan.maps - plan.dropped, plan.maps))
-    ghosts: dict[nn.Module, nn.Module] = {}
+            if isinstance(plan, LayerPlan) and plan.dropped:
+                last = torch.arange(plan.channels - plan.dropped, plan.channels)
+                structure.drop_(conv_at(shaped, name), last)
+    new: dict[nn.Module, nn.Module] = {
+        shaped.get_submodule(name): change.untrained() for name, change in changed_blocks(plans).items()
+    }
     for name, plan in plans.items():
-        if plan.of_block:
-            # Whether a ReLU is behind it is nothing to the time.
-            block = GhostBlock(plan.maps, plan.kernel_size).eval()
-            block.cheap.reset_parameters()  # an exported file has equal tensors once, and layers are told by theirs
-            ghosts[shaped.get_submodule(name)] = block
-        elif plan.ghosted or plan.merged is not None:
-            conv, cheap = conv_at(shaped, name), plan.cheap_or("pointwise")
-            ghosts[conv] = GhostConv2d.like(conv, cheap=cheap, intrinsic=plan.kept, merged=plan.merged).eval()
-    return replace_modules_(shaped, ghosts)
+        if isinstance(plan, LayerPlan):
+            conv = conv_at(shaped, name)
+            layer = plan.untrained(conv)
+            if layer is not conv:
+                new[conv] = layer
+    return replace_modules_(shaped, new)

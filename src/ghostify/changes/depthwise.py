@@ -1,0 +1,77 @@
+"""Depthwise ghosts: the ghost module of Han et al. 2020, arXiv:1911.11907, section 3.1."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch.nn import functional as F
+
+from ghostify.changes.change import Described, OutputChange, refuse_unless
+from ghostify.changes.layer import Convolution, Sizes
+from ghostify.fitting.least_squares import choose_maps, complement, fit_depthwise, fit_filters
+from ghostify.fitting.moments import TapSums, windows
+from ghostify.fitting.samples import LayerSamples, set_
+from ghostify.layers import GhostConv2d
+from ghostify.layers.arguments import ghost_arguments
+from ghostify.layers.ghost_conv import intrinsic_channels
+
+
+@dataclass(frozen=True)
+class DepthwiseGhosts(OutputChange):
+    """Few channels are computed, each of the others is one of these under a d×d filter.
+
+    Args:
+        cheap_kernel_size: d, odd.
+    """
+
+    kind = "depthwise ghosts"
+    layers: ClassVar[Described] = {GhostConv2d: ghost_arguments}
+    kept: int
+    ghosted: int
+    dropped: int = 0
+    cheap_kernel_size: int = 3
+
+    def __post_init__(self) -> None:
+        refuse_unless(
+            min(self.kept, self.ghosted, self.dropped + 1) >= 1, self, "at least 1 channel kept and 1 ghosted"
+        )
+        odd = self.cheap_kernel_size >= 1 and self.cheap_kernel_size % 2 == 1
+        refuse_unless(odd, self, "an odd cheap_kernel_size, such as 1, 3 or 5")
+
+    @classmethod
+    def offered(cls, layer: Convolution, sizes: Sizes) -> Iterable[Self]:
+        half = intrinsic_channels(layer.out_channels, 2)
+        found = cls(half, layer.out_channels - half)
+        if layer.in_channels * layer.kernel_area > found.macs_per_ghost:
+            yield found
+
+    @property
+    def macs_per_ghost(self) -> int:
+        return self.cheap_kernel_size**2
+
+    @property
+    def takes_input_changes(self) -> bool:
+        return False
+
+    def layer_arguments(self) -> dict[str, Any]:
+        return {"intrinsic": self.kept, "cheap": "depthwise", "cheap_kernel_size": self.cheap_kernel_size}
+
+    def fit_(self, layer: GhostConv2d, samples: LayerSamples) -> float | None:
+        found, prior = samples.moments, samples.prior
+        kept = choose_maps(found.tt, torch.diag(samples.gain.double() ** 2), self.kept)
+        others = complement(kept, len(prior))
+        filters = fit_filters(found.of_outputs(kept), prior[kept])
+        set_(layer.primary, filters, found.t_mean[kept] - filters @ found.x_mean)
+        sums, padding = TapSums(), self.cheap_kernel_size // 2
+        for batch in samples.batches():
+            channels = F.pad(layer.primary(batch.inputs), (padding,) * 4)
+            seen = windows(channels, batch.pixels, (self.cheap_kernel_size,) * 2)
+            sums.add(seen.flatten(0, 1).flatten(2), batch.targets[:, others])
+        fitted = fit_depthwise(sums.moments(), layer.ratio - 1)
+        assert layer.cheap is not None
+        assert layer.order is not None
+        set_(layer.cheap, fitted.filters, fitted.bias)
+        layer.order[kept] = torch.arange(self.kept, device=prior.device)
+        layer.order[others] = self.kept + fitted.slots.to(prior.device)
+        return fitted.explained

@@ -1,0 +1,105 @@
+"""Convolutions and residual blocks that may change, as far as their changes need to know them."""
+
+from dataclasses import dataclass
+
+from ghostify.structure.residual import ResidualSum
+
+# Shares of a layer's channels to which changes reduce them, as they are offered to a plan.
+SHARES = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution that may change.
+
+    Args:
+        name: Module name.
+        in_channels: As in the network before.
+        out_channels: As in the network before.
+        kernel_area: Kernel height times width.
+        pixels: Height times width of its output.
+        input_pixels: Height times width of its input.
+        stride: Down and right.
+        prunable: Whether its output channels go to following layers only.
+        producer: The prunable convolution whose channels are its inputs, if there is one.
+        following_macs: Multiply-adds that each output channel costs in depthwise convolutions behind it.
+        block: The residual block around it that may change as a whole, if there is one.
+    """
+
+    name: str
+    in_channels: int
+    out_channels: int
+    kernel_area: int
+    pixels: int
+    input_pixels: int
+    stride: tuple[int, ...]
+    prunable: bool = False
+    producer: str | None = None
+    following_macs: int = 0
+    block: str | None = None
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What layers have in common whose time has the same parts."""
+        return "convolution", self.in_channels, self.out_channels, self.kernel_area, self.stride, self.pixels
+
+
+@dataclass(frozen=True)
+class ResidualBlock:
+    """A block that adds the channels of a convolution to its input, and may change as a whole.
+
+    Args:
+        name: Module name.
+        channels: In and out.
+        pixels: Height times width of its output.
+        macs: Multiply-adds of all in it, for one input.
+        sum: How it comes to its output.
+    """
+
+    name: str
+    channels: int
+    pixels: int
+    macs: int
+    sum: ResidualSum
+
+    block: None = None  # none around it, and
+    producer: None = None  # no channels of its input can go
+
+    @property
+    def in_channels(self) -> int:
+        """Channels that it takes."""
+        return self.channels
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What blocks have in common that take the same time."""
+        return "block", self.channels, self.pixels
+
+
+Layer = Convolution | ResidualBlock
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many channels changes may leave.
+
+    Args:
+        round_to: Of layers with at least twice as many, a multiple of this number is kept.
+    """
+
+    round_to: int = 1
+
+    def step(self, channels: int) -> int:
+        """The number that a layer's kept channels are a multiple of: few channels take any number."""
+        return self.round_to if channels >= 2 * self.round_to else 1
+
+    def of(self, channels: int) -> list[int]:
+        """The numbers that the shares come to, each once, the most first.
+
+        Example:
+            >>> Sizes(4).of(16)
+            [12, 8, 4]
+        """
+        step = self.step(channels)
+        counts = {max(step, step * round(channels * share / step)) for share in SHARES}
+        return sorted((kept for kept in counts if kept < channels), reverse=True)

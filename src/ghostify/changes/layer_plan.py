@@ -1,0 +1,158 @@
+"""The changes of one convolution, or of one residual block, as a plan holds them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ghostify.changes.change import BlockChange, Change, Fitted, InputChange, OutputChange
+from ghostify.changes.keep import Keep
+from ghostify.changes.layer import Convolution, ResidualBlock
+from ghostify.changes.registry import change_from, change_row
+from ghostify.errors import InputError
+from ghostify.fitting.samples import LayerSamples
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What becomes of a convolution.
+
+    Args:
+        output: How its output channels come about.
+        input: How it takes its input channels; None: as they are.
+    Example:
+        >>> from ghostify.changes import Prune
+        >>> LayerPlan(Prune(kept=8, dropped=8)).channels
+        16
+    """
+
+    output: OutputChange
+    input: InputChange | None = None
+
+    def __post_init__(self) -> None:
+        if self.input is not None and not self.output.takes_input_changes:
+            raise InputError(f"{self}: {self.output.kind} take all input channels")
+
+    @classmethod
+    def keep(cls, conv: nn.Conv2d) -> "LayerPlan":
+        """Nothing changes."""
+        return cls(Keep(conv.out_channels))
+
+    @property
+    def words(self) -> str:
+        """The changes in words; "" where there are none."""
+        return ", ".join(change.kind for change in self.changes)
+
+    @property
+    def channels(self) -> int:
+        """Output channels before the change."""
+        return self.output.channels
+
+    @property
+    def dropped(self) -> int:
+        """Output channels that are gone."""
+        return self.output.dropped
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """All that changes something."""
+        return tuple(change for change in (self.output, self.input) if change is not None and change.changes_something)
+
+    def macs(self, layer: Convolution, in_channels: int) -> int:
+        """Multiply-adds for one input where so many channels come in, depthwise convolutions behind it included."""
+        following = layer.following_macs * (self.output.kept + self.output.ghosted)
+        if self.input is None:
+            return self.output.macs(layer, in_channels) + following
+        return self.input.macs(layer, in_channels) + self.output.macs(layer, self.input.in_channels) + following
+
+    def time_terms(self, layer: Convolution, in_channels: int, vector: int) -> dict[str, float]:
+        """The parts of its time where so many channels come in."""
+        if self.input is None:
+            return self.output.time_terms(layer, in_channels, vector)
+        own = self.output.time_terms(layer, self.input.in_channels, vector)
+        return own | self.input.time_terms(layer, in_channels, vector)
+
+    def untrained(self, conv: nn.Conv2d) -> nn.Module:
+        """The layer's shape, its weights of no use; the convolution itself where nothing but pruning changes it."""
+        return self.output.untrained(conv, self.input)
+
+    def fit(self, samples: LayerSamples) -> Fitted:
+        """The layer, fitted by least squares."""
+        return self.output.fit(samples, self.input)
+
+    def row(self) -> dict[str, Any]:
+        """Its line in a plan file."""
+        return {"output": change_row(self.output)} | ({} if self.input is None else {"input": change_row(self.input)})
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """What becomes of a residual block as a whole.
+
+    Args:
+        change: What stands in its place; None: it stays, and a plan says what becomes of its convolutions.
+    """
+
+    change: BlockChange | None = None
+
+    @property
+    def dropped(self) -> int:
+        """Output channels that are gone: none."""
+        return 0
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """All that changes something."""
+        return () if self.change is None else (self.change,)
+
+    def macs(self, block: ResidualBlock, in_channels: int) -> int:
+        """Multiply-adds for one input; those of the block's convolutions are theirs."""
+        return 0 if self.change is None else self.change.macs(block)
+
+    def time_terms(self, block: ResidualBlock, in_channels: int, vector: int) -> dict[str, float]:
+        """The parts of its time: each change of a block has one of its own, and so has all else in a block."""
+        return {str(self.change): 1.0}
+
+    def row(self) -> dict[str, Any]:
+        """Its line in a plan file."""
+        return {"block": None if self.change is None else change_row(self.change)}
+
+
+AnyPlan = LayerPlan | BlockPlan
+
+
+def plan_from(row: Any) -> AnyPlan:
+    """The plan of a layer that a line of a plan file describes.
+
+    Raises:
+        InputError: If it describes none.
+    """
+    if isinstance(row, Mapping) and row.keys() == {"block"}:
+        return BlockPlan(None if row["block"] is None else change_from(row["block"], BlockChange))
+    if not isinstance(row, Mapping) or not {"output"} <= row.keys() <= {"output", "input"}:
+        raise InputError(f"{row!r}: expected 'output' and perhaps 'input', or 'block'")
+    taken = row.get("input")
+    return LayerPlan(
+        change_from(row["output"], OutputChange), None if taken is None else change_from(taken, InputChange)
+    )
+
+
+def changed_blocks(plans: Mapping[str, AnyPlan]) -> dict[str, BlockChange]:
+    """The residual blocks that change as a whole, by name."""
+    return {name: plan.change for name, plan in plans.items() if isinstance(plan, BlockPlan) and plan.change}
+
+
+def inside_changed_block(name: str, plans: Mapping[str, AnyPlan]) -> bool:
+    """Whether a layer goes as its whole block changes."""
+    return any(name.startswith(f"{block}.") for block in changed_blocks(plans))
+
+
+def outside_changed_blocks(plans: Mapping[str, AnyPlan]) -> dict[str, AnyPlan]:
+    """A plan without the insides of the blocks that change as a whole, and without blocks that stay."""
+    blocks = changed_blocks(plans)
+    return {
+        name: plan
+        for name, plan in plans.items()
+        if not inside_changed_block(name, plans) and (name in blocks or isinstance(plan, LayerPlan))
+    }

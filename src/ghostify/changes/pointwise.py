@@ -1,0 +1,67 @@
+"""Pointwise ghosts: output channels as 1×1 combinations of those that are computed, a low-rank convolution."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+
+from ghostify.changes.change import Described, OutputChange, refuse_unless
+from ghostify.changes.layer import Convolution, Sizes
+from ghostify.fitting.least_squares import complement, fit_pointwise
+from ghostify.fitting.samples import LayerSamples, set_
+from ghostify.fitting.trial import Trial
+from ghostify.layers import GhostConv2d
+from ghostify.layers.arguments import ghost_arguments
+
+# The least share that the convolution computes: fewer intrinsic channels explain too little.
+LEAST_INTRINSIC = 0.25
+
+
+@dataclass(frozen=True)
+class PointwiseGhosts(OutputChange):
+    """Few channels are computed, the others are combinations of all of these."""
+
+    kind = "pointwise ghosts"
+    layers: ClassVar[Described] = {GhostConv2d: ghost_arguments}
+    kept: int
+    ghosted: int
+    dropped: int = 0
+
+    def __post_init__(self) -> None:
+        refuse_unless(
+            min(self.kept, self.ghosted, self.dropped + 1) >= 1, self, "at least 1 channel kept and 1 ghosted"
+        )
+
+    @classmethod
+    def offered(cls, layer: Convolution, sizes: Sizes) -> Iterable[Self]:
+        channels, per_channel = layer.out_channels, layer.in_channels * layer.kernel_area
+        for kept in sizes.of(channels):
+            cheaper = kept * per_channel + (channels - kept) * kept < channels * per_channel
+            if kept >= LEAST_INTRINSIC * channels and cheaper:
+                yield cls(kept, channels - kept)
+
+    @property
+    def macs_per_ghost(self) -> int:
+        return self.kept
+
+    def fit_(self, layer: GhostConv2d, samples: LayerSamples) -> float | None:
+        found = fit_pointwise(samples.moments, samples.filters, samples.gain, self.kept)
+        others = complement(found.kept, len(samples.prior))
+        assert layer.cheap is not None
+        assert layer.order is not None
+        set_(layer.primary, found.filters, found.bias)
+        set_(layer.cheap, found.combinations, found.combination_bias)
+        device = samples.prior.device
+        layer.order[found.kept] = torch.arange(self.kept, device=device)
+        layer.order[others] = self.kept + torch.arange(self.ghosted, device=device)
+        return found.explained
+
+    def output_error(self, trial: Trial, layer: Convolution) -> float:
+        # One convolution gives the same as its first filters and their combinations, and is at hand already.
+        samples = trial.samples(layer.name)
+        ghosts = fit_pointwise(samples.moments, samples.filters, samples.gain, self.kept)
+        filters = torch.empty_like(samples.filters)
+        filters[ghosts.kept] = ghosts.filters
+        filters[complement(ghosts.kept, len(filters))] = ghosts.combinations @ ghosts.filters
+        return trial.error_with_filters(layer.name, samples.with_bias(filters))

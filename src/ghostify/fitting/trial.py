@@ -1,0 +1,212 @@
+"""A network in which a change of one layer is tried: how far does its output move?"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ghostify.errors import InputError
+from ghostify.fitting.least_squares import choose_maps, fit_filters
+from ghostify.fitting.moments import Moments, MomentSums, maps_at, mean_over_taps, patches
+from ghostify.fitting.pruning import consumer_gram
+from ghostify.fitting.samples import LARGEST_BLOCK_KERNEL, LayerSamples, SampleBatch, SumSamples, sample_convolution
+from ghostify.hooks import hooked
+from ghostify.modes import evaluating
+from ghostify.structure.blocks import calls_of, find_blocks, watching_outputs
+from ghostify.structure.norms import norm_gains
+from ghostify.structure.residual import ResidualSum, sums_of
+from ghostify.structure.surgery import conv_at
+
+# Pixels that a fit gets, per unknown of one filter and at least: fewer than a conversion's, as it is thrown away.
+SAMPLES_PER_UNKNOWN, LEAST_SAMPLES = 8, 10_000
+
+Filters = tuple[Tensor, Tensor]  # [outputs, inputs · kernel area] and biases
+
+
+class Trial:
+    """Measures how far a network's output moves where one of its layers changes.
+
+    Args:
+        model: In eval mode; changed for the time of a trial only.
+        layers: Names of the convolutions and blocks that may change.
+        producers: Of each convolution whose inputs may be pruned, the one that makes them.
+        batches: Inputs ``[batch, channels, height, width]``.
+    Raises:
+        InputError: If the network returns something else than one tensor.
+    """
+
+    def __init__(
+        self, model: nn.Module, layers: Sequence[str], producers: Mapping[str, str], batches: Sequence[Tensor]
+    ) -> None:
+        self.model, self.producers, self.batches_of_images = model, producers, batches
+        self.gains = norm_gains(model, batches[0][:2])
+        self.blocks = find_blocks(model, layers, batches[0][:2])
+        self.block_of = {name: index for index, block in enumerate(self.blocks) for name in block.convs}
+        self.consumers: dict[str, list[str]] = {}
+        for consumer, producer in producers.items():
+            self.consumers.setdefault(producer, []).append(consumer)
+        # What each block gives, so that those in front of a change need not run again.
+        self.block_outputs: dict[str, list[Tensor]] = {block.name: [] for block in self.blocks}
+        # At once: what comes behind may change it in place.
+        with watching_outputs(
+            model, list(self.block_outputs), lambda name, end: self.block_outputs[name].append(end.clone())
+        ):
+            self.target = self.outputs()
+        self.variance = self.target.var().clamp_min(1e-12)
+        self.known: dict[str, LayerSamples] = {}
+        self.targets: dict[str, list[Tensor]] = {}
+
+    def outputs(self) -> Tensor:
+        """The network's output for all images."""
+        with evaluating(self.model), torch.no_grad():
+            found = [self.model(batch.clone()) for batch in self.batches_of_images]
+        if not isinstance(found[0], Tensor):
+            raise InputError(
+                f"the network returns {type(found[0]).__name__}: expected one tensor, by which changes are compared"
+            )
+        return torch.cat(found).float()
+
+    def error(self, first: str) -> float:
+        """Mean squared error of the output over its variance, where no layer before ``first`` was changed."""
+        with self.running_from(first):
+            return float((self.outputs() - self.target).square().mean() / self.variance)
+
+    @contextmanager
+    def running_from(self, name: str) -> Iterator[None]:
+        """Let the blocks in front of a layer give what they gave, without computing it, once for each batch."""
+        idle = self.blocks[: self.block_of.get(name, 0)]
+        modules = [self.model.get_submodule(block.name) for block in idle]
+        own = [vars(module).get("forward") for module in modules]  # a user may have given a module another
+        for module, block in zip(modules, idle, strict=True):
+            outputs = iter(self.block_outputs[block.name])
+            module.forward = lambda *args, outputs=outputs: next(outputs).clone()
+        try:
+            yield
+        finally:
+            for module, forward in zip(modules, own, strict=True):
+                del module.forward  # the class's own is there again
+                if forward is not None:
+                    module.forward = forward
+
+    @torch.no_grad()
+    def error_with_layer(self, name: str, layer: nn.Module) -> float:
+        """The output's error with another layer in the place of a convolution or a block."""
+        module = self.model.get_submodule(name)
+        with hooked([module], after=lambda module, args, output: layer(*args)):
+            return self.error(name)
+
+    @torch.no_grad()
+    def error_with_filters(self, name: str, filters: Filters) -> float:
+        """The output's error with other filters in a convolution, and what takes its channels fitted to that."""
+        changed = {name: filters}
+        with filters_changed(self.model, changed | self.refitted_consumers(name, changed)):
+            return self.error(name)
+
+    @torch.no_grad()
+    def error_without_channels(self, name: str, kept: int) -> float:
+        """The output's error where only so many of a convolution's channels are left to what takes them."""
+        channels = conv_at(self.model, name).out_channels
+        found = {consumer: self.samples(consumer) for consumer in self.consumers[name]}
+        covariance = sum(mean_over_taps(samples.moments.xx, channels) for samples in found.values())
+        effect = sum(consumer_gram(samples.conv, channels) for samples in found.values())
+        assert isinstance(covariance, Tensor)
+        assert isinstance(effect, Tensor)
+        rows = choose_maps(covariance, effect.to(covariance), kept)
+        changes = {consumer: without_inputs(samples, rows, channels) for consumer, samples in found.items()}
+        with filters_changed(self.model, changes):
+            return self.error(name)
+
+    def refitted_consumers(self, name: str, changes: Mapping[str, Filters]) -> dict[str, Filters]:
+        """What takes a convolution's channels, fitted to how they are now: as a conversion does."""
+        refitted = {}
+        for consumer in self.consumers.get(name, ()):
+            before = self.samples(consumer)
+            sums, targets = MomentSums(), iter(self.targets[consumer])
+            with filters_changed(self.model, changes):
+                for batch in self.sample(consumer, name):
+                    sums.add(patches(before.conv, batch.inputs, batch.pixels), next(targets))
+            refitted[consumer] = before.behind(sums.moments(), before.prior)
+        return {consumer: samples.with_bias(samples.filters) for consumer, samples in refitted.items()}
+
+    def samples(self, name: str) -> LayerSamples:
+        """A convolution's; kept for those that share a producer or have several changes."""
+        if name not in self.known:
+            for other in [other for other in self.known if not self.near(other, name)]:
+                del self.known[other], self.targets[other]
+            conv, sums, targets = conv_at(self.model, name), MomentSums(), list[Tensor]()
+            for batch in self.sample(name):
+                targets.append(batch.targets)
+                sums.add(patches(conv, batch.inputs, batch.pixels), batch.targets)
+            self.targets[name] = targets
+            batches = partial(self.sample, name)
+            self.known[name] = sample_convolution(conv, batches, self.gains.get(name), sums.moments())
+        return self.known[name]
+
+    def near(self, one: str, other: str) -> bool:
+        """Whether one takes the other's channels, or both take a third's."""
+        first, second = self.producers.get(one), self.producers.get(other)
+        return first == other or second == one or (first is not None and first == second)
+
+    def sample(self, name: str, changed: str | None = None) -> Iterator[SampleBatch]:
+        """A convolution's samples, always at the same pixels.
+
+        Args:
+            changed: The first convolution that is not as it was; None where all are.
+        """
+        conv = conv_at(self.model, name)
+        with self.running_from(name if changed is None else changed):
+            drawn = None
+            for x, output in calls_of(self.model, conv, self.batches_of_images):
+                drawn = drawn or self.pixels(output, conv.weight[0].numel())
+                pixels = next(drawn)
+                yield SampleBatch(x, maps_at(output, pixels), pixels)
+
+    def samples_of_sum(self, name: str, total: ResidualSum) -> SumSamples:
+        """A residual block's."""
+        return SumSamples(total, partial(self.sample_sum, name, total))
+
+    def sample_sum(self, name: str, total: ResidualSum) -> Iterator[SampleBatch]:
+        """As of ``sample``."""
+        module = self.model.get_submodule(name)
+        with self.running_from(name):
+            inputs = [x for x, _ in calls_of(self.model, module, self.batches_of_images, before=True)]
+        drawn = self.pixels(inputs[0], inputs[0].shape[1] * LARGEST_BLOCK_KERNEL**2)
+        for x, y in zip(inputs, sums_of(self.model, name, total, inputs), strict=True):
+            pixels = next(drawn)
+            yield SampleBatch(x, maps_at(y, pixels), pixels)
+
+    def pixels(self, output: Tensor, unknowns: int) -> Iterator[Tensor]:
+        """Pixels to look at for a fit of filters with so many unknowns, for one batch after the other."""
+        images = sum(map(len, self.batches_of_images))
+        per_image = -(-max(LEAST_SAMPLES, SAMPLES_PER_UNKNOWN * unknowns) // images)
+        generator = torch.Generator().manual_seed(0)
+        while True:
+            yield torch.randperm(output[0, 0].numel(), generator=generator)[:per_image].to(output.device)
+
+
+def without_inputs(samples: LayerSamples, rows: Tensor, channels: int) -> Filters:
+    """A convolution's filters, fitted to some of its input channels; those of the others are 0."""
+    found, area = samples.moments, samples.prior.shape[1] // channels
+    columns = (rows[:, None] * area + torch.arange(area, device=rows.device)).flatten()
+    left = Moments(found.x_mean[columns], found.t_mean, found.xx[columns][:, columns], found.tx[:, columns], found.tt)
+    filters = torch.zeros_like(samples.prior, dtype=found.xx.dtype)
+    filters[:, columns] = fit_filters(left, samples.prior[:, columns])
+    return samples.with_bias(filters)
+
+
+@contextmanager
+def filters_changed(model: nn.Module, changes: Mapping[str, Filters]) -> Iterator[None]:
+    """Other filters and biases meanwhile, in convolutions by name."""
+    before = {}
+    for name, (filters, bias) in changes.items():
+        conv = conv_at(model, name)
+        before[conv] = dict(conv._parameters)
+        conv.weight = nn.Parameter(filters.to(conv.weight).reshape(conv.weight.shape), requires_grad=False)
+        conv.bias = nn.Parameter(bias.to(conv.weight), requires_grad=False)
+    try:
+        yield
+    finally:
+        for conv, parameters in before.items():
+            conv._parameters.update(parameters)

@@ -1,0 +1,162 @@
+"""The convolutions and residual blocks of a network that may change, and what each can become."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ghostify.changes import AnyPlan, BlockPlan, Convolution, LayerPlan, ResidualBlock, Sizes
+from ghostify.changes.change import BlockChange, InputChange, OutputChange, TargetKind
+from ghostify.changes.registry import kinds_of
+from ghostify.measure.count import Count
+from ghostify.structure.blocks import Calls, find_blocks, record_calls
+from ghostify.structure.channels import PrunableChannels
+from ghostify.structure.residual import residual_sums
+from ghostify.transform.changeable import changeable_convolutions, matches, prunable_among
+
+
+@dataclass(frozen=True)
+class Offer:
+    """The kinds of changes that a plan chooses from, and their sizes."""
+
+    outputs: tuple[type[OutputChange], ...]
+    inputs: tuple[type[InputChange], ...]
+    blocks: tuple[type[BlockChange], ...]
+    sizes: Sizes
+
+    @property
+    def kinds(self) -> list[str]:
+        """Their names."""
+        return sorted(kind.kind for kind in (*self.outputs, *self.inputs, *self.blocks))
+
+
+def offer_for(
+    target: TargetKind, *, inputs: bool | None = None, blocks: bool | None = None, round_to: int = 1
+) -> Offer:
+    """The registered kinds of changes that serve a target.
+
+    Args:
+        inputs: Whether convolutions may take their input otherwise; None: by those kinds that are for the target.
+        blocks: Whether residual blocks may change as a whole; None likewise.
+    """
+
+    def chosen(base: type, asked: bool | None) -> tuple[Any, ...]:
+        return tuple(kind for kind in kinds_of(base) if (target in kind.default_for if asked is None else asked))
+
+    return Offer(chosen(OutputChange, None), chosen(InputChange, inputs), chosen(BlockChange, blocks), Sizes(round_to))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A layer that may change.
+
+    Args:
+        layer: Convolution or residual block.
+        options: What it can become; the first leaves all as it is.
+    """
+
+    layer: Convolution | ResidualBlock
+    options: tuple[AnyPlan, ...]
+
+
+Candidates = Mapping[str, Candidate]
+
+
+def find_candidates(
+    model: nn.Module,
+    example: Tensor,
+    counted: Count,
+    offer: Offer,
+    *,
+    skip: Sequence[str] = (),
+    images: Tensor | None = None,
+) -> dict[str, Candidate]:
+    """The layers that may change, in the network's order; a block before the convolutions inside.
+
+    Args:
+        example: One input ``[1, channels, height, width]``.
+        counted: The network's multiply-adds for such an input.
+        images: A few inputs, to find residual blocks by; None leaves these as they are.
+    """
+    convs = changeable_convolutions(model, skip, example)
+    prunable = prunable_among(model, convs, example)
+    calls = record_calls(model, example)
+    run = {name: conv for name, conv in convs.items() if conv in calls and calls[conv].once}
+    blocks = {} if images is None else candidate_blocks(model, list(run), counted, offer, skip, images)
+    candidates: dict[str, Candidate] = {}
+    for layer in convolutions(run, counted, calls, prunable, list(blocks)):
+        if layer.block is not None:
+            candidates[layer.block] = blocks[layer.block]
+        candidates[layer.name] = Candidate(layer, tuple(options_of(layer, offer)))
+    return candidates
+
+
+def convolutions(
+    convs: Mapping[str, nn.Conv2d],
+    counted: Count,
+    calls: Mapping[nn.Module, Calls],
+    prunable: Mapping[str, PrunableChannels],
+    blocks: Sequence[str],
+) -> Iterator[Convolution]:
+    """Convolutions as their changes see them."""
+    producers = {consumer: name for name, channels in prunable.items() for consumer in channels.consumers}
+    rows = {row.name: row for row in counted.layers}
+    for name, conv in convs.items():
+        followers = prunable[name].followers if name in prunable else ()
+        producer = producers.get(name)
+        yield Convolution(
+            name,
+            conv.in_channels,
+            conv.out_channels,
+            math.prod(conv.kernel_size),
+            math.prod((rows[name].output_shape or ())[1:]),
+            calls[conv].plain[0].given[0, 0].numel(),
+            tuple(conv.stride),
+            prunable=name in prunable,
+            producer=producer if producer in convs else None,
+            following_macs=sum(counted.of(follower)[0] for follower in followers) // conv.out_channels,
+            block=next((block for block in blocks if name.startswith(f"{block}.")), None),
+        )
+
+
+def candidate_blocks(
+    model: nn.Module, convs: Sequence[str], counted: Count, offer: Offer, skip: Sequence[str], images: Tensor
+) -> dict[str, Candidate]:
+    """The residual blocks that may change as a whole."""
+    found = {}
+    rows = {row.name: row for row in counted.layers}
+    for name, total in residual_sums(model, find_blocks(model, convs, images), images).items():
+        if any(matches(inside, skip) for inside in rows if inside.startswith(f"{name}.")):
+            continue
+        pixels = math.prod((rows[total.conv].output_shape or ())[1:])
+        block = ResidualBlock(name, len(total.gain), pixels, counted.of(name)[0], total)
+        options = [BlockPlan(change) for kind in offer.blocks for change in kind.offered(block, offer.sizes)]
+        if options:
+            found[name] = Candidate(block, (BlockPlan(), *options))
+    return found
+
+
+def options_of(layer: Convolution, offer: Offer) -> Iterator[LayerPlan]:
+    """What a convolution can become: each change of its output, and each of these with each change of its input."""
+    outputs = [change for kind in offer.outputs for change in kind.offered(layer, offer.sizes)]
+    yield from map(LayerPlan, outputs)
+    for kind in offer.inputs:
+        for output in outputs:
+            if output.takes_input_changes:
+                yield from (LayerPlan(output, change) for change in kind.offered(layer, output, offer.sizes))
+
+
+def inputs_left(candidates: Candidates, plans: Mapping[str, AnyPlan], name: str) -> int:
+    """The channels that a layer gets where a plan is followed."""
+    layer = candidates[name].layer
+    if layer.producer is None:
+        return layer.in_channels
+    return less_dropped(layer.in_channels, plans[layer.producer], candidates[layer.producer])
+
+
+def less_dropped(in_channels: int, plan: AnyPlan, producer: Candidate) -> int:
+    """The input channels that a producer's plan leaves; a flattened map is several."""
+    assert isinstance(producer.layer, Convolution)
+    return in_channels - plan.dropped * in_channels // producer.layer.out_channels

@@ -1,0 +1,110 @@
+"""Turn a network into a faster one: as planned, by the paper's ratio, or by default as a plan says."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ghostify.changes import AnyPlan
+from ghostify.changes.ratio import GhostRatio
+from ghostify.errors import InputError
+from ghostify.fitting.calibration import checked_batches
+from ghostify.layers.ghost_conv import Cheap
+from ghostify.plain_part import is_detector
+from ghostify.planning.planner import plan as plan_network
+from ghostify.progress import Progress
+from ghostify.structure.surgery import module_names
+from ghostify.transform.changeable import refuse_idle_patterns
+from ghostify.transform.convert import Conversion, convert_network
+from ghostify.transform.detector import convert_detector
+from ghostify.transform.reconstruct import Effort, Reconstruction
+
+# The share of the multiply-adds that is left where somebody gives images and says no more.
+DEFAULT_MACS = 0.5
+
+
+@torch.inference_mode(False)  # wherever it is called: weights are to learn
+def convert(  # the front door: the contract's names, each with a default
+    model: nn.Module,
+    *,
+    ratio: int | None = None,
+    cheap_kernel_size: int | None = None,
+    cheap: Cheap | None = None,
+    skip: Sequence[str] = (),
+    input_shape: Sequence[int] | None = None,
+    calibration: Iterable[Tensor] | Iterable[Sequence[Tensor]] | None = None,
+    effort: Effort = "refined",
+    plan: Mapping[str, AnyPlan] | None = None,
+    parts: Sequence[str] = ("backbone",),
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Conversion:
+    """Copy a network with its convolutions changed to cheaper ones.
+
+    Without ``calibration`` they become the ghosts of Han et al. 2020 (arXiv:1911.11907, section 3.1): a
+    ``GhostConv2d`` takes the place of the convolution alone, BatchNorm and activation behind it stay. It keeps the
+    convolution's own filters for its intrinsic channels and has new cheap ones, so that the copy must be trained.
+
+    With ``calibration`` the copy of a trained network keeps what the network knows as well as it can, see
+    ``reconstruct``: by a ``plan``, by ghosts of one ratio where ``ratio``, ``cheap`` or ``cheap_kernel_size`` is
+    given, else by a plan for half of the multiply-adds that is made on these images.
+
+    Depthwise, grouped and very narrow convolutions, gates, those with hooks or that the network reaches otherwise
+    than by name are left, each with its reason. Converting a second time changes nothing.
+
+    Args:
+        model: Any network; left untouched.
+        ratio: s, one channel in s stays a convolution's; whole; None: 2.
+        cheap_kernel_size: d of depthwise cheap filters, odd; None: 3.
+        cheap: "depthwise" (the paper's; the default) or "pointwise" (1×1 combinations of all intrinsic channels).
+        skip: Full module names, or fnmatch patterns on them, of what to leave.
+        input_shape: One input's without batch, for the multiply-adds per layer; None takes what the network was
+            designed for, and leaves them out where the network cannot take that.
+        calibration: Batches of inputs ``[batch, channels, height, width]``, normalised as for the network;
+            some hundreds of images, no labels.
+        effort: "fast" (closed form) or "refined" (blocks learn their outputs, too).
+        plan: What becomes of convolutions and residual blocks, by name, instead of ``ratio`` and ``skip``; others are
+            kept. Needs calibration.
+        parts: Of a detector (torchvision's RetinaNet or Faster R-CNN), which of "backbone", "fpn" and "head"; its
+            calibration images have values 0..1 and any size, as the detector takes them. Without a plan it becomes
+            pointwise ghosts by default: plans are not made for detectors.
+        seed: Of the samples of images.
+        progress: Told of each block that is reconstructed.
+    Raises:
+        InputError: If no convolution can be replaced, an entry of ``skip`` names nothing, the network
+            cannot take ``input_shape``, the calibration images can tell nothing, or the network cannot
+            follow the plan.
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3, groups=32))
+        >>> [(layer.name, layer.reason) for layer in convert(net).layers]
+        [('0', ''), ('2', 'depthwise')]
+    """
+    how = Reconstruction(effort, seed, progress)
+    said = any(setting is not None for setting in (ratio, cheap_kernel_size, cheap))
+    if plan is not None and (calibration is None or skip or said):
+        raise InputError("a plan needs calibration images, and says itself what becomes of which layer")
+    by_default: Cheap = "pointwise" if calibration is not None and not said else "depthwise"
+    ghosts = GhostRatio(
+        2 if ratio is None else ratio, cheap or by_default, 3 if cheap_kernel_size is None else cheap_kernel_size
+    )
+    asked = ghosts if plan is None else plan
+    if is_detector(model):
+        refuse_idle_patterns(skip, [name for name, _ in model.named_modules(remove_duplicate=False)])
+        changed, rows = convert_detector(model, asked, parts, skip, calibration, input_shape, how)
+        return Conversion(changed, tuple(rows))
+    if calibration is None or plan is not None or said:
+        images: Any = calibration  # of a plain network each batch is a tensor
+        return convert_network(model, asked, skip=skip, input_shape=input_shape, calibration=images, how=how)
+    batches = checked_batches(calibration, model)
+    refuse_idle_patterns(skip, [name for names in module_names(model).values() for name in names])
+    planned = plan_network(
+        model,
+        example=batches[0][:1],
+        calibration=batches,
+        target_macs=DEFAULT_MACS,
+        skip=skip,
+        seed=seed,
+        progress=progress,
+    )
+    return convert_network(model, planned, input_shape=input_shape, calibration=batches, how=how)

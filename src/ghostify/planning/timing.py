@@ -1,0 +1,113 @@
+"""Times of networks of some options, deployed, in one engine on this machine."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ghostify.changes import AnyPlan
+from ghostify.changes.layer_plan import plan_from
+from ghostify.inference.compare import compare
+from ghostify.inference.deploy import deploy
+from ghostify.inference.explain import layer_ms
+from ghostify.measure.environment import describe_environment
+from ghostify.measure.latency import Comparison
+from ghostify.modes import evaluating
+from ghostify.planning.candidates import Candidates, Offer
+from ghostify.planning.cost import Sample, draw_plans, original_plans
+from ghostify.planning.measurements import Measurements
+from ghostify.progress import Progress
+from ghostify.transform.untrained import untrained
+
+SAMPLES = 10  # networks of random options that are profiled, the original apart
+# What of a machine its times depend on.
+MACHINE = ("device", "processor", "cores", "os", "torch")
+
+
+@dataclass(frozen=True)
+class EngineTiming:
+    """The engine that times are of.
+
+    Args:
+        engine: "openvino" or "onnxruntime".
+        threads: CPU threads.
+    """
+
+    engine: str
+    threads: int = 1
+
+    def described(self) -> dict[str, Any]:
+        """Machine, engine and versions."""
+        return describe_environment() | {
+            "engine": self.engine,
+            "engine_version": import_module(self.engine).__version__,
+            "threads": self.threads,
+        }
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Times of networks of some options."""
+
+    model: nn.Module
+    candidates: Candidates
+    example: Tensor
+    engine: EngineTiming
+    known: Measurements
+    progress: Progress | None
+
+    def samples(self, offer: Offer, seed: int) -> list[Sample]:
+        """Profiles of the original and of networks of random options."""
+        environment = self.engine.described()
+        conditions = {name: environment[name] for name in (*MACHINE, "engine", "engine_version", "threads")}
+        conditions |= {"offered": offer.kinds, "round_to": offer.sizes.round_to, "seed": seed}
+        conditions |= {"layers": len(self.candidates), "example": list(self.example.shape)}
+        rows = [row for row in self.known.of("profile") if row["conditions"] == conditions]
+        samples = [Sample({n: plan_from(plan) for n, plan in row["plans"].items()}, row["ms"]) for row in rows]
+        for index in range(len(samples), SAMPLES + 1):
+            self.say(f"profile in {self.engine.engine}", f"network {index + 1}", index, SAMPLES + 1)
+            plans = draw_plans(self.candidates, seed + index) if index else original_plans(self.candidates)
+            samples.append(Sample(plans, self.profile(plans)))
+            written = {name: plan.row() for name, plan in plans.items()}
+            self.known.add("profile", conditions=conditions, plans=written, ms=samples[-1].ms)
+        self.say(f"profile in {self.engine.engine}", "done", SAMPLES + 1, SAMPLES + 1)
+        return samples
+
+    def profile(self, plans: Mapping[str, AnyPlan]) -> dict[str, float]:
+        """Milliseconds of each layer of a network of these plans."""
+        with evaluating(self.model), torch.no_grad():
+            return layer_ms(
+                self.shaped(plans), self.example, self.engine.engine, self.engine.threads, homes=self.candidates
+            )
+
+    def of(self, plans: Mapping[str, AnyPlan]) -> Comparison:
+        """The latency of a network of these plans over the original's."""
+        self.say("measure the whole", "", 0, 1)
+        with evaluating(self.model), torch.no_grad():
+            found = compare(
+                self.original,
+                self.shaped(plans),
+                self.example,
+                engine=self.engine.engine,
+                threads=self.engine.threads,
+            )
+        self.say("measure the whole", f"{1 / found.ratio:.2f} times as fast", 1, 1)
+        return found
+
+    @cached_property
+    def original(self) -> nn.Module:
+        """The original, deployed."""
+        return deploy(self.model, self.example, engine=self.engine.engine)
+
+    def shaped(self, plans: Mapping[str, AnyPlan]) -> nn.Module:
+        """A network in the shape of these plans, deployed."""
+        return deploy(untrained(self.model, plans, self.example[:1]), self.example, engine=self.engine.engine)
+
+    def say(self, task: str, detail: str, done: int, total: int) -> None:
+        """Tell of progress, where somebody listens."""
+        if self.progress:
+            self.progress(task, detail, done, total)

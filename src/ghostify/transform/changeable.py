@@ -1,0 +1,144 @@
+"""The convolutions of a network that may change, and why the others are left."""
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from torch import Tensor, nn
+
+from ghostify.changes.ratio import GhostRatio
+from ghostify.errors import InputError
+from ghostify.layers import GHOST_LAYERS
+from ghostify.structure.blocks import Calls, record_calls
+from ghostify.structure.channels import PrunableChannels, find_prunable
+from ghostify.structure.surgery import found_by_name, module_names
+
+# A layer with fewer channels is a head's output or a gate: it has no near-copies to save.
+NARROWEST = 8
+ALREADY = "already a part of a ghost"
+NOT_CHEAPER = "a ghost would not be cheaper"
+NOT_BY_NAME = "the network reaches it in another way than by its name"
+
+
+def convolutions_of(model: nn.Module) -> dict[str, nn.Conv2d]:
+    """All convolutions by their first names, in the network's order."""
+    return {own[0]: module for module, own in module_names(model).items() if isinstance(module, nn.Conv2d)}
+
+
+def changeable_convolutions(model: nn.Module, skip: Sequence[str], example: Tensor) -> dict[str, nn.Conv2d]:
+    """The convolutions that a plan may change, by their first names, in the network's order."""
+    reasons = reasons_to_leave(model, GhostRatio(cheap="pointwise"), skip, example)
+    return {name: conv for name, conv in convolutions_of(model).items() if may_be_fitted(reasons[name])}
+
+
+def may_be_fitted(reason: str) -> bool:
+    """Whether a convolution can change, if perhaps not to a cheaper ghost of the ratio that was asked for."""
+    return not reason or reason.startswith(NOT_CHEAPER)
+
+
+def reasons_to_leave(
+    model: nn.Module, ghosts: GhostRatio, skip: Sequence[str], example: Tensor | None = None
+) -> dict[str, str]:
+    """Why a convolution is left as it is, or "" where it may change; by first name, in the network's order.
+
+    Args:
+        ghosts: What it would become.
+        skip: Full module names, or fnmatch patterns on them.
+        example: One batch for the network; None leaves out what only a run can tell.
+    Raises:
+        InputError: If an entry of ``skip`` names nothing.
+    """
+    names = module_names(model)
+    refuse_idle_patterns(skip, [name for all_names in names.values() for name in all_names])
+    convs = convolutions_of(model)
+    reasons = {name: reason_to_leave(conv, names[conv], model, ghosts, skip) for name, conv in convs.items()}
+    if example is not None:
+        calls = record_calls(model, example)
+        changing = [name for name, reason in reasons.items() if may_be_fitted(reason) and convs[name] in calls]
+        by_name = found_by_name(model, changing, example)
+        for name in changing:
+            if is_gate(model, name, calls):
+                reasons[name] = "a gate: it sees a single pixel"
+            elif name not in by_name:
+                reasons[name] = NOT_BY_NAME
+    return reasons
+
+
+def reason_to_leave(
+    conv: nn.Conv2d, names: Sequence[str], root: nn.Module, ghosts: GhostRatio, skip: Sequence[str]
+) -> str:
+    """Why a convolution is left as it is, as far as its own settings tell."""
+    parents = [parent for name in names for parent in ancestors(root, name)]
+    if any(isinstance(parent, GHOST_LAYERS) for parent in parents):
+        return ALREADY
+    if any(matches(name, skip) for name in names):
+        return "skipped by name"
+    if type(conv) is not nn.Conv2d:
+        return f"a {type(conv).__name__}, not a plain Conv2d"
+    if "weight" not in dict(conv.named_parameters(recurse=False)):
+        return "its weight is computed from other tensors"
+    if conv._forward_hooks or conv._forward_pre_hooks or conv._backward_hooks or conv._backward_pre_hooks:
+        return "it has a hook, which would not go along"
+    if conv.groups == conv.in_channels and conv.groups > 1:
+        return "depthwise"
+    if conv.groups > 1:
+        return "grouped"
+    if conv.out_channels < max(NARROWEST, ghosts.ratio):
+        return f"very narrow: {conv.out_channels} maps"
+    # Where no run can tell, names do: torchvision's SqueezeExcitation, timm's SqueezeExcite and our own.
+    if any("SqueezeExcit" in type(parent).__name__ for parent in parents):
+        return "a squeeze-and-excite gate"
+    before, after = ghosts.macs_per_pixel(conv)
+    return f"{NOT_CHEAPER}: {after} for {before} MACs per pixel" if after >= before else ""
+
+
+def is_gate(model: nn.Module, name: str, calls: Mapping[nn.Module, Calls]) -> bool:
+    """Whether a convolution sees a single pixel inside a module that gives as many as it gets, as a gate does."""
+    own = calls[model.get_submodule(name)]
+    if not own.plain or any(call.given.ndim != 4 or call.given[0, 0].numel() > 1 for call in own.plain):
+        return False
+    around = [calls[parent] for parent in ancestors(model, name) if parent in calls]
+    return any(
+        call.given.ndim == 4 and call.given[0, 0].numel() > 1 and call.made.shape[2:] == call.given.shape[2:]
+        for parent in around
+        for call in parent.plain
+    )
+
+
+def prunable_among(model: nn.Module, convs: Mapping[str, nn.Conv2d], example: Tensor) -> dict[str, PrunableChannels]:
+    """Those of the convolutions whose channels go to others of them only."""
+    try:
+        places = find_prunable(model, example, convs)
+    except InputError:  # what cannot be traced can change otherwise all the same
+        return {}
+    return {
+        name: place
+        for name, place in places.items()
+        if isinstance(place, PrunableChannels) and places.keys() >= set(place.consumers)  # whose filters will be fitted
+    }
+
+
+def ancestors(root: nn.Module, name: str) -> list[nn.Module]:
+    """The modules around the one of that name, the root first."""
+    parts = name.split(".")
+    return [root.get_submodule(".".join(parts[:depth])) for depth in range(len(parts))]
+
+
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a name, or the name of a module around it, is matched by a pattern.
+
+    Example:
+        >>> matches("layer1.0.conv1", ["layer1"]), matches("layer1.0.conv1", ["*.conv2"])
+        (True, False)
+    """
+    parts = name.split(".")
+    around = [".".join(parts[: depth + 1]) for depth in range(len(parts))]
+    return any(fnmatchcase(part, pattern) for part in around for pattern in patterns)
+
+
+def refuse_idle_patterns(patterns: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse patterns that match none of the names."""
+    if isinstance(patterns, str):
+        raise InputError(f"skip is the string {patterns!r}: expected a sequence of names or patterns")
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise InputError(f"skip: {pattern!r} matches no module of the network")
