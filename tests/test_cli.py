@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 
 from ghostify import InputError, count, create_model, list_detectors, list_models, load, save
+from ghostify.changes import BlockPlan, LayerPlan, OneConvolution, Prune
 from ghostify.cli import main
 from ghostify.cli.opening import images_for, own_shape, with_classes
 from ghostify.cli.output import print_table
 from ghostify.jobs.recipe import Recipe
 from ghostify.network_file import read_extra
 from ghostify.planning.plan_file import Plan, write_plan
-from ghostify.transform.plan import LayerPlan
 
 
 @pytest.fixture(autouse=True)
@@ -227,7 +227,7 @@ def test_a_plan_is_made_edited_and_followed(capsys: pytest.CaptureFixture[str], 
 def test_a_plan_that_makes_a_ghost_of_a_whole_block_is_followed(
     capsys: pytest.CaptureFixture[str], colours: Path, tmp_path: Path
 ) -> None:
-    layers = {"layer2.1": LayerPlan(0, 32, cheap="pointwise"), "layer2.1.conv1": LayerPlan(0, dropped=32)}
+    layers = {"layer2.1": BlockPlan(OneConvolution(32, 1)), "layer2.1.conv1": LayerPlan(Prune(0, 32))}
     write_plan(Plan(layers, ("macs", 0.9), 0.9, 0.0, 0.1), tmp_path / "plan.json")
     data = ["--data", f"npz:{colours}", "--images", "40", "--device", "cpu"]
     convert = ["convert", "resnet20", *data, "--plan", str(tmp_path / "plan.json"), "--effort", "fast"]

@@ -9,6 +9,7 @@ from tiny import Tiny
 from torch import nn
 
 from ghostify import InputError
+from ghostify.changes import LayerPlan, PointwiseGhosts, Prune
 from ghostify.data import ImageData, load_data
 from ghostify.data.sample import draw_inputs
 from ghostify.errors import OutOfReachError
@@ -16,7 +17,6 @@ from ghostify.jobs.accuracy import plan_for_accuracy
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.train import train
 from ghostify.planning.plan_file import Plan
-from ghostify.transform.plan import LayerPlan
 
 Trained = tuple[nn.Module, ImageData, list[torch.Tensor]]
 
@@ -24,7 +24,7 @@ Trained = tuple[nn.Module, ImageData, list[torch.Tensor]]
 def planned(speedup: float) -> Plan:
     """Made up: the faster, the fewer maps; at most four times as fast."""
     kept = max(1, round(16 / speedup**2))
-    return Plan({"conv1": LayerPlan(kept, dropped=16 - kept)}, ("speedup", speedup), 1 / speedup, 0.0, 4.0)
+    return Plan({"conv1": LayerPlan(Prune(kept, 16 - kept))}, ("speedup", speedup), 1 / speedup, 0.0, 4.0)
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_no_plan_within_the_drop_is_refused_with_what_was_lost(trained: Trained)
     model, data, batches = trained
 
     def ruinous(speedup: float) -> Plan:
-        layers = {"conv1": LayerPlan(1, dropped=15), "conv2": LayerPlan(1, 31, cheap="pointwise")}
+        layers = {"conv1": LayerPlan(Prune(1, 15)), "conv2": LayerPlan(PointwiseGhosts(1, 31))}
         return Plan(layers, ("speedup", speedup), 0.1, 0.0, 4.0)
 
     with pytest.raises(InputError, match=r"no speed-up down to 1\.\d+ keeps to a drop of 0 points"):

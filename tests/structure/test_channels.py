@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
 from ghostify import InputError, convert
+from ghostify.changes import LayerPlan, Prune
 from ghostify.structure.channels import PrunableChannels, find_prunable
-from ghostify.transform.plan import LayerPlan
 
 
 class Way(nn.Module):
@@ -65,7 +65,7 @@ def test_what_the_tracer_overlooks_is_found_by_trying(model: nn.Module, reason: 
     batches = list(torch.randn(32, 3, 8, 8).split(16))
     convert(model, calibration=batches, cheap="pointwise", effort="fast")
     with pytest.raises(InputError, match="maps of first cannot be dropped"):
-        convert(model, calibration=batches, plan={"first": LayerPlan(8, dropped=8)}, effort="fast")
+        convert(model, calibration=batches, plan={"first": LayerPlan(Prune(8, 8))}, effort="fast")
 
 
 def test_frozen_weights_hide_nothing() -> None:
@@ -93,4 +93,4 @@ def test_maps_of_what_runs_twice_stay() -> None:
     conversion = convert(model, calibration=batches, cheap="pointwise", effort="fast")
     assert [layer.reason for layer in conversion.layers] == ["not run exactly once for an input"] * 2 + [""]
     with pytest.raises(InputError, match="plan: first cannot change: not run exactly once"):
-        convert(model, calibration=batches, plan={"first": LayerPlan(8, dropped=8)}, effort="fast")
+        convert(model, calibration=batches, plan={"first": LayerPlan(Prune(8, 8))}, effort="fast")

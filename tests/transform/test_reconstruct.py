@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
 from ghostify import GhostConv2d, InputError, convert, count, create_model
+from ghostify.changes import Keep, LayerPlan, MergeInputs, PointwiseGhosts, Prune
 from ghostify.network_file import load, save
-from ghostify.transform.plan import LayerPlan
-from ghostify.transform.reconstruct import keep_knowledge
+from ghostify.transform.reconstruct import Reconstruction, reconstruct
 
 
 class Residual(nn.Module):
@@ -73,14 +73,23 @@ def make_mixtures(conv: nn.Conv2d) -> None:
 def test_maps_that_are_combinations_of_others_are_ghosts_without_loss(effort: Any) -> None:
     model, x = settled(Residual()), images()
     make_mixtures(model.block.conv2)
-    ghost, report = keep_knowledge(model, {"block.conv2": LayerPlan(4, 4)}, x, effort=effort)
+    ghost, report = reconstruct(
+        model, {"block.conv2": LayerPlan(PointwiseGhosts(4, 4))}, x, Reconstruction(effort=effort)
+    )
     assert isinstance(ghost.block.conv2, GhostConv2d)
     assert report["block.conv2"].explained == pytest.approx(1, abs=1e-3)
     unseen = torch.randn(5, 3, 8, 8)
     torch.testing.assert_close(ghost(unseen), model(unseen), atol=2e-3, rtol=2e-3)
 
 
-@pytest.mark.parametrize("plan", [LayerPlan(8, merged=4), LayerPlan(4, 4, merged=4), LayerPlan(4, dropped=4, merged=4)])
+@pytest.mark.parametrize(
+    "plan",
+    [
+        LayerPlan(Keep(8), MergeInputs(4)),
+        LayerPlan(PointwiseGhosts(4, 4), MergeInputs(4)),
+        LayerPlan(Prune(4, 4), MergeInputs(4)),
+    ],
+)
 @pytest.mark.parametrize("effort", ["fast", "refined"])
 def test_near_copies_among_inputs_are_merged_without_loss(plan: LayerPlan, effort: Any, tmp_path: Path) -> None:
     model, x = settled(Residual()), images()
@@ -114,8 +123,8 @@ def test_near_copies_among_inputs_are_merged_without_loss(plan: LayerPlan, effor
 def test_inner_maps_that_others_repeat_are_dropped_without_loss() -> None:
     model, x = settled(Residual()), images()
     make_twins(model.block.conv1, model.block.bn1)
-    plans = {"block.conv1": LayerPlan(4, dropped=4), "block.conv2": LayerPlan(8)}
-    ghost, report = keep_knowledge(model, plans, x, effort="fast")
+    plans = {"block.conv1": LayerPlan(Prune(4, 4)), "block.conv2": LayerPlan(Keep(8))}
+    ghost, report = reconstruct(model, plans, x, Reconstruction(effort="fast"))
     assert (ghost.block.conv1.out_channels, ghost.block.bn1.num_features, ghost.block.conv2.in_channels) == (4, 4, 4)
     assert report["block.conv1"].block_error == pytest.approx(0, abs=1e-5)
     unseen = torch.randn(5, 3, 8, 8)
@@ -142,8 +151,8 @@ class Shifted(nn.Module):
 @pytest.mark.parametrize("effort", ["fast", "refined"])
 def test_a_block_may_end_in_maps_of_which_some_are_dropped(effort: Any) -> None:
     model = nn.Sequential(Conv2dNormActivation(3, 16), Conv2dNormActivation(16, 16, groups=16), nn.Conv2d(16, 8, 1))
-    plans = {"0.0": LayerPlan(10, dropped=6), "2": LayerPlan(8)}
-    ghost, layers = keep_knowledge(model, plans, images(), effort=effort)
+    plans = {"0.0": LayerPlan(Prune(10, 6)), "2": LayerPlan(Keep(8))}
+    ghost, layers = reconstruct(model, plans, images(), Reconstruction(effort=effort))
     assert ghost[0][1].num_features == ghost[1][0].groups == 10
     assert [layer.block for layer in layers.values()] == ["0", "2"]
     assert layers["0.0"].block_error == pytest.approx(0, abs=0.05)  # those that are left are the original's
@@ -152,7 +161,9 @@ def test_a_block_may_end_in_maps_of_which_some_are_dropped(effort: Any) -> None:
 
 def test_depthwise_ghosts_find_their_partners_and_filters() -> None:
     model = Shifted().eval()
-    ghost, report = keep_knowledge(model, {"conv": LayerPlan(3, 3)}, images(), cheap="depthwise", effort="fast")
+    ghost, report = reconstruct(
+        model, {"conv": LayerPlan(PointwiseGhosts(3, 3))}, images(), Reconstruction(effort="fast")
+    )
     assert report["conv"].explained == pytest.approx(1, abs=1e-3)
     unseen = torch.randn(3, 3, 9, 7)
     torch.testing.assert_close(ghost(unseen), model(unseen), atol=2e-3, rtol=2e-3)
@@ -160,9 +171,10 @@ def test_depthwise_ghosts_find_their_partners_and_filters() -> None:
 
 def test_refining_lowers_the_error_of_the_closed_form() -> None:
     model, x = settled(Residual()), images()
-    plans = {"block.conv1": LayerPlan(5, dropped=3), "block.conv2": LayerPlan(6, 2)}
+    plans = {"block.conv1": LayerPlan(Prune(5, 3)), "block.conv2": LayerPlan(PointwiseGhosts(6, 2))}
     errors = [
-        keep_knowledge(model, plans, x, effort=effort)[1]["block.conv2"].block_error for effort in ("fast", "refined")
+        reconstruct(model, plans, x, Reconstruction(effort=effort))[1]["block.conv2"].block_error
+        for effort in ("fast", "refined")
     ]
     assert 0 < errors[1] < errors[0] < 1
 
@@ -183,17 +195,19 @@ class Viewed(nn.Module):
 
 def test_a_network_that_views_its_maps_is_kept_too() -> None:
     model = Viewed().eval()
-    ghost, report = keep_knowledge(model, {"conv": LayerPlan(3, 3)}, images())
+    ghost, report = reconstruct(model, {"conv": LayerPlan(PointwiseGhosts(3, 3))}, images(), Reconstruction())
     assert 0 < report["conv"].block_error < 1
     assert ghost(torch.randn(2, 3, 8, 8)).shape == (2, 3)
-    assert all(p.is_contiguous() for p in keep_knowledge(settled(Residual()), {}, images())[0].parameters())
+    assert all(
+        p.is_contiguous() for p in reconstruct(settled(Residual()), {}, images(), Reconstruction())[0].parameters()
+    )
 
 
 def test_the_same_seed_gives_the_same_ghost_and_the_original_stays() -> None:
     model, x = settled(Residual()), images()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    plans = {"block.conv1": LayerPlan(5, dropped=3), "block.conv2": LayerPlan(6, 2)}
-    first, second = (keep_knowledge(model, plans, x, seed=3)[0].state_dict() for _ in range(2))
+    plans = {"block.conv1": LayerPlan(Prune(5, 3)), "block.conv2": LayerPlan(PointwiseGhosts(6, 2))}
+    first, second = (reconstruct(model, plans, x, Reconstruction(seed=3))[0].state_dict() for _ in range(2))
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
@@ -217,7 +231,7 @@ def test_convert_calibrated_reports_every_layer_and_its_ghost_can_be_saved(tmp_p
 
 def test_a_plan_says_what_becomes_of_each_layer() -> None:
     model, x = settled(Residual()), images()
-    plan = {"block.conv1": LayerPlan(5, dropped=3), "block.conv2": LayerPlan(6, 2)}
+    plan = {"block.conv1": LayerPlan(Prune(5, 3)), "block.conv2": LayerPlan(PointwiseGhosts(6, 2))}
     conversion = convert(model, plan=plan, cheap="pointwise", calibration=x, effort="fast")
     assert [(layer.kept, layer.ghosted, layer.dropped) for layer in conversion.layers] == [
         (8, 0, 0),
@@ -230,16 +244,20 @@ def test_a_plan_says_what_becomes_of_each_layer() -> None:
 @pytest.mark.parametrize(
     ("plan", "options", "message"),
     [
-        ({"nothing": LayerPlan(4, 4)}, {}, "no convolution 'nothing'"),
-        ({"stem": LayerPlan(4, 5)}, {}, "stem makes 8 maps, not 9"),
-        ({"block.conv2": LayerPlan(4, dropped=4)}, {}, r"block\.conv2 cannot be dropped"),
+        ({"nothing": LayerPlan(PointwiseGhosts(4, 4))}, {}, "no convolution 'nothing'"),
+        ({"stem": LayerPlan(PointwiseGhosts(4, 5))}, {}, "stem makes 8 maps, not 9"),
+        ({"block.conv2": LayerPlan(Prune(4, 4))}, {}, r"block\.conv2 cannot be dropped"),
         (
-            {"block.conv1": LayerPlan(4, dropped=4), "block.conv2": LayerPlan(8, merged=4)},
+            {"block.conv1": LayerPlan(Prune(4, 4)), "block.conv2": LayerPlan(Keep(8), MergeInputs(4))},
             {},
             r"block\.conv2 takes 4 maps: expected to merge them to fewer",
         ),
-        ({"stem": LayerPlan(4, 4)}, {"skip": ["stem"]}, "says itself what is dropped and what is left"),
-        ({"stem": LayerPlan(4, 4)}, {"calibration": None}, "a plan needs calibration images"),
+        (
+            {"stem": LayerPlan(PointwiseGhosts(4, 4))},
+            {"skip": ["stem"]},
+            "says itself what is dropped and what is left",
+        ),
+        ({"stem": LayerPlan(PointwiseGhosts(4, 4))}, {"calibration": None}, "a plan needs calibration images"),
     ],
 )
 def test_a_plan_that_the_network_cannot_follow_is_refused(
@@ -252,10 +270,10 @@ def test_a_plan_that_the_network_cannot_follow_is_refused(
 def test_the_maps_of_an_output_or_a_sum_are_never_dropped() -> None:
     model, x = settled(Residual()), images()
     with pytest.raises(InputError, match=r"maps of block\.conv2 cannot be dropped: its maps are coupled"):
-        keep_knowledge(model, {"block.conv2": LayerPlan(4, dropped=4)}, x)
+        reconstruct(model, {"block.conv2": LayerPlan(Prune(4, 4))}, x, Reconstruction())
     last = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)).eval()
     with pytest.raises(InputError, match=r"the network's output|_?OutputOp"):
-        keep_knowledge(last, {"2": LayerPlan(4, dropped=4)}, x)
+        reconstruct(last, {"2": LayerPlan(Prune(4, 4))}, x, Reconstruction())
 
 
 def test_a_whole_network_costs_half_and_every_block_is_accounted_for() -> None:

@@ -10,10 +10,10 @@ from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from ghostify import InputError, convert, count, create_model, deploy, load, save
+from ghostify.changes import BlockPlan, LayerPlan, OneConvolution, PointwiseGhosts, Prune
 from ghostify.layers import GhostBlock
 from ghostify.structure.residual import residual_sum, sums_of
 from ghostify.transform import reconstruct as keep
-from ghostify.transform.plan import LayerPlan
 
 
 def trained(block: nn.Module) -> nn.Module:
@@ -111,7 +111,7 @@ def linear_block(kernel: int) -> BasicBlock:
 def test_a_block_that_is_linear_in_its_input_is_its_ghost(kernel: int, kind: Any) -> None:
     original = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), linear_block(kernel)).eval()
     images = list(torch.randn(64, 3, 9, 9).split(32))
-    plan = {"2": LayerPlan(0, 8, cheap=kind), "2.conv1": LayerPlan(0, dropped=8)}
+    plan = {"2": BlockPlan(OneConvolution(8, KERNEL[kind])), "2.conv1": LayerPlan(Prune(0, 8))}
     conversion = convert(original, calibration=images, plan=plan, effort="fast")
     ghost = conversion.model
     assert isinstance(ghost[2], GhostBlock)
@@ -130,11 +130,17 @@ def test_a_block_that_is_linear_in_its_input_is_its_ghost(kernel: int, kind: Any
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
-        ({"1": LayerPlan(0, 8)}, "plan: 1 cannot become a ghost: expected a block that runs once and adds"),
-        ({"2": LayerPlan(0, 9)}, "plan: 2 makes 8 maps, not 9"),
-        ({"2": LayerPlan(4, 4)}, "plan: 2 is no convolution: expected all maps of a block kept, or all ghosted"),
-        ({"2.conv1": LayerPlan(0, dropped=8)}, "plan: 2.conv1 keeps no map: expected that only inside a block"),
-        ({"9": LayerPlan(0, 8)}, "plan: the network has no convolution '9'"),
+        (
+            {"1": BlockPlan(OneConvolution(8, 1))},
+            "plan: 1 cannot become a ghost: expected a block that runs once and adds",
+        ),
+        ({"2": BlockPlan(OneConvolution(9, 1))}, "plan: 2 makes 8 maps, not 9"),
+        (
+            {"2": LayerPlan(PointwiseGhosts(4, 4))},
+            "plan: 2 is no convolution: expected all maps of a block kept, or all ghosted",
+        ),
+        ({"2.conv1": LayerPlan(Prune(0, 8))}, "plan: 2.conv1 keeps no map: expected that only inside a block"),
+        ({"9": BlockPlan(OneConvolution(8, 1))}, "plan: the network has no convolution '9'"),
     ],
 )
 def test_plans_for_blocks_that_cannot_be_followed_are_refused(plan: dict[str, LayerPlan], message: str) -> None:
@@ -146,7 +152,7 @@ def test_plans_for_blocks_that_cannot_be_followed_are_refused(plan: dict[str, La
 def test_a_refined_ghost_of_a_block_comes_back_from_its_file_and_is_deployed(tmp_path: Path) -> None:
     original = trained(create_model("resnet20"))
     images = list(torch.randn(64, 3, 32, 32).split(32))
-    plan = {"layer1.1": LayerPlan(0, 16), "layer2.2": LayerPlan(0, 32, cheap="convolution")}
+    plan = {"layer1.1": BlockPlan(OneConvolution(16, 1)), "layer2.2": BlockPlan(OneConvolution(32, 3))}
     refined = convert(original, calibration=images, plan=plan).model
     save(refined, tmp_path / "ghost.safetensors")
     again = load(tmp_path / "ghost.safetensors")

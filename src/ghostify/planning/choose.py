@@ -139,12 +139,13 @@ def solve_program(errors: Mapping[str, Sequence[float]], costs: Costs, budget: f
         error[first[name] : first[name] + len(own)] = own
     for name, alone in costs.alone.items():
         cost[first[name] : first[name] + len(alone)] = alone
-    rows: list[tuple[list[int], list[float], float]] = []  # indices, coefficients, and what they sum to
+    rows: list[tuple[list[int], list[float], float]] = []  # indices, coefficients, and their sum, at most
     for name, own in errors.items():
         options, around = list(range(first[name], first[name] + len(own))), costs.blocks.get(name)
         if around is not None:  # one option of the layer, or another of its block than the first
             options += range(first[around] + 1, first[around] + len(errors[around]))
         rows.append((options, [1.0] * len(options), 1.0))
+    loose: list[int] = []
     for name, table in tables.items():
         before, after = len(table), len(table[0])
         cost[pairs[name] : pairs[name] + before * after] = np.asarray(table, float).ravel()
@@ -152,14 +153,18 @@ def solve_program(errors: Mapping[str, Sequence[float]], costs: Costs, budget: f
         producer = costs.producers[name]
         for row, pair in zip(table, places, strict=True):
             options = [first[producer] + i for i, found in enumerate(costs.behind[name]) if tuple(found) == row]
+            # At most: of a layer that goes with its block there are no pairs.
             rows.append(([*pair.tolist(), *options], [1.0] * after + [-1.0] * len(options), 0.0))
+            loose.append(len(rows) - 1)
         for option, pair in enumerate(places.T):
             rows.append(([*pair.tolist(), first[name] + option], [1.0] * before + [-1.0], 0.0))
     where = [(row, column) for row, (columns, _, _) in enumerate(rows) for column in columns]
     values = [value for _, coefficients, _ in rows for value in coefficients]
     matrix = coo_array((values, tuple(zip(*where, strict=True))), shape=(len(rows), size))
     sums = np.array([total for _, _, total in rows])
-    constraints = [LinearConstraint(matrix.tocsr(), sums, sums)]
+    lowest = sums.copy()
+    lowest[loose] = -np.inf
+    constraints = [LinearConstraint(matrix.tocsr(), lowest, sums)]
     scale = max(cost.max(), 1e-12)
     if budget is not None:
         constraints.append(LinearConstraint(cost[None] / scale, -np.inf, budget / scale))

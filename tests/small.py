@@ -1,0 +1,38 @@
+"""A small network that several tests plan for."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ghostify import count
+from ghostify.planning.candidates import Candidate, find_candidates, offer_for
+
+SHAPE = (3, 8, 8)
+
+
+class Net(nn.Module):
+    """A stem, a convolution whose channels can be pruned, and one whose channels meet a sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.conv1 = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(16)
+        self.conv2 = nn.Conv2d(16, 16, 3, padding=1)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        return self.head((x + self.conv2(self.norm1(self.conv1(x)).relu())).relu().mean((2, 3)))
+
+
+def candidates_of(model: nn.Module) -> dict[str, Candidate]:
+    """What of a network that takes ``SHAPE`` may change, for multiply-adds."""
+    return find_candidates(model, torch.zeros(1, *SHAPE), count(model, SHAPE), offer_for("macs"))
+
+
+@torch.no_grad()
+def outputs_of(model: nn.Module, batches: Sequence[Tensor]) -> Tensor:
+    """A network's outputs for all images."""
+    return torch.cat([model(batch) for batch in batches])
