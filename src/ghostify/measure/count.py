@@ -1,21 +1,19 @@
 """Multiply-adds and parameters of any network, layer by layer."""
 
-import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from ghostify.errors import InputError
+from ghostify.hooks import hooked
 from ghostify.modes import evaluating
 from ghostify.plain_part import plain_part
-
-aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ def counted_run(model: nn.Module, example: Tensor, on_meta: bool) -> "MacCounter
             evaluating(model),
             torch.inference_mode(False),
             torch.no_grad(),
-            counter.watching(names),
+            hooked(names, before=counter.enter, after=counter.leave),
             counter,
         ):
             state = meta_state(model) if on_meta else own_buffers(model)
@@ -160,31 +158,19 @@ class MacCounter(TorchDispatchMode):
         kwargs = kwargs or {}
         packet = func.overloadpacket
         out = func(*args, **kwargs)
-        if packet in FORMULAS:
-            self.macs[self.stack[-1]] += FORMULAS[packet](*args, out=out, **kwargs)
+        if packet in flop_registry:  # PyTorch's formulas, by which a multiply-add is two
+            self.macs[self.stack[-1]] += flop_registry[packet](*args, **kwargs, out_val=out) // 2
         elif not is_free(func):
             self.unknown[str(packet)] += 1
         return out
 
-    @contextmanager
-    def watching(self, modules: dict[nn.Module, str]) -> Iterator[None]:
-        """Follow which module is running."""
+    def enter(self, module: nn.Module, inputs: Any) -> None:
+        self.stack.append(self.names[module])
 
-        def enter(module: nn.Module, inputs: Any) -> None:
-            self.stack.append(self.names[module])
-
-        def leave(module: nn.Module, inputs: Any, output: Any) -> None:
-            self.stack.pop()
-            if isinstance(output, Tensor):
-                self.output_shapes[self.names[module]] = tuple(output.shape[1:])
-
-        hooks = [module.register_forward_pre_hook(enter) for module in modules]
-        hooks += [module.register_forward_hook(leave) for module in modules]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+    def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self.stack.pop()
+        if isinstance(output, Tensor):
+            self.output_shapes[self.names[module]] = tuple(output.shape[1:])
 
     def result(self, model: nn.Module) -> Count:
         layers, seen = [], set()
@@ -197,44 +183,6 @@ class MacCounter(TorchDispatchMode):
         params = sum(p.numel() for p in model.parameters())
         return Count(self.macs.total(), params, tuple(layers), dict(sorted(self.unknown.items())))
 
-
-# Formulas: multiply-adds from an operator's arguments and its result.
-
-
-def convolution_macs(x: Tensor, weight: Tensor, *args: Any, out: Tensor, **kwargs: Any) -> int:
-    transposed = kwargs.get("transposed", args[4] if len(args) > 4 else False)
-    # weight: [out, in / groups, k, k], or [in, out / groups, k, k] where transposed; each filter
-    # tap meets each pixel of the output, or of the input where transposed.
-    pixels = x.shape[2:] if transposed else out.shape[2:]
-    return x.shape[0] * math.prod(pixels) * weight.numel()
-
-
-def product_macs(a: Tensor, b: Tensor, *args: Any, out: Tensor, **kwargs: Any) -> int:
-    """``[..., n, k] @ [..., k, m]``."""
-    return out.numel() * a.shape[-1]
-
-
-def added_product_macs(bias: Tensor, a: Tensor, b: Tensor, *args: Any, out: Tensor, **kwargs: Any) -> int:
-    return product_macs(a, b, out=out)
-
-
-def attention_macs(query: Tensor, key: Tensor, value: Tensor, *args: Any, out: Any, **kwargs: Any) -> int:
-    """query @ keyᵀ, then weights @ value: ``[..., n, d]``, ``[..., m, d]``, ``[..., m, e]``."""
-    scores = query.shape[:-1].numel() * key.shape[-2]
-    return scores * (query.shape[-1] + value.shape[-1])
-
-
-FORMULAS: dict[Any, Callable[..., int]] = {
-    aten.convolution: convolution_macs,
-    aten.mm: product_macs,
-    aten.bmm: product_macs,
-    aten.addmm: added_product_macs,
-    aten.baddbmm: added_product_macs,
-    aten._scaled_dot_product_flash_attention_for_cpu: attention_macs,
-    aten._scaled_dot_product_flash_attention: attention_macs,
-    aten._scaled_dot_product_efficient_attention: attention_macs,
-    aten._scaled_dot_product_cudnn_attention: attention_macs,
-}
 
 # Operators without multiply-adds by the convention, beside pointwise ones and views, which torch tags.
 # In-place forms (with a trailing underscore) are the same operators.
