@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from ghostify.inference.maps import Constant, Conv, Maps, Part
+from ghostify.inference.maps import Constant, Conv, Filters, Geometry, Maps, Part
 from ghostify.inference.nodes import (
     ARITHMETIC,
     ELEMENTWISE,
@@ -67,7 +68,7 @@ class Rewriter:
             self.values[node] = self.rewritten(node)
             if is_in_place(node):
                 self.follow_change(node)
-        built: dict[str, nn.Module] = {conv.name: conv.build() for conv in self.distinct_convs()}
+        built: dict[str, nn.Module] = {conv.name: conv.filters.build() for conv in self.distinct_convs()}
         built |= self.linears
         for name in sorted(built, key=lambda name: name.count(".")):  # a layer may have others inside: it comes first
             add_module(self.root, name, built[name])
@@ -82,7 +83,7 @@ class Rewriter:
         """The convolutions; of those that are one layer at several places, as in a detector's head, one for all."""
         distinct: list[Conv] = []
         for conv in self.convs:
-            same = next((other for other in distinct if other.same_as(conv)), None)
+            same = next((other for other in distinct if other.filters.same_as(conv.filters)), None)
             if same is None:
                 distinct.append(conv)
             else:
@@ -184,38 +185,41 @@ class Rewriter:
         bias = None if bias is None else self.values[bias]
         if not isinstance(weight, Constant) or not (bias is None or isinstance(bias, Constant)):
             return self.generic(node)
-        filters, offsets = weight.tensor.double(), None if bias is None else bias.tensor.double()
-        geometry = (given.get("stride", 1), given.get("padding", 0), given.get("dilation", 1))
-        dtype, groups, name = weight.tensor.dtype, int(given.get("groups", 1)), weight.name.rpartition(".")[0] or "conv"
-        if groups == 1:
-            apart = len(x.parts) > 1 and not is_pixel(first(node))
-            sources = x.parts if apart else (Part(self.join(x, first(node), reader(node)), x.bounds[-1]),)
-            pieces = filters.split([part.maps for part in sources], 1)
-            parts = []
-            for rows in row_slices(self.cuts.get(node.name, (0, len(filters)))):
-                own = None if offsets is None else offsets[rows]
-                parts.append(
-                    self.sum_of(
-                        tuple(
-                            self.emit(
-                                name, piece[rows], own if i == 0 else None, geometry, 1, dtype, part.node, node.name
-                            )
-                            for i, (part, piece) in enumerate(zip(sources, pieces, strict=True))
-                        )
-                    )
-                )
-            return Maps(tuple(parts), x.ghost if apart else None)
-        if groups == x.bounds[-1] > 1 and len(x.parts) > 1:
-            per_map = len(filters) // groups
-            sizes = [part.maps * per_map for part in x.parts]
-            offset_pieces = [None] * len(sizes) if offsets is None else offsets.split(sizes)
-            convs = tuple(
-                self.emit(name, piece, offset, geometry, part.maps, dtype, part.node, node.name)
-                for part, piece, offset in zip(x.parts, filters.split(sizes), offset_pieces, strict=True)
-            )
-            return Maps(tuple(Part(c.node, len(c.weight), (c,)) for c in convs), x.ghost)
+        filters = Filters(
+            weight.tensor.double(),
+            None if bias is None else bias.tensor.double(),
+            int(given.get("groups", 1)),
+            Geometry(**{key: given[key] for key in ("stride", "padding", "dilation") if key in given}),
+            weight.tensor.dtype,
+        )
+        name = weight.name.rpartition(".")[0] or "conv"
+        if filters.groups == 1:
+            return self.dense(node, x, name, filters)
+        if filters.groups == x.bounds[-1] and len(x.parts) > 1:
+            return self.depthwise(node, x, name, filters)
         source = self.join(x, first(node), reader(node))
-        return Maps((self.sum_of((self.emit(name, filters, offsets, geometry, groups, dtype, source, node.name),)),))
+        return Maps((self.sum_of((self.emit(name, filters, source, node),)),))
+
+    def dense(self, node: fx.Node, x: Maps, name: str, filters: Filters) -> Maps:
+        """Maps that are sums of convolutions, one of each part of the input, in as many tensors as are asked for."""
+        apart = len(x.parts) > 1 and not is_pixel(first(node))
+        sources = x.parts if apart else (Part(self.join(x, first(node), reader(node)), x.bounds[-1]),)
+        bounds = self.cuts.get(node.name, (0, len(filters.weight)))
+        parts = []
+        for piece in filters.split_outputs([end - start for start, end in pairwise(bounds)]):
+            addends = zip(piece.split_inputs([part.maps for part in sources]), sources, strict=True)
+            parts.append(self.sum_of([self.emit(name, own, part.node, node) for own, part in addends]))
+        return Maps(tuple(parts), x.ghost if apart else None)
+
+    def depthwise(self, node: fx.Node, x: Maps, name: str, filters: Filters) -> Maps:
+        """A depthwise convolution of each part of the input."""
+        per_map = len(filters.weight) // filters.groups
+        pieces = filters.split_outputs([part.maps * per_map for part in x.parts])
+        convs = [
+            self.emit(name, replace(piece, groups=part.maps), part.node, node)
+            for piece, part in zip(pieces, x.parts, strict=True)
+        ]
+        return Maps(tuple(Part(conv.node, len(conv.filters.weight), (conv,)) for conv in convs), x.ghost)
 
     def linear(self, node: fx.Node) -> Any:
         weight, bias = (self.values[n] if isinstance(n, fx.Node) else n for n in (*arguments(node), None)[1:3])
@@ -239,17 +243,16 @@ class Rewriter:
         assert mean is not None
         assert variance is not None
         dtype = constants[2].tensor.dtype  # type: ignore[union-attr]  # the mean, which is there
-        scale = (variance + eps).rsqrt() * (1 if weight is None else weight)
-        shift = (0 if bias is None else bias) - mean * scale
+        # Folded into a convolution that leaves all maps as they are.
+        identity = mean.new_ones(len(mean), 1, 1, 1)
+        scale, shift = fuse_conv_bn_weights(identity, None, mean, variance, eps, weight, bias)
         alone = len(first(node).users) == 1
         parts = []
-        for part, s, b in zip(x.parts, self.cut(scale, x), self.cut(shift, x), strict=True):
+        for part, s, b in zip(x.parts, self.cut(scale.flatten(), x), self.cut(shift, x), strict=True):
             if part.convs and alone:
-                for index, conv in enumerate(part.convs):
-                    conv.weight = conv.weight * s[:, None, None, None]
-                    conv.bias = None if conv.bias is None else conv.bias * s
-                    if index == 0:
-                        conv.bias = b if conv.bias is None else conv.bias + b
+                for conv in part.convs:
+                    conv.filters = conv.filters.scaled(s)
+                part.convs[0].filters = part.convs[0].filters.shifted(b)
                 parts.append(part)
             else:
                 parts.append(self.affine(part, s, b, dtype, node))
@@ -341,20 +344,10 @@ class Rewriter:
             self.joins.setdefault(value.ghost, f"{reader} takes its maps whole")
         return self.graph.call_function(aten.cat.default, ([part.node for part in value.parts], 1))
 
-    def emit(
-        self,
-        name: str,
-        weight: Tensor,
-        bias: Tensor | None,
-        geometry: tuple[Any, Any, Any],
-        groups: int,
-        dtype: torch.dtype,
-        source: fx.Node,
-        old: str,
-    ) -> Conv:
+    def emit(self, name: str, filters: Filters, source: fx.Node, old: fx.Node) -> Conv:
+        """A convolution of what ``source`` gives, in the place of a node of the old graph."""
         unique = self.free(name)
-        node = self.graph.call_module(unique, (source,))
-        conv = Conv(unique, weight, bias, geometry, groups, dtype, source, node, old)
+        conv = Conv(unique, filters, self.graph.call_module(unique, (source,)), old.name)
         self.convs.append(conv)
         return conv
 
@@ -367,12 +360,12 @@ class Rewriter:
         return free
 
     def sum_of(self, convs: Sequence[Conv], start: Part | None = None) -> Part:
-        """What convolutions of the parts of a tensor give together, plus ``start``."""
+        """The sum of convolutions of the parts of a tensor, plus ``start``."""
         node = convs[0].node
         for addend in [*([start.node] if start else []), *(conv.node for conv in convs[1:])]:
             node = overwriting(self.graph.call_function(aten.add.Tensor, (node, addend)))
-        makers = tuple(dict.fromkeys(conv.old for conv in convs if conv.groups == 1))
-        return Part(node, len(convs[0].weight), tuple(convs), () if start else makers)
+        makers = tuple(dict.fromkeys(conv.old for conv in convs if conv.filters.groups == 1))
+        return Part(node, len(convs[0].filters.weight), tuple(convs), () if start else makers)
 
     def cut(self, per_map: Tensor, x: Maps) -> Sequence[Tensor]:
         return per_map.split([part.maps for part in x.parts])
@@ -384,7 +377,8 @@ class Rewriter:
         """
         name, dims = reader(node) + AFFINE, node.meta["val"].ndim
         if dims == 4:
-            conv = self.emit(name, scale[:, None, None, None], shift, (1, 0, 1), part.maps, dtype, part.node, node.name)
+            filters = Filters(scale[:, None, None, None], shift, part.maps, Geometry(), dtype)
+            conv = self.emit(name, filters, part.node, node)
             return Part(conv.node, part.maps, (conv,))
         shape = (-1, *(1,) * (dims - 2))
         name += f"_{len(self.graph.nodes)}"
@@ -427,10 +421,6 @@ class Rewriter:
             parts += [self.narrowed(part, start, end) for start, end in pairwise(inner)]
             self.found |= {name: inner for name in part.makers if name not in self.cuts}
         return replace(value, parts=tuple(parts))
-
-
-def row_slices(bounds: Sequence[int]) -> list[slice]:
-    return [slice(start, end) for start, end in pairwise(bounds)]
 
 
 def without_convs(value: Maps) -> Maps:
