@@ -233,8 +233,8 @@ def changed_at_random(min_size: int, max_size: int) -> Callable[[Image.Image, Ta
     The result has the size to which a detector would bring the image anyway, so that it does not undo the change.
 
     Args:
-        min_size: Pixels to which the detector brings the shorter side, ...
-        max_size: ... as long as the longer side has no more than this.
+        min_size: Shorter side of the detector's images, pixels; less where the longer one would exceed ``max_size``.
+        max_size: Largest longer side of the detector's images, pixels.
     """
 
     def change(image: Image.Image, target: Target) -> Any:

@@ -94,7 +94,7 @@ class Conv:
 
     Args:
         name: Name of its module.
-        filters: What it computes, so far.
+        filters: Its numbers, so far.
         node: Its node in the new graph.
         old: Name of the node in the old graph for which it stands, or of whose sum it is a part.
     """

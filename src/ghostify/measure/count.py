@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,10 @@ class LayerCount:
 
     Args:
         name: Full module name; "" is the network itself.
-        kind: The module's class.
+        kind: Name of the module's class.
         macs: Multiply-adds for one input.
         params: Parameters of the module itself, shared ones where they first occur.
-        output_shape: Without batch; None where the module was not called or returns no tensor.
+        output_shape: Shape of its output without batch; None where it was not called or returned no tensor.
     """
 
     name: str
@@ -35,15 +35,22 @@ class LayerCount:
     output_shape: tuple[int, ...] | None
 
 
+class Cost(NamedTuple):
+    """Multiply-adds for one input, and parameters."""
+
+    macs: int
+    params: int
+
+
 @dataclass(frozen=True)
 class Count:
     """Multiply-adds and parameters of a network for one input.
 
     Args:
-        macs: Of convolutions, linear layers and other matrix products; one multiply-add is 1.
+        macs: Multiply-adds of convolutions, linear layers and other matrix products.
         params: All parameters, shared ones once; buffers are not counted.
-        layers: In the order of ``named_modules``.
-        unknown: Operators without a formula, and how often they ran; their work is not in ``macs``.
+        layers: The layers in the order of ``named_modules``.
+        unknown: Operators without a formula, and the number of times that they ran; their work is not in ``macs``.
     """
 
     macs: int
@@ -51,10 +58,10 @@ class Count:
     layers: tuple[LayerCount, ...]
     unknown: dict[str, int]
 
-    def of(self, name: str) -> tuple[int, int]:
-        """Multiply-adds and parameters of a module and all inside it."""
+    def of(self, name: str) -> Cost:
+        """The cost of a module and all inside it."""
         inside = [layer for layer in self.layers if not name or f"{layer.name}.".startswith(f"{name}.")]
-        return sum(layer.macs for layer in inside), sum(layer.params for layer in inside)
+        return Cost(sum(layer.macs for layer in inside), sum(layer.params for layer in inside))
 
 
 def count(model: nn.Module, input_shape: Sequence[int]) -> Count:
@@ -62,13 +69,13 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> Count:
 
     A convolution costs n·h'·w'·c·k·k and a depthwise one n·h'·w'·k·k (Han et al. 2020,
     arXiv:1911.11907, section 3.2), a linear layer inputs·outputs. Bias, BatchNorm, activations,
-    pooling and resampling cost nothing by that convention. What these papers call FLOPs are these
-    multiply-adds.
+    pooling and resampling cost nothing by that convention. The papers call these multiply-adds FLOPs.
+    The formulas are those of ``torch.utils.flop_counter``, also the ones that a user registers there.
 
     Args:
-        model: Any network that takes one tensor, or a detector, whose boxes' choice is not counted (``plain_part``); of
-            a Faster R-CNN the second stage is, for as many regions as it looks at. It is given back unchanged.
-        input_shape: Of one input, without batch, such as ``(3, 224, 224)``.
+        model: Any network that takes one tensor, or a detector; it is given back unchanged. A detector's choice of
+            boxes is not counted (``plain_part``); a Faster R-CNN's second stage is, for as many regions as it looks at.
+        input_shape: Shape of one input without batch, such as ``(3, 224, 224)``.
     Raises:
         InputError: If the network cannot take such an input.
     Example:
@@ -82,7 +89,7 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> Count:
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
     try:
         counter = counted_run(model, torch.empty(1, *input_shape, dtype=dtype, device="meta"), on_meta=True)
-    except Exception:  # noqa: BLE001  # no meta kernel, a tensor of its own, or a bad input: the real run will tell
+    except Exception:  # noqa: BLE001  # no meta kernel, a tensor of its own, or a bad input: a real run shows which
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         try:
             counter = counted_run(model, torch.zeros(1, *input_shape, dtype=dtype, device=device), on_meta=False)
@@ -93,13 +100,14 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> Count:
 
 
 def counted_run(model: nn.Module, example: Tensor, on_meta: bool) -> "MacCounter":
-    """Run the network once under a counter; on the meta device shapes flow and nothing is computed.
+    """Run the network once under a counter; on the meta device only shapes are computed.
 
-    Either way it runs on copies of its buffers, and draws no random number that a caller would miss.
+    It runs on copies of its buffers, and gives back the random state.
     """
     names = {module: name for name, module in reversed(list(model.named_modules()))}
     counter = MacCounter(names)
-    # The fused attention kernel hides its matrix products, inference mode all that operators are made of.
+    # The fused attention kernel hides its matrix products from the counter; so does inference mode all operators that
+    # are made of others.
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -120,10 +128,10 @@ def counted_run(model: nn.Module, example: Tensor, on_meta: bool) -> "MacCounter
 
 
 def meta_state(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer as a shape without data, under one name for each module that holds it.
+    """Every parameter and buffer on the meta device, under one name for each module that holds it.
 
-    A module that occurs twice must be named once: functional_call would swap it twice, and give it the
-    shapes in place of its own tensors.
+    A module that occurs under two names must have one here: functional_call would swap its tensors twice, and leave
+    those without data in it.
     """
     state: dict[str, Tensor] = {}
     for prefix, module in model.named_modules():
@@ -133,7 +141,7 @@ def meta_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def own_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of every buffer, named likewise."""
+    """A copy of every buffer, under one name for each module that holds it."""
     modules = model.named_modules()
     held = {name: buffer for prefix, m in modules for name, buffer in m.named_buffers(prefix, recurse=False)}
     return {name: buffer.clone() for name, buffer in held.items()}
@@ -204,6 +212,7 @@ FREE = frozenset(
 
 
 def is_free(func: Any) -> bool:
+    """True if an operator has no multiply-adds by the convention."""
     return (
         func.is_view
         or torch.Tag.pointwise in func.tags
@@ -213,7 +222,7 @@ def is_free(func: Any) -> bool:
 
 
 def is_query(func: Any) -> bool:
-    """Whether an operator returns no tensor, such as a device or a size."""
+    """True if an operator returns no tensor, but a device or a size."""
     return not any(isinstance(returned.type, torch.TensorType | torch.ListType) for returned in func._schema.returns)
 
 
