@@ -172,14 +172,14 @@ def load_coco(reference: str, *, hold_out: float = 0.0) -> DetectionData:
     source, _, place = reference.partition(":")
     root, _, query = place.partition("?")
     splits = {"train": "train2017", "val": "val2017"}
-    given = dict(parse_qsl(query, keep_blank_values=True))
-    if source != "coco" or not root or not given.keys() <= splits.keys() or not all(given.values()):
+    named = dict(parse_qsl(query, keep_blank_values=True))
+    if source != "coco" or not root or not named.keys() <= splits.keys() or not all(named.values()):
         raise InputError(
             f"there is no data set with boxes {reference!r}: expected coco:DIR or coco:DIR?train=NAME&val=NAME"
         )
     if not 0 <= hold_out <= 0.5:
         raise InputError(f"hold_out is {hold_out}: expected a share from 0 to 0.5")
-    train, test = (read_annotations(Path(root), name) for name in (splits | given).values())
+    train, test = (read_annotations(Path(root), name) for name in (splits | named).values())
     if train.categories != test.categories:
         odd = sorted(set(train.categories.items()) ^ set(test.categories.items()))[0]
         raise InputError(f"{train.path} and {test.path} have different categories, such as {odd[1]!r} ({odd[0]})")
@@ -193,10 +193,8 @@ def load_coco(reference: str, *, hold_out: float = 0.0) -> DetectionData:
         # Evenly spread over the file; which images are held out depends on nothing else.
         number = max(1, round(hold_out * len(images)))
         held = {round((i + 0.5) * len(images) / number) for i in range(number)}
-        fit, val = (
-            train.of_images([image for i, image in enumerate(images) if (i in held) == wanted])
-            for wanted in (False, True)
-        )
+        fit = train.of_images([image for i, image in enumerate(images) if i not in held])
+        val = train.of_images([image for i, image in enumerate(images) if i in held])
     return DetectionData(
         name=reference,
         train=CocoImages(fit),

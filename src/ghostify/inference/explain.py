@@ -1,4 +1,4 @@
-"""Where a ghost's saved multiply-adds became saved time, layer by layer, and where not."""
+"""Time against multiply-adds of a network and its ghost, layer by layer."""
 
 import re
 from collections.abc import Collection, Iterable
@@ -137,7 +137,7 @@ def explain(
         InputError: If the engine is another, or one of the networks cannot run in it.
     """
     if engine not in FILE_ENGINES:
-        raise InputError(f"engine is {engine!r}: expected one of {', '.join(FILE_ENGINES)}, which tell of operators")
+        raise InputError(f"engine is {engine!r}: expected one of {', '.join(FILE_ENGINES)}, which profile operators")
     if calls < 1:
         raise InputError(f"calls is {calls}: expected at least 1")
     before, after = (profiled(model, example, engine, threads, calls) for model in (original, ghost))

@@ -1,4 +1,4 @@
-"""A tensor's maps while a graph is written anew: in which nodes they are, and which convolutions made them."""
+"""A tensor's maps while a graph is rewritten: the nodes that hold them, and the convolutions that made them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -29,9 +29,9 @@ class UnclearError(Exception):
 
 def first(node: fx.Node) -> fx.Node:
     """The node that is its first argument."""
-    given = node.args[0]
-    assert isinstance(given, fx.Node)
-    return given
+    argument = node.args[0]
+    assert isinstance(argument, fx.Node)
+    return argument
 
 
 def arguments(node: fx.Node) -> tuple[Any, ...]:
@@ -90,10 +90,10 @@ def are_apart(a: fx.Node, b: fx.Node) -> bool:
 def pieces_around(node: fx.Node) -> list[fx.Node]:
     """The nodes that took a piece of a chunk, split or the like, on the way from memory to a view."""
     found, seen = [], node
-    while (inner := looked_at(seen)) is not None:
+    while (source := looked_at(seen)) is not None:
         if seen.target is operator.getitem:
             found.append(seen)
-        seen = inner
+        seen = source
     return found
 
 
@@ -105,13 +105,13 @@ def looked_at(node: fx.Node) -> fx.Node | None:
         return first(node)
     if not isinstance(node.target, torch._ops.OpOverload):
         return None
-    given = zip(node.target._schema.arguments, node.args, strict=False)
-    return next((a for argument, a in given if argument.alias_info is not None and isinstance(a, fx.Node)), None)
+    pairs = zip(node.target._schema.arguments, node.args, strict=False)
+    return next((a for argument, a in pairs if argument.alias_info is not None and isinstance(a, fx.Node)), None)
 
 
 def takes_others(node: fx.Node) -> bool:
     """True if an operator takes tensors or sizes beyond its first argument."""
-    return any(isinstance(given, fx.Node) for given in (*node.args[1:], *node.kwargs.values()))
+    return any(isinstance(argument, fx.Node) for argument in (*node.args[1:], *node.kwargs.values()))
 
 
 def ghost_layer(node: fx.Node) -> str | None:
@@ -150,6 +150,6 @@ def is_spatial(node: fx.Node) -> bool:
     return rank(first(node)) == 4 and all(d in (2, 3, -1, -2) for d in dims)
 
 
-def same_shape(given: fx.Node, node: fx.Node) -> bool:
+def same_shape(argument: fx.Node, node: fx.Node) -> bool:
     """True if a result has the shape of an input."""
-    return [str(n) for n in given.meta["val"].shape] == [str(n) for n in node.meta["val"].shape]
+    return [str(n) for n in argument.meta["val"].shape] == [str(n) for n in node.meta["val"].shape]
