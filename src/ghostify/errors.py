@@ -18,8 +18,8 @@ class OutOfReachError(InputError):
     """A target that no choice reaches.
 
     Args:
-        message: As of any bad input.
-        limit: What is in reach, in the unit of the target.
+        message: The line for the user.
+        limit: The nearest value in reach, in the unit of the target.
     """
 
     def __init__(self, message: str, limit: float) -> None:

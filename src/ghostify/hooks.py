@@ -21,7 +21,7 @@ def hooked(
         modules: Each gets both hooks.
         before: As ``nn.Module.register_forward_pre_hook`` takes it.
         after: As ``nn.Module.register_forward_hook`` takes it.
-        with_kwargs: Whether both also get the keyword arguments of the call.
+        with_kwargs: Give both the keyword arguments of the call, too.
     Example:
         >>> layer, shapes = nn.Linear(2, 3), []
         >>> with hooked([layer], after=lambda module, args, output: shapes.append(tuple(output.shape))):

@@ -8,7 +8,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Put networks into eval mode and give every submodule its own mode back at the end."""
+    """Put networks into eval mode, and every submodule back into its own mode at the end."""
     modes = [(module, module.training) for model in models for module in model.modules()]
     try:
         for model in models:

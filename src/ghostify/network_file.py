@@ -48,7 +48,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, extra: Mapping[str, 
 
 
 def tied_names(state: Mapping[str, Tensor]) -> dict[str, str]:
-    """Of tensors that stand under several names each further one, and the first one.
+    """First names by further names of tensors that stand under several.
 
     Example:
         >>> layer = nn.Linear(2, 2)
@@ -113,14 +113,14 @@ def load(path: str | os.PathLike[str], *, factory: str | None = None) -> nn.Modu
 
 
 def alike(stored: Tensor | None, own: Tensor) -> bool:
-    """Whether a file's tensor can take the place of a network's."""
+    """True if a file's tensor can take the place of a network's."""
     if stored is None or stored.shape != own.shape:
         return False
     return stored.is_floating_point() == own.is_floating_point()
 
 
 def read_extra(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What ``save`` was given to keep beside the network."""
+    """The values that ``save`` was given to keep beside the network."""
     return dict(read_network_file(Path(path))[0]["extra"])
 
 
@@ -160,12 +160,12 @@ def open_network(
     """A network by name or from a file, with weights from a file where given.
 
     Args:
-        reference: What ``create_model`` takes, or a file written by ``save``.
+        reference: A name that ``create_model`` takes, or a file written by ``save``.
         weights: A state dict's file.
         num_classes: Outputs; not for files.
         factory: See ``load``.
         new_head: See ``load_weights_``.
-        options: Of the builder; not for files.
+        options: Options of the builder; not for files.
     """
     if Path(reference).is_file() or reference.endswith(".safetensors"):
         given = [name for name, value in (*options.items(), ("num_classes", num_classes)) if value is not None]

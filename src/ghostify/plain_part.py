@@ -1,4 +1,4 @@
-"""The part of a detector that is a plain network: images in, maps out, nothing chosen among them."""
+"""The part of a detector that is a plain network, from images to maps, before any boxes are chosen."""
 
 from collections import OrderedDict
 from typing import Any, TypeAlias
@@ -20,12 +20,12 @@ Detections = list[dict[str, Tensor]]
 class PlainPart(nn.Module):
     """Backbone, feature pyramid and the head that sees all of an image, under the detector's own names.
 
-    What stays outside is what has no fixed size: resizing, anchors, the choice of boxes, and a Faster R-CNN's second
-    stage. The modules are the detector's, not copies.
+    Steps whose sizes depend on the image stay outside: resizing, anchors, the choice of boxes, and a Faster R-CNN's
+    second stage. The modules are the detector's, not copies.
 
     Args:
         detector: torchvision's RetinaNet or Faster R-CNN.
-        proposals: So many regions go through the second stage of a Faster R-CNN, too, all of them zeros: to count it.
+        proposals: Number of regions of zeros to run through a Faster R-CNN's second stage, so that it is counted.
     """
 
     def __init__(self, detector: Detector, proposals: int = 0) -> None:
@@ -44,12 +44,12 @@ class PlainPart(nn.Module):
                 self.region = (proposals, self.backbone.out_channels, *detector.roi_heads.box_roi_pool.output_size)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Normalised images ``[batch, 3, height, width]``, sides of whole 32 pixels, to what the boxes are made of.
+        """Normalised images ``[batch, 3, height, width]``, sides multiples of 32, to the maps that boxes are made from.
 
         Returns:
-            Of a RetinaNet the logits ``[batch, anchors, classes]`` and the boxes' offsets ``[batch, anchors, 4]``; of
-            a Faster R-CNN the maps of the pyramid ``[batch, channels, h, w]``, finest first, and for each of them
-            logits ``[batch, anchors, h, w]``, then for each offsets ``[batch, 4 * anchors, h, w]``.
+            RetinaNet: logits ``[batch, anchors, classes]`` and offsets of the boxes ``[batch, anchors, 4]``. Faster
+            R-CNN: the maps of the pyramid ``[batch, channels, h, w]``, finest first, then for each of them logits
+            ``[batch, anchors, h, w]``, then for each of them offsets ``[batch, 4 * anchors, h, w]``.
         """
         found = self.backbone(x)  # one tensor where it has no pyramid
         maps = [found] if isinstance(found, Tensor) else list(found.values())
@@ -65,7 +65,7 @@ class PlainPart(nn.Module):
 
 
 def is_detector(model: nn.Module) -> bool:
-    """Whether it is a detector of a kind whose plain part is known."""
+    """True for a RetinaNet and a Faster R-CNN, whose plain parts are known."""
     return isinstance(model, RetinaNet | FasterRCNN)
 
 
@@ -73,7 +73,7 @@ def plain_part(model: nn.Module, *, second_stage: bool = False) -> nn.Module:
     """The plain part of a detector; any other network itself.
 
     Args:
-        second_stage: Whether the second stage of a Faster R-CNN counts, for as many regions as it looks at in an image.
+        second_stage: Run the second stage of a Faster R-CNN, too, for as many regions as it looks at in an image.
     """
     if not is_detector(model):
         return model
@@ -84,7 +84,7 @@ def plain_part(model: nn.Module, *, second_stage: bool = False) -> nn.Module:
 
 
 def parts_of(model: nn.Module) -> dict[str, str]:
-    """The parts of a detector, and the names of their modules; of another network none."""
+    """Names of modules by the parts of a detector that they are; empty for another network."""
     if not is_detector(model):
         return {}
     parts = {"backbone": "backbone.body", "fpn": "backbone.fpn"}
@@ -94,13 +94,13 @@ def parts_of(model: nn.Module) -> dict[str, str]:
 
 
 def input_shape_of(detector: Detector) -> tuple[int, int, int]:
-    """The largest input of its plain part for one image that lies: ``(3, height, width)``, whole 32 pixels."""
+    """Largest landscape input of the plain part, in multiples of 32 pixels: ``(3, height, width)``."""
     height, width = detector.transform.min_size[-1], detector.transform.max_size
     return 3, -(-height // 32) * 32, -(-width // 32) * 32
 
 
 def what_it_takes(detector: Detector) -> dict[str, Any]:
-    """How images become inputs of the plain part, as JSON values."""
+    """The normalisation and the sizes by which images become inputs of the plain part, as JSON values."""
     transform = detector.transform
     return {
         "mean": list(transform.image_mean),
@@ -115,11 +115,11 @@ def what_it_takes(detector: Detector) -> dict[str, Any]:
 def finish(
     detector: Detector, outputs: tuple[Tensor, ...], image_sizes: list[tuple[int, int]], x: Tensor
 ) -> Detections:
-    """Boxes from what the plain part gave, in this process or in another engine, by torchvision's own code.
+    """Boxes from the outputs of the plain part, in this process or in another engine, by torchvision's own code.
 
     Args:
-        detector: In eval mode.
-        outputs: Of the plain part for ``x``.
+        detector: The detector, in eval mode.
+        outputs: The outputs of its plain part for ``x``.
         image_sizes: Height and width of each image within ``x``, which may be padded, pixels.
         x: Input of the plain part ``[batch, 3, height, width]``.
     Returns:
@@ -149,10 +149,12 @@ def finish(
 
 
 def level_sizes(detector: RetinaNet, x: Tensor, boxes: int) -> list[tuple[int, int]]:
-    """Height and width of each map that the head has seen: each level halves, rounding up.
+    """Height and width of the maps that the head took; each level halves the sizes, rounding up.
 
     Args:
-        boxes: Anchors at all levels, which tell by how much the first one is smaller than ``x``.
+        detector: The detector.
+        x: Input of its plain part ``[batch, 3, height, width]``.
+        boxes: Number of anchors at all levels together, from which follows how much smaller than ``x`` the first is.
     """
     levels = len(detector.anchor_generator.sizes)
     places = boxes // detector.anchor_generator.num_anchors_per_location()[0]

@@ -5,7 +5,7 @@ import torch
 import torchvision
 from accelerate import init_empty_weights
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula
 
 from ghostify import InputError, count, create_model
 
@@ -104,6 +104,27 @@ def test_an_operator_without_a_formula_is_listed() -> None:
     counted = count(Fourier(), (1, 8, 8))
     assert counted.macs == 0
     assert list(counted.unknown) == ["aten._fft_r2c"]
+
+
+def test_an_operator_of_the_users_own_costs_what_its_registered_formula_says() -> None:
+    @torch.library.custom_op("counted::product", mutates_args=())
+    def product(x: Tensor) -> Tensor:
+        return x @ x
+
+    product.register_fake(torch.empty_like)
+
+    class Squared(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return product(x[0])
+
+    packet = torch.ops.counted.product
+    assert count(Squared(), (6, 6)).unknown == {"counted.product": 1}
+    register_flop_formula(packet)(lambda x, out_shape, **_: 2 * x[0] * x[1] * out_shape[1])
+    try:
+        counted = count(Squared(), (6, 6))
+    finally:
+        del flop_registry[packet]
+    assert (counted.macs, counted.unknown) == (6 * 6 * 6, {})
 
 
 def test_a_shared_layer_counts_its_parameters_once_and_its_work_each_time() -> None:

@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 
 def random_crop_flip(pixels: Tensor, padding: int, flip: bool, generator: torch.Generator | None = None) -> Tensor:
-    """Shift each image by up to ``padding`` pixels and mirror every second one, at random.
+    """Shift each image by up to ``padding`` pixels and mirror half of the images, at random.
 
     Args:
         pixels: uint8 ``[batch, channels, height, width]``.
         padding: Zeros around each image before its crop.
-        flip: Whether to mirror.
+        flip: Mirror images, each with a chance of one in two.
         generator: Source of randomness; None is PyTorch's default one.
     Returns:
         The same shape and type.

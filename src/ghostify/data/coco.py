@@ -22,10 +22,10 @@ from torchvision.transforms.v2 import functional as TF  # torchvision's own spel
 from ghostify.data.images import read_image
 from ghostify.errors import InputError
 
-# Boxes that people drew end a rounding beyond the image; more is another image's box.
+# Boxes that people drew may end beyond the image by a rounding; one that ends farther out is another image's.
 OUTSIDE = 1.0  # pixels
-# A thinner box has no area: nobody drew it, and in float32 its sides may be the same once the image is brought to
-# another size. Of an image of 16,384 pixels this is ten roundings.
+# A thinner box counts as one without area: nobody drew it, and its sides may be rounded to the same float32 when the
+# image is resized. In an image of 16,384 pixels this is ten times the rounding error.
 LEAST_SIDE = 0.01  # pixels
 SCALES = (0.8, 1.25)  # between which training images are enlarged or shrunk
 Target = dict[str, Tensor]
@@ -38,7 +38,7 @@ class Annotations:
 
     Args:
         path: The file, for messages.
-        folder: Of the images.
+        folder: The folder of the images.
         content: As in the file; ``images``, ``annotations`` and ``categories`` are lists of objects.
     """
 
@@ -52,10 +52,25 @@ class Annotations:
         return dict(sorted((row["id"], row["name"]) for row in self.content["categories"]))
 
     def of_images(self, images: Sequence[Mapping[str, Any]]) -> "Annotations":
-        """The part of the file that speaks of some of its images."""
+        """The annotations of some of its images."""
         chosen = {image["id"] for image in images}
         rows = [row for row in self.content["annotations"] if row["image_id"] in chosen]
         return Annotations(self.path, self.folder, self.content | {"images": list(images), "annotations": rows})
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The objects in one image.
+
+    As arrays: lists of lists of numbers would be copied into every worker, page by page.
+
+    Args:
+        boxes: ``[objects, 4]`` as x1, y1, x2, y2 in pixels.
+        labels: ``[objects]``, from 1.
+    """
+
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
 
 
 class CocoImages(Dataset[Example]):
@@ -63,11 +78,12 @@ class CocoImages(Dataset[Example]):
 
     Each example is an image, uint8 ``[3, height, width]``, and its target: ``boxes`` ``[objects, 4]`` as x1, y1, x2, y2
     in pixels, ``labels`` ``[objects]`` from 1 in the order of the category ids, and ``image_id``. Crowds and boxes
-    without area are no target: nothing can be learnt from them. What is scored against is ``annotations``, with all.
+    without area are left out of targets, as nothing can be learnt from them; scoring uses ``annotations``, which has
+    them.
 
     Args:
-        annotations: What is in the images.
-        change: Makes another example of one; None leaves it.
+        annotations: The images and their objects.
+        change: Changes an image and its target; None leaves them as they are.
     """
 
     def __init__(self, annotations: Annotations, change: Callable[[Image.Image, Target], Any] | None = None) -> None:
@@ -81,8 +97,7 @@ class CocoImages(Dataset[Example]):
             if not row.get("iscrowd"):
                 boxes[row["image_id"]].append([x, y, x + width, y + height])
                 labels[row["image_id"]].append(label_of[row["category_id"]])
-        targets = [with_area(boxes[image["id"]], labels[image["id"]]) for image in self.images]
-        self.boxes, self.labels = [boxes for boxes, _ in targets], [labels for _, labels in targets]
+        self.objects = [with_area(boxes[image["id"]], labels[image["id"]]) for image in self.images]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -95,10 +110,11 @@ class CocoImages(Dataset[Example]):
             raise InputError(
                 f"{path} is {image.width}×{image.height}: {self.annotations.path} says {row['width']}×{row['height']}"
             )
-        boxes = torch.from_numpy(self.boxes[index].copy())
+        objects = self.objects[index]
+        boxes = torch.from_numpy(objects.boxes.copy())
         target = {
             "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(image.height, image.width)),
-            "labels": torch.from_numpy(self.labels[index].copy()),
+            "labels": torch.from_numpy(objects.labels.copy()),
             "image_id": torch.tensor(row["id"]),
         }
         if self.change is not None:
@@ -106,14 +122,11 @@ class CocoImages(Dataset[Example]):
         return TF.pil_to_tensor(image), target | {"boxes": target["boxes"].as_subclass(Tensor)}
 
 
-def with_area(boxes: list[list[float]], labels: list[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The boxes that have an area, and their labels.
-
-    As arrays: lists of lists of numbers would be copied into every worker, page by page.
-    """
+def with_area(boxes: list[list[float]], labels: list[int]) -> Objects:
+    """The objects whose boxes have an area."""
     corners = np.array(boxes, np.float32).reshape(-1, 4)
     chosen = (corners[:, 2:] - corners[:, :2] >= LEAST_SIDE).all(1)
-    return corners[chosen], np.array(labels, np.int64)[chosen]
+    return Objects(corners[chosen], np.array(labels, np.int64)[chosen])
 
 
 @dataclass(frozen=True)
@@ -121,10 +134,10 @@ class DetectionData:
     """A data set for detection.
 
     Args:
-        name: As the user gave it.
-        train: What weights are fitted to.
-        val: Held out of the training images, for every choice; None where nothing is held out.
-        test: What the user calls val, for the final figure.
+        name: The reference that the user gave.
+        train: Images to which weights are fitted.
+        val: Training images held out for every choice; None where none are.
+        test: Images for the final figure, which the files call val.
         classes: Names of the categories, in the order of the labels 1, 2, ...
         category_ids: Their ids in the files, in the same order.
     """
@@ -138,7 +151,7 @@ class DetectionData:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a training on it depends on, wherever it lies."""
+        """The facts that a training on it depends on, wherever its files are."""
         return {
             "training images": len(self.train),
             "held-out images": 0 if self.val is None else len(self.val),
@@ -159,14 +172,14 @@ def load_coco(reference: str, *, hold_out: float = 0.0) -> DetectionData:
     source, _, place = reference.partition(":")
     root, _, query = place.partition("?")
     splits = {"train": "train2017", "val": "val2017"}
-    given = dict(parse_qsl(query, keep_blank_values=True))
-    if source != "coco" or not root or not given.keys() <= splits.keys() or not all(given.values()):
+    named = dict(parse_qsl(query, keep_blank_values=True))
+    if source != "coco" or not root or not named.keys() <= splits.keys() or not all(named.values()):
         raise InputError(
             f"there is no data set with boxes {reference!r}: expected coco:DIR or coco:DIR?train=NAME&val=NAME"
         )
     if not 0 <= hold_out <= 0.5:
         raise InputError(f"hold_out is {hold_out}: expected a share from 0 to 0.5")
-    train, test = (read_annotations(Path(root), name) for name in (splits | given).values())
+    train, test = (read_annotations(Path(root), name) for name in (splits | named).values())
     if train.categories != test.categories:
         odd = sorted(set(train.categories.items()) ^ set(test.categories.items()))[0]
         raise InputError(f"{train.path} and {test.path} have different categories, such as {odd[1]!r} ({odd[0]})")
@@ -180,10 +193,8 @@ def load_coco(reference: str, *, hold_out: float = 0.0) -> DetectionData:
         # Evenly spread over the file; which images are held out depends on nothing else.
         number = max(1, round(hold_out * len(images)))
         held = {round((i + 0.5) * len(images) / number) for i in range(number)}
-        fit, val = (
-            train.of_images([image for i, image in enumerate(images) if (i in held) == wanted])
-            for wanted in (False, True)
-        )
+        fit = train.of_images([image for i, image in enumerate(images) if i not in held])
+        val = train.of_images([image for i, image in enumerate(images) if i in held])
     return DetectionData(
         name=reference,
         train=CocoImages(fit),
@@ -200,8 +211,8 @@ def draw_images(
     """Some images as a detector takes them, without their boxes.
 
     Args:
-        number: How many, at random; all where there are fewer.
-        seed: Of the draw.
+        number: Number of images, drawn at random; all where there are fewer.
+        seed: Seed of the draw.
     Returns:
         Batches of images ``[3, height, width]`` with values 0..1.
     Raises:
@@ -217,10 +228,11 @@ def draw_images(
 def changed_at_random(min_size: int, max_size: int) -> Callable[[Image.Image, Target], Any]:
     """Mirror, enlarge or shrink, and crop an image with its boxes, at random.
 
-    The result has the very size to which a detector would bring the image, so that it does not undo the change.
+    The result has the size to which a detector would bring the image anyway, so that it does not undo the change.
 
     Args:
-        min_size, max_size: The detector's: to what it brings the shorter side, and at most the longer one, pixels.
+        min_size: Shorter side of the detector's images, pixels; less where the longer one would exceed ``max_size``.
+        max_size: Largest longer side of the detector's images, pixels.
     """
 
     def change(image: Image.Image, target: Target) -> Any:
@@ -239,7 +251,7 @@ def changed_at_random(min_size: int, max_size: int) -> Callable[[Image.Image, Ta
 
 
 def read_annotations(root: Path, split: str) -> Annotations:
-    """One annotation file, and all in it checked against all else and against the folder of images."""
+    """Read an annotation file and check it, entry against entry and against the folder of images."""
     path, folder = root / "annotations" / f"instances_{split}.json", root / split
     try:
         content = json.loads(path.read_text())
@@ -279,6 +291,7 @@ def check_shape(path: Path, content: Any) -> None:
 
 
 def refuse_twice(path: Path, key: str, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse two rows of one list with the same value of a field."""
     twice = [value for value, times in Counter(row[name] for row in rows).items() if times > 1]
     if twice:
         raise InputError(f"{path}: two of {key} have the {name} {twice[0]!r}")
@@ -289,7 +302,7 @@ def check_images(annotations: Annotations) -> None:
     path, folder = annotations.path, annotations.folder
     there = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
     for row in annotations.content["images"]:
-        # Links are not followed, and one file has several names: what is not among them may be there all the same.
+        # A file that is reached through a link, or by another spelling of its path, is not in the listing.
         if row["file_name"] not in there and not (folder / row["file_name"]).is_file():
             raise InputError(f"{folder / row['file_name']} is not there: {path} names it")
         if row["width"] < 1 or row["height"] < 1:
@@ -297,7 +310,7 @@ def check_images(annotations: Annotations) -> None:
 
 
 def check_objects(annotations: Annotations) -> None:
-    """Refuse objects of no known image or category, and boxes that are none or lie outside."""
+    """Refuse objects of unknown images or categories, and boxes that are malformed or end outside their image."""
     path, content = annotations.path, annotations.content
     images, categories = {row["id"]: row for row in content["images"]}, annotations.categories
     for row in content["annotations"]:

@@ -46,9 +46,9 @@ class FolderImages(Dataset[Batch]):
     """Images of a folder with one subfolder per class, decoded when asked for.
 
     Args:
-        folder: Its classes and files.
-        transform: From a PIL RGB image to uint8 ``[3, height, width]``.
-        indices: Which of the folder's images; None for all.
+        folder: The classes and files.
+        transform: Makes uint8 ``[3, height, width]`` of a PIL RGB image.
+        indices: Places of the images to take among the folder's; None for all.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class FolderImages(Dataset[Batch]):
 
 
 def count_images(dataset: Dataset[Batch]) -> int:
-    """How many images a part of a data set has."""
+    """The number of images in a part of a data set."""
     return len(dataset)  # type: ignore[arg-type]  # ours have a length; the base class does not say so
 
 
@@ -81,7 +81,7 @@ def read_image(path: str | Path) -> Image.Image:
     """Decode an image of 8 or 16 bits a channel, the first frame of an animated one, to RGB.
 
     Raises:
-        InputError: If it cannot be decoded or has numbers of 32 bits, with its name.
+        InputError: If the file cannot be decoded, or has 32 bits a channel.
     """
     try:
         with Image.open(path) as image:
@@ -94,10 +94,10 @@ def read_image(path: str | Path) -> Image.Image:
 
 
 def in_8_bits(image: Image.Image) -> Image.Image:
-    """The same; of 16 bits of grey, which Pillow would cut off at 255, the upper ones."""
+    """An image of 16 bits of grey by its upper 8 bits, where Pillow would clip it at 255; any other as it is."""
     if not image.mode.startswith("I;16"):
         return image
-    # NumPy is told by Pillow in which order the two bytes are.
+    # Pillow tells NumPy the order of the two bytes.
     return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
@@ -114,16 +114,16 @@ class ImageData:
     """A data set for classification.
 
     Args:
-        name: As the user gave it.
-        train: What weights are fitted to.
-        val: Held out of the training images, for every choice; None where nothing is held out.
-        test: For the final figure alone.
-        classes: Their names, in the order of the labels.
+        name: The reference that the user gave.
+        train: Images to which weights are fitted.
+        val: Training images held out for every choice; None where none are.
+        test: Images for the final figure alone.
+        classes: Names of the classes, in the order of the labels.
         image_size: Height and width of the images, pixels.
         crop_padding: Pixels of zeros around an image before a random crop; 0 where the data set crops by itself.
-        flip: Whether a mirrored image is still of its class.
-        mean: Of the channels, in 0..1.
-        std: Of the channels, in 0..1.
+        flip: Mirror training images, which stay in their classes then.
+        mean: Mean of each channel, in 0..1.
+        std: Standard deviation of each channel, in 0..1.
     """
 
     name: str
@@ -139,7 +139,7 @@ class ImageData:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a training on it depends on, wherever it lies."""
+        """The facts that a training on it depends on, wherever its files are."""
         return {
             "training images": count_images(self.train),
             "held-out images": 0 if self.val is None else count_images(self.val),
@@ -151,5 +151,5 @@ class ImageData:
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """What whoever uses a network trained on these images must know of them."""
+        """The facts about these images that users of a network trained on them must know."""
         return {"mean": self.mean, "std": self.std, "image_size": self.image_size, "classes": self.classes}

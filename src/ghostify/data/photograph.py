@@ -17,7 +17,7 @@ def photograph(path: str | Path | None, height: int, width: int) -> Tensor:
     """The middle of a photograph.
 
     Args:
-        path: Of the file; None for one that scikit-learn brings.
+        path: The file; None for a photograph that scikit-learn brings.
     Returns:
         uint8 ``[1, 3, height, width]``.
     Raises:

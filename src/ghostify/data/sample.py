@@ -15,8 +15,8 @@ def draw_inputs(data: ImageData, images: int, seed: int = 0, *, batch_size: int 
     """Draw training images without labels, normalised.
 
     Args:
-        images: How many, of all classes at random; all where there are fewer.
-        seed: Of the draw.
+        images: Number of images, drawn from all classes at random; all where there are fewer.
+        seed: Seed of the draw.
     Returns:
         Batches ``[batch, 3, height, width]``.
     Raises:

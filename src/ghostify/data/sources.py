@@ -1,9 +1,9 @@
 """Data sets by reference: ``digits``, ``cifar10:DIR``, ``npz:FILE``, ``imagefolder:DIR``, ``imagenet:DIR``."""
 
-import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -58,10 +58,26 @@ def load_data(reference: str, *, image_size: int | None = None, hold_out: float 
         return folder_data(reference, Path(place), image_size or 224, hold_out, verify=source == "imagefolder")
     if image_size is not None:
         raise InputError(f"image size is for imagefolder: and imagenet:, {reference} has its own")
-    return memory_data(reference, *SOURCES[source](place), hold_out, flip=source != "digits")
+    return memory_data(reference, SOURCES[source](place), hold_out, flip=source != "digits")
 
 
-Arrays = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64], Sequence[str] | None]
+@dataclass(frozen=True)
+class Arrays:
+    """A data set in memory.
+
+    Args:
+        x_train: uint8 ``[images, height, width, 3]``.
+        y_train: Labels, int64 ``[images]``.
+        x_test: As ``x_train``.
+        y_test: As ``y_train``.
+        class_names: Names in the order of the labels; None where the source has none.
+    """
+
+    x_train: NDArray[np.uint8]
+    y_train: NDArray[np.int64]
+    x_test: NDArray[np.uint8]
+    y_test: NDArray[np.int64]
+    class_names: Sequence[str] | None = None
 
 
 def digits(_: str) -> Arrays:
@@ -73,7 +89,8 @@ def digits(_: str) -> Arrays:
     train, test = train_test_split(
         np.arange(len(pixels)), test_size=600, stratify=bunch.target, random_state=SPLIT_SEED
     )
-    return pixels[train], bunch.target[train], pixels[test], bunch.target[test], [str(digit) for digit in range(10)]
+    names = [str(digit) for digit in range(10)]
+    return Arrays(pixels[train], bunch.target[train], pixels[test], bunch.target[test], names)
 
 
 def cifar10(place: str) -> Arrays:
@@ -83,7 +100,7 @@ def cifar10(place: str) -> Arrays:
         raise InputError(
             f"cifar10:{place}: the official batches are not there and could not be downloaded ({error})"
         ) from error
-    return train.data, np.array(train.targets), test.data, np.array(test.targets), train.classes
+    return Arrays(train.data, np.array(train.targets), test.data, np.array(test.targets), train.classes)
 
 
 def npz(place: str) -> Arrays:
@@ -100,7 +117,7 @@ def npz(place: str) -> Arrays:
             raise
         raise InputError(f"{place} is no readable .npz file of plain arrays ({error})") from error
     train, test = checked_pixels(place, x_train), checked_pixels(place, x_test)
-    return train, checked_labels(y_train), test, checked_labels(y_test), None
+    return Arrays(train, checked_labels(y_train), test, checked_labels(y_test))
 
 
 def checked_pixels(place: str, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -116,18 +133,10 @@ def checked_labels(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     return labels.reshape(-1).astype(np.int64)
 
 
-def memory_data(
-    name: str,
-    x_train: NDArray[np.uint8],
-    y_train: NDArray[np.int64],
-    x_test: NDArray[np.uint8],
-    y_test: NDArray[np.int64],
-    class_names: Sequence[str] | None,
-    hold_out: float,
-    flip: bool,
-) -> ImageData:
+def memory_data(name: str, arrays: Arrays, hold_out: float, flip: bool) -> ImageData:
     """Check the arrays against each other and make tensors of them."""
-    classes = tuple(class_names or (str(label) for label in range(int(y_train.max(initial=-1)) + 1)))
+    x_train, y_train, x_test, y_test = arrays.x_train, arrays.y_train, arrays.x_test, arrays.y_test
+    classes = tuple(arrays.class_names or (str(label) for label in range(int(y_train.max(initial=-1)) + 1)))
     for part, pixels, labels in (("train", x_train, y_train), ("test", x_test, y_test)):
         if len(pixels) != len(labels):
             raise InputError(f"{name}: {len(pixels)} {part} images but {len(labels)} labels")
@@ -137,11 +146,11 @@ def memory_data(
             )
     if x_train.shape[1] != x_train.shape[2] or x_train.shape[1:] != x_test.shape[1:]:
         raise InputError(f"{name}: images are {x_train.shape[1:3]} and {x_test.shape[1:3]}: expected one square size")
-    fit, val = held_out(name, y_train, hold_out)
+    split = held_out(name, y_train, hold_out)
     return ImageData(
         name=name,
-        train=memory_images(x_train[fit], y_train[fit]),
-        val=memory_images(x_train[val], y_train[val]) if len(val) else None,
+        train=memory_images(x_train[split.fit], y_train[split.fit]),
+        val=memory_images(x_train[split.val], y_train[split.val]) if len(split.val) else None,
         test=memory_images(x_test, y_test),
         classes=classes,
         image_size=x_train.shape[1],
@@ -154,16 +163,24 @@ def memory_images(pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> Memor
     return MemoryImages(channels_first, torch.from_numpy(np.ascontiguousarray(labels, dtype=np.int64)))
 
 
-def held_out(name: str, labels: NDArray[np.int64], share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices to fit to and indices held out."""
+@dataclass(frozen=True)
+class Split:
+    """Places of the training images to which weights are fitted, and of those that are held out."""
+
+    fit: NDArray[np.int64]
+    val: NDArray[np.int64]
+
+
+def held_out(name: str, labels: NDArray[np.int64], share: float) -> Split:
+    """Hold out a share of the training images, stratified by class."""
     everything = np.arange(len(labels))
     if share == 0:
-        return everything, everything[:0]
+        return Split(everything, everything[:0])
     try:
         fit, val = train_test_split(everything, test_size=share, stratify=labels, random_state=SPLIT_SEED)
     except ValueError as error:
         raise InputError(f"{name}: a share of {share} cannot be held out of {len(labels)} images: {error}") from error
-    return np.sort(fit), np.sort(val)
+    return Split(np.sort(fit), np.sort(val))
 
 
 def folder_data(name: str, root: Path, size: int, hold_out: float, verify: bool) -> ImageData:
@@ -175,11 +192,11 @@ def folder_data(name: str, root: Path, size: int, hold_out: float, verify: bool)
         with ThreadPoolExecutor() as pool:
             list(pool.map(check_image, [path for path, _ in train.samples + test.samples]))
     plain = plain_crop(size, size)
-    fit, val = held_out(name, np.array(train.targets), hold_out)
+    split = held_out(name, np.array(train.targets), hold_out)
     return ImageData(
         name=name,
-        train=FolderImages(train, random_crop(size), fit.tolist()),
-        val=FolderImages(train, plain, val.tolist()) if len(val) else None,
+        train=FolderImages(train, random_crop(size), split.fit.tolist()),
+        val=FolderImages(train, plain, split.val.tolist()) if len(split.val) else None,
         test=FolderImages(test, plain),
         classes=tuple(train.classes),
         image_size=size,
@@ -189,23 +206,26 @@ def folder_data(name: str, root: Path, size: int, hold_out: float, verify: bool)
 
 
 def check_image(path: str) -> None:
-    """Refuse an image that cannot be decoded; one that can is forgotten, as all of a folder would fill the memory."""
+    """Refuse an image that cannot be decoded. Nothing is kept of it: a whole folder would fill the memory."""
     read_image(path)
 
 
 def random_crop(size: int, *changes: v2.Transform) -> Callable[[object], Tensor]:
-    """A part of a PIL image, mirrored or not, at random, as uint8 ``[3, size, size]`` (Szegedy et al. 2015)."""
+    """A function from a PIL image to a random part of it, mirrored at random: uint8 ``[3, size, size]``.
+
+    As Szegedy et al. 2015, arXiv:1409.4842, section 6, train.
+    """
     return to_pixels(v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), *changes)
 
 
 def augmented(data: ImageData, color_jitter: float, rand_augment: bool) -> ImageData:
-    """The same data set, whose training images have more changed in them than their crop.
+    """The same data set with more random changes to its training images than their crop.
 
     Args:
-        color_jitter: How far brightness, contrast and saturation change at random, 0..1.
-        rand_augment: Whether two of RandAugment's changes meet each image (Cubuk et al. 2019, arXiv:1909.13719).
+        color_jitter: Largest random change of brightness, contrast and saturation, 0..1.
+        rand_augment: Make two of RandAugment's changes to each image (Cubuk et al. 2019, arXiv:1909.13719).
     Raises:
-        InputError: If the images are not a folder's and something is asked for.
+        InputError: If a change is asked for and the images are in memory.
     """
     if not color_jitter and not rand_augment:
         return data
@@ -214,7 +234,7 @@ def augmented(data: ImageData, color_jitter: float, rand_augment: bool) -> Image
     changes: list[v2.Transform] = [v2.RandAugment()] if rand_augment else []
     if color_jitter:
         changes.append(v2.ColorJitter(color_jitter, color_jitter, color_jitter))
-    return dataclasses.replace(data, train=data.train.changed(random_crop(data.image_size, *changes)))
+    return replace(data, train=data.train.changed(random_crop(data.image_size, *changes)))
 
 
 def open_folder(path: Path) -> DatasetFolder:
@@ -227,7 +247,7 @@ def open_folder(path: Path) -> DatasetFolder:
 
 
 def plain_crop(height: int, width: int) -> Callable[[object], Tensor]:
-    """The middle of a PIL image as uint8 ``[3, height, width]``."""
+    """A function from a PIL image to its middle: uint8 ``[3, height, width]``."""
     # The usual margin: an image is brought to 256 for a crop of 224.
     return to_pixels(v2.Resize(round(max(height, width) * 256 / 224)), v2.CenterCrop((height, width)))
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ghostify.errors import InputError
 from ghostify.inference.engines import ENGINES, FILE_ENGINES, FileRunner
 from ghostify.inference.export import write_onnx
-from ghostify.measure.latency import Comparison, summarise
+from ghostify.measure.latency import EAGER, Comparison, Conditions, summarise
 from ghostify.modes import evaluating
 from ghostify.plain_part import plain_part
 
@@ -112,20 +112,17 @@ def compare(
             runners[1],
             blocks=blocks,
             block_ms=block_ms,
-            engine=engine,
-            threads=threads,
-            device=str(example.device),
-            dtype=str(example.dtype).removeprefix("torch."),
+            conditions=Conditions(engine, threads, str(example.device), str(example.dtype).removeprefix("torch.")),
         )
 
 
-def interleaved(a: Runner, b: Runner, *, blocks: int, block_ms: float, **where: Any) -> Comparison:
+def interleaved(a: Runner, b: Runner, *, blocks: int, block_ms: float, conditions: Conditions = EAGER) -> Comparison:
     """Time two networks in turn, block by block.
 
     Args:
         blocks: Of each, at least 6.
         block_ms: Length aimed at for a block, milliseconds.
-        where: Engine, threads, device and data type, for the record.
+        conditions: How both run, for the record.
     """
     runners = (a, b)
     # Allocation, kernel choice and caches settle in these first calls.
@@ -139,7 +136,7 @@ def interleaved(a: Runner, b: Runner, *, blocks: int, block_ms: float, **where: 
         least_ms=(min(map(min, times_ms[0])), min(map(min, times_ms[1]))),
         first_ms=(a.first_ms, b.first_ms),
         calls_per_block=(calls[0], calls[1]),
-        **where,
+        conditions=conditions,
     )
 
 

@@ -1,4 +1,4 @@
-"""Where a ghost's saved multiply-adds became saved time, layer by layer, and where not."""
+"""Time against multiply-adds of a network and its ghost, layer by layer."""
 
 import re
 from collections.abc import Collection, Iterable
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Final, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,33 +18,40 @@ from ghostify.inference.export import write_onnx
 from ghostify.inference.rewrite import AFFINE
 from ghostify.measure.count import LayerCount, count
 
-# What operators do, and words in an engine's name for them; the first that fits.
-DENSE, DEPTHWISE = "dense convolutions", "depthwise filters"
-ROLES = {
+Role = Literal[
+    "layouts",
+    "dense convolutions",
+    "depthwise filters",
+    "joins",
+    "sums, gates and activations",
+    "pooling and the rest",
+]
+DENSE: Final = "dense convolutions"
+DEPTHWISE: Final = "depthwise filters"
+# The roles of operators, and words in an engine's name for them; the first that fits.
+ROLES: dict[Role, tuple[str, ...]] = {
     "layouts": ("reorder", "transpose", "convert"),
     DENSE: ("conv", "gemm", "matmul", "fullyconnected", "innerproduct"),
     DEPTHWISE: (),  # by their layer
     "joins": ("concat", "split", "slice", "gather"),
-    "sums, gates and activations": (
-        "add",
-        "sub",
-        "mul",
-        "relu",
-        "elt",
-        "sigmoid",
-        "swish",
-        "clip",
-        "math",
-        "gelu",
-        "upsample",
-    ),
+    "sums, gates and activations": tuple("add sub mul relu elt sigmoid swish clip math gelu upsample".split()),
     "pooling and the rest": ("",),
 }
-# A layer is told of where it lost more than this share of what it took before.
+# Reasons are given where a layer lost more than this share of the time that it took before.
 WORTH_TELLING = 0.1
 # Waking an engine's threads and starting an operator takes some microseconds, whatever there is to do.
 START_MS = 0.02
 LANES = {"AVX512": 16, "AVX2": 8}  # float32 numbers in a vector
+
+
+Number = TypeVar("Number", int, float)
+
+
+class BeforeAfter(NamedTuple, Generic[Number]):
+    """A figure of the original network, and the same figure of its ghost."""
+
+    before: Number
+    after: Number
 
 
 @dataclass(frozen=True)
@@ -52,44 +60,53 @@ class ExplainedLayer:
 
     Args:
         name: Module name in the original; "" is what belongs to none.
-        macs: Multiply-adds for one input, before and after.
-        ms: Milliseconds for the batch, before and after, activations and sums behind the layer included.
-        lost_ms: By how much the ghost is slower than its multiply-adds promise.
-        reasons: Why, where it is worth telling.
+        macs: Multiply-adds for one input.
+        ms: Milliseconds for the batch, activations and sums behind the layer included.
+        lost_ms: Milliseconds by which the ghost is slower than its multiply-adds promise.
+        reasons: The causes of a loss that is worth telling.
     """
 
     name: str
-    macs: tuple[int, int]
-    ms: tuple[float, float]
+    macs: BeforeAfter[int]
+    ms: BeforeAfter[float]
     lost_ms: float
     reasons: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What became of the time, by an engine's own profile.
+    """Time and multiply-adds of a network and its ghost, by an engine's own profile.
 
     Args:
-        layers: In the original's order.
-        roles_ms: Milliseconds by what operators do, before and after.
-        macs: Of the whole, for one input, before and after.
-        ms: Of the whole batch, before and after; each operator with the least time that it took.
+        layers: The layers in the original's order.
+        roles_ms: Milliseconds by the role of operators.
+        macs: Multiply-adds of the whole network for one input.
+        ms: Milliseconds of the whole network for the batch; each operator with the least time that it took.
+        engine: Name of the engine.
+        threads: CPU threads.
     """
 
     layers: tuple[ExplainedLayer, ...]
-    roles_ms: dict[str, tuple[float, float]]
-    macs: tuple[int, int]
-    ms: tuple[float, float]
+    roles_ms: dict[Role, BeforeAfter[float]]
+    macs: BeforeAfter[int]
+    ms: BeforeAfter[float]
     engine: str
     threads: int
 
 
 @dataclass(frozen=True)
 class Step:
-    """An operator, its layer's module and what that counts."""
+    """An operator as a step of its layer.
+
+    Args:
+        operator: The operator and its times.
+        role: Its role.
+        module: The layer's module; None where it belongs to none.
+        counted: That module's multiply-adds; None likewise.
+    """
 
     operator: Operator
-    role: str
+    role: Role
     module: nn.Module | None
     counted: LayerCount | None
 
@@ -111,16 +128,16 @@ def explain(
 
     Args:
         original: A network.
-        ghost: Made of it, so that its modules lie where the original's do.
+        ghost: A ghost made of it, whose modules lie where the original's do.
         example: One batch ``[batch, channels, height, width]`` on the CPU.
         engine: "onnxruntime" or "openvino".
         threads: CPU threads.
-        calls: Profiled of each.
+        calls: Number of calls of each network to profile.
     Raises:
         InputError: If the engine is another, or one of the networks cannot run in it.
     """
     if engine not in FILE_ENGINES:
-        raise InputError(f"engine is {engine!r}: expected one of {', '.join(FILE_ENGINES)}, which tell of operators")
+        raise InputError(f"engine is {engine!r}: expected one of {', '.join(FILE_ENGINES)}, which profile operators")
     if calls < 1:
         raise InputError(f"calls is {calls}: expected at least 1")
     before, after = (profiled(model, example, engine, threads, calls) for model in (original, ghost))
@@ -133,9 +150,9 @@ def explain(
     layers = tuple(layer for layer in found if any(layer.macs) or any(layer.ms))
     return Explanation(
         layers,
-        {role: (sum_ms(flat(before), role), sum_ms(flat(after), role)) for role in ROLES},
-        (sum(layer.macs[0] for layer in layers), sum(layer.macs[1] for layer in layers)),
-        (sum_ms(flat(before)), sum_ms(flat(after))),
+        {role: BeforeAfter(sum_ms(flat(before), role), sum_ms(flat(after), role)) for role in ROLES},
+        BeforeAfter(sum(layer.macs.before for layer in layers), sum(layer.macs.after for layer in layers)),
+        BeforeAfter(sum_ms(flat(before)), sum_ms(flat(after))),
         engine,
         threads,
     )
@@ -147,7 +164,7 @@ def layer_ms(
     """Milliseconds of a batch in each of some layers, activations and sums behind them included.
 
     Args:
-        model: Deployed, or to be deployed.
+        model: A network, deployed or to be deployed.
         engine: "onnxruntime" or "openvino".
         homes: Module names of the layers as they were before the network was deployed or became a ghost; all else is
             under "".
@@ -159,7 +176,13 @@ def layer_ms(
 def grouped(
     layers: dict[str, list[Step]], homes: Collection[str], elsewhere: str | None = None
 ) -> dict[str, list[Step]]:
-    """Steps by the layer that their own stands in or for; of others under ``elsewhere``, or None: their own name."""
+    """Steps by home: the layer that their own layer is, is inside of, or is a part of.
+
+    Args:
+        layers: Steps by their own layer.
+        homes: Names of the layers to group by.
+        elsewhere: Name for the steps of all other layers; None keeps those under their own names.
+    """
     groups: dict[str, list[Step]] = {}
     for name, steps in layers.items():
         home = next((n for n in around(name) if n in homes), name if elsewhere is None else elsewhere)
@@ -168,7 +191,7 @@ def grouped(
 
 
 def profiled(model: nn.Module, example: Tensor, engine: str, threads: int, calls: int) -> dict[str, list[Step]]:
-    """What an engine executed, by layer."""
+    """The steps that an engine executed, by layer."""
     deployed = model if isinstance(model, Deployed) else deploy(model, example)
     counted = {row.name: row for row in count(deployed, tuple(example.shape[1:])).layers}
     with TemporaryDirectory() as folder:
@@ -194,8 +217,8 @@ def profiled(model: nn.Module, example: Tensor, engine: str, threads: int, calls
     return layers
 
 
-def role_of(operator: Operator, module: nn.Module | None) -> str:
-    """What an operator does."""
+def role_of(operator: Operator, module: nn.Module | None) -> Role:
+    """The role of an operator, by the engine's name for it and by its layer's module."""
     kind = operator.kind.lower()
     role = next(role for role, words in ROLES.items() if any(word in kind for word in words))
     if role == DENSE and isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
@@ -204,19 +227,19 @@ def role_of(operator: Operator, module: nn.Module | None) -> str:
 
 
 def explained(name: str, before: list[Step], after: list[Step]) -> ExplainedLayer:
-    macs = macs_of(before), macs_of(after)
-    ms = sum_ms(before), sum_ms(after)
-    lost = ms[1] - (ms[0] * macs[1] / macs[0] if macs[0] else ms[0])
+    macs = BeforeAfter(macs_of(before), macs_of(after))
+    ms = BeforeAfter(sum_ms(before), sum_ms(after))
+    lost = ms.after - (ms.before * macs.after / macs.before if macs.before else ms.before)
     reasons: tuple[str, ...] = ()
     if name.endswith(AFFINE) and not before:
-        reasons = (f"takes {ms[1]:.3f} ms: a BatchNorm that cannot be folded, as ghosts read the maps before it",)
-    elif macs[1] < macs[0] and lost > WORTH_TELLING * ms[0]:
+        reasons = (f"takes {ms.after:.3f} ms: a BatchNorm that cannot be folded, as ghosts read the maps before it",)
+    elif macs.after < macs.before and lost > WORTH_TELLING * ms.before:
         reasons = tuple(reasons_for(before, after, lost))
     return ExplainedLayer(name, macs, ms, lost, reasons)
 
 
 def reasons_for(before: list[Step], after: list[Step], lost: float) -> Iterable[str]:
-    """What took the time that the multiply-adds do not account for, in words."""
+    """Sentences on the operators that took the time that the multiply-adds do not account for."""
     for role in ROLES:
         steps = [step for step in after if step.role == role]
         taken = sum_ms(steps)
@@ -229,7 +252,7 @@ def reasons_for(before: list[Step], after: list[Step], lost: float) -> Iterable[
 
 
 def slow_because(steps: list[Step]) -> str:
-    """What is known to slow a convolution down, where it is so here."""
+    """The causes known to slow convolutions down that these have, as the end of a sentence."""
     causes = []
     lanes = LANES.get(torch.backends.cpu.get_cpu_capability(), 4)
     for step in steps:
@@ -248,7 +271,7 @@ def slow_because(steps: list[Step]) -> str:
 
 
 def traffic(steps: list[Step]) -> str:
-    """How fast depthwise filters compute and move their maps."""
+    """The speed at which depthwise filters compute and move their maps, as the end of a sentence."""
     shapes = [step.counted.output_shape for step in steps if step.counted is not None]
     # Read once and written once, in float32, at least; exact where the stride is 1.
     moved = sum(2 * 4 * torch.Size(shape).numel() for shape in shapes if shape)
@@ -272,9 +295,9 @@ def flat(layers: dict[str, list[Step]]) -> list[Step]:
 
 
 def macs_of(steps: list[Step]) -> int:
-    """Of the modules that are run, each once: an engine may cut one into several operators."""
+    """Multiply-adds of the modules that are run, each once: an engine may cut one into several operators."""
     return sum({id(step.counted): step.counted.macs for step in steps if step.counted is not None}.values())
 
 
-def sum_ms(steps: list[Step], role: str | None = None) -> float:
+def sum_ms(steps: list[Step], role: Role | None = None) -> float:
     return sum(step.ms for step in steps if role in (None, step.role))

@@ -1,4 +1,4 @@
-"""What the operators of an exported graph do, and what its nodes tell."""
+"""Questions about the nodes of an exported graph and their operators."""
 
 import operator
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor, fx
 
 aten = torch.ops.aten
 
-# What acts on each map by itself, so that it can act on some of them.
+# Operators that act on each map by itself, so that they can act on some of the maps.
 ELEMENTWISE = {
     *(aten.relu, aten.relu6, aten.hardtanh, aten.hardswish, aten.hardsigmoid, aten.sigmoid, aten.silu, aten.gelu),
     *(aten.elu, aten.selu, aten.celu, aten.leaky_relu, aten.mish, aten.softplus, aten.tanh, aten.clamp, aten.clamp_min),
@@ -24,18 +24,18 @@ NOTHING = {*DROPOUT, aten.detach, aten.alias}
 
 
 class UnclearError(Exception):
-    """What the graph does cannot be followed."""
+    """The graph does something that cannot be followed."""
 
 
 def first(node: fx.Node) -> fx.Node:
     """The node that is its first argument."""
-    given = node.args[0]
-    assert isinstance(given, fx.Node)
-    return given
+    argument = node.args[0]
+    assert isinstance(argument, fx.Node)
+    return argument
 
 
 def arguments(node: fx.Node) -> tuple[Any, ...]:
-    """What a node's operator gets, by position."""
+    """The positional arguments of a node's operator."""
     return node.args
 
 
@@ -56,66 +56,66 @@ def functional(target: Any) -> Any:
 
 
 def does_nothing(node: fx.Node) -> bool:
-    """Whether an operator gives what it gets; a dropout may have been asked to drop in eval mode, too."""
+    """True if an operator returns its input unchanged; not for a dropout that was asked to drop in eval mode, too."""
     op = packet(node)
     return op in NOTHING and not (op in DROPOUT and bool(node.args[2]))
 
 
 def is_in_place(node: fx.Node) -> bool:
-    """Whether an operator changes its first argument."""
+    """True if an operator changes its first argument."""
     target = node.target
     return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable and not does_nothing(node)
 
 
 def tensor_of(node: fx.Node) -> fx.Node:
-    """The node that first gave the tensor that a node gives: operators in place, and some others, pass theirs on."""
+    """The node that made the very tensor that a node returns: operators in place, and some others, pass theirs on."""
     while node.op == "call_function" and (is_in_place(node) or does_nothing(node)):
         node = first(node)
     return node
 
 
 def memory_of(node: fx.Node) -> fx.Node:
-    """The node that made the memory in which a node's result may lie: views are followed to what they look at."""
+    """The node in whose memory a node's result may lie, found by following views to what they look at."""
     while (seen := looked_at(node)) is not None:
         node = seen
     return node
 
 
 def are_apart(a: fx.Node, b: fx.Node) -> bool:
-    """Whether two views lie in different pieces of one chunk, split or the like, and so share nothing."""
+    """True if two views lie in different pieces of one chunk, split or the like, and so share no memory."""
     pieces = {piece.args[0]: piece.args[1] for piece in pieces_around(a)}
     return any(pieces.get(piece.args[0], piece.args[1]) != piece.args[1] for piece in pieces_around(b))
 
 
 def pieces_around(node: fx.Node) -> list[fx.Node]:
-    """The pieces of a list of views in which a view lies."""
+    """The nodes that took a piece of a chunk, split or the like, on the way from memory to a view."""
     found, seen = [], node
-    while (inner := looked_at(seen)) is not None:
+    while (source := looked_at(seen)) is not None:
         if seen.target is operator.getitem:
             found.append(seen)
-        seen = inner
+        seen = source
     return found
 
 
 def looked_at(node: fx.Node) -> fx.Node | None:
-    """Of whose memory a result may be a view, or the whole of it, by the operator's schema."""
+    """The input whose memory an operator may return, whole or as a view, by its schema; None if there is none."""
     if node.op != "call_function":
         return None
     if node.target is operator.getitem or does_nothing(node):
         return first(node)
     if not isinstance(node.target, torch._ops.OpOverload):
         return None
-    given = zip(node.target._schema.arguments, node.args, strict=False)
-    return next((a for argument, a in given if argument.alias_info is not None and isinstance(a, fx.Node)), None)
+    pairs = zip(node.target._schema.arguments, node.args, strict=False)
+    return next((a for argument, a in pairs if argument.alias_info is not None and isinstance(a, fx.Node)), None)
 
 
 def takes_others(node: fx.Node) -> bool:
-    """Whether an operator takes tensors or sizes beyond its first argument."""
-    return any(isinstance(given, fx.Node) for given in (*node.args[1:], *node.kwargs.values()))
+    """True if an operator takes tensors or sizes beyond its first argument."""
+    return any(isinstance(argument, fx.Node) for argument in (*node.args[1:], *node.kwargs.values()))
 
 
 def ghost_layer(node: fx.Node) -> str | None:
-    """The name of the ghost layer whose join a node is."""
+    """The name of the ghost layer whose code made a node; None for other nodes."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     if not stack:
         return None
@@ -126,7 +126,7 @@ def ghost_layer(node: fx.Node) -> str | None:
 
 
 def reader(node: fx.Node) -> str:
-    """What to call a node in a report: its module, else its operator."""
+    """A node's name in a report: its module's, else its own."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     name = str(stack[-1][0]) if stack else ""
     return name or node.name
@@ -138,18 +138,18 @@ def rank(node: fx.Node) -> int | None:
 
 
 def is_pixel(node: fx.Node) -> bool:
-    """Whether a node's maps have one pixel each, so that copying them costs nothing."""
+    """True if a node's maps have one pixel each, so that copying them costs nothing."""
     value = node.meta.get("val")
     return isinstance(value, Tensor) and all(isinstance(size, int) and size == 1 for size in value.shape[2:])
 
 
 def is_spatial(node: fx.Node) -> bool:
-    """Whether a mean or a slice is over the pixels of each map."""
+    """True if a mean or a slice is over the pixels of each map."""
     dims = node.args[1] if len(node.args) > 1 else None
     dims = dims if isinstance(dims, list | tuple) else [dims]
     return rank(first(node)) == 4 and all(d in (2, 3, -1, -2) for d in dims)
 
 
-def same_shape(given: fx.Node, node: fx.Node) -> bool:
-    """Whether a result has the shape of an input."""
-    return [str(n) for n in given.meta["val"].shape] == [str(n) for n in node.meta["val"].shape]
+def same_shape(argument: fx.Node, node: fx.Node) -> bool:
+    """True if a result has the shape of an input."""
+    return [str(n) for n in argument.meta["val"].shape] == [str(n) for n in node.meta["val"].shape]

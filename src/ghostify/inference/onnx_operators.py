@@ -9,23 +9,23 @@ from typing import Any
 
 import numpy as np
 
-# What it computes while it writes a convolution's maps.
+# Activations that it computes while it writes a convolution's maps.
 ACTIVATIONS = {"Relu", "Clip", "HardSigmoid", "LeakyRelu", "Sigmoid", "Tanh"}
 
 
 def suit_onnxruntime_(graph: Any) -> None:
-    """Change a graph of ``onnx_ir`` in place; what it computes stays, for maps of the sizes that it is for."""
+    """Change a graph of ``onnx_ir`` in place; for inputs of the size that it is for, it computes the same."""
     fuse_sums_(graph)
     pool_means_(graph)
     spread_gates_(graph)
 
 
 def fuse_sums_(graph: Any) -> None:
-    """Put a depthwise 1×1 convolution of ones into sums of maps that something else reads, too.
+    """Put a depthwise 1×1 convolution of ones in front of sums of maps that other operators read, too.
 
-    An engine adds, and activates, while it writes the maps of a convolution that only the sum reads. Where there
-    is none, as in front of the intrinsic maps of a ghost that are added to a shortcut, ONNX Runtime passes over
-    the maps for the sum and again for the activation; behind a convolution of ones it passes once.
+    While ONNX Runtime writes the maps of a convolution that only a sum reads, it adds and activates as well. Without
+    such a convolution, as where intrinsic maps of a ghost are added to a shortcut, it passes over the maps once for the
+    sum and once more for the activation; behind a convolution of ones it passes once.
     """
     ir = import_module("onnx_ir")
     for node in list(graph):
@@ -48,7 +48,7 @@ def fuse_sums_(graph: Any) -> None:
 
 
 def pool_means_(graph: Any) -> None:
-    """Make means of whole maps a pooling, which takes blocks of maps."""
+    """Turn means of whole maps into poolings, which work on blocks of maps."""
     ir = import_module("onnx_ir")
     for node in list(graph):
         if node.op_type != "ReduceMean":
@@ -60,7 +60,7 @@ def pool_means_(graph: Any) -> None:
 
 
 def spread_gates_(graph: Any) -> None:
-    """Give a gate the size of the maps that it multiplies, so that both can be blocks."""
+    """Resize a gate to the maps that it multiplies, so that both can be in blocks."""
     ir = import_module("onnx_ir")
     for node in list(graph):
         if node.op_type != "Mul" or any(len(sizes(value)) != 4 for value in node.inputs):
@@ -82,7 +82,7 @@ def spread_gates_(graph: Any) -> None:
 
 
 def sizes(value: Any) -> list[Any]:
-    """A value's shape: numbers, and the name of the batch; empty where it is not known."""
+    """A value's shape, sizes that vary by name; empty where it is not known."""
     if value is None or value.shape is None:
         return []
     return [size if isinstance(size, int) else str(size) for size in value.shape]

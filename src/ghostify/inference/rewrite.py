@@ -1,4 +1,4 @@
-"""Write an exported graph anew: BatchNorm folded, dropout gone, ghosts beside their maps instead of behind them."""
+"""Rewrite an exported graph: BatchNorm folded, no dropout, intrinsic maps and ghosts in tensors of their own."""
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from ghostify.inference.maps import Constant, Conv, Maps, Part
+from ghostify.inference.maps import Constant, Conv, Filters, Geometry, Maps, Part
 from ghostify.inference.nodes import (
     ARITHMETIC,
     ELEMENTWISE,
@@ -41,11 +42,13 @@ class Rewriter:
     """One pass over a graph of ATen operators.
 
     Args:
-        old: As ``torch.export`` gives it in eval mode.
-        splits: For a ghost layer's name, whether its maps stay in two tensors.
-        cuts: By name of their node, convolutions that make their maps in several tensors, and the bounds of these.
+        old: The graph from ``torch.export``, in eval mode.
+        splits: True for the names of ghost layers whose maps stay in two tensors.
+        cuts: Bounds between the tensors in which convolutions make their maps, by the name of the convolution's node.
     Attributes:
-        found: More of these, where maps had to be sliced: a next pass had better begin with them.
+        found: Further cuts, by which another pass need not slice maps as this one had to.
+        joins: Reasons why ghost layers' maps had to be joined, by name.
+        split: Names of ghost layers whose maps stayed apart.
     """
 
     def __init__(
@@ -59,7 +62,7 @@ class Rewriter:
         self.linears: dict[str, nn.Linear] = {}
         self.constants: dict[str, str] = {}  # name in the old graph, or made up: name of the buffer
         self.values: dict[fx.Node, Any] = {}
-        self.joins: dict[str, str] = {}  # ghost layer: what takes its maps whole
+        self.joins: dict[str, str] = {}
         self.split: set[str] = set()
 
     def run(self) -> fx.GraphModule:
@@ -67,7 +70,7 @@ class Rewriter:
             self.values[node] = self.rewritten(node)
             if is_in_place(node):
                 self.follow_change(node)
-        built: dict[str, nn.Module] = {conv.name: conv.build() for conv in self.distinct_convs()}
+        built: dict[str, nn.Module] = {conv.name: conv.filters.build() for conv in self.distinct_convs()}
         built |= self.linears
         for name in sorted(built, key=lambda name: name.count(".")):  # a layer may have others inside: it comes first
             add_module(self.root, name, built[name])
@@ -79,10 +82,10 @@ class Rewriter:
         return network
 
     def distinct_convs(self) -> list[Conv]:
-        """The convolutions; of those that are one layer at several places, as in a detector's head, one for all."""
+        """The convolutions; those that compute the same, as a detector's head at its levels, share one layer."""
         distinct: list[Conv] = []
         for conv in self.convs:
-            same = next((other for other in distinct if other.same_as(conv)), None)
+            same = next((other for other in distinct if other.filters.same_as(conv.filters)), None)
             if same is None:
                 distinct.append(conv)
             else:
@@ -90,9 +93,9 @@ class Rewriter:
         return distinct
 
     def follow_change(self, node: fx.Node) -> None:
-        """From a change in place on, whoever reads what was changed reads the result.
+        """Have all readers behind a change in place read its result.
 
-        Nobody may read it through another view: that would give what was there before.
+        A reader of another view of the same memory would read what was there before, and is refused.
         """
         changed, memory = first(node), memory_of(node)
         if memory.op != "call_function":
@@ -165,7 +168,7 @@ class Rewriter:
             self.joins.setdefault(name, "it has groups")
         if name is None or dim not in (1, -3) or not all(isinstance(v, Maps) for v in values):
             return self.generic(node)
-        # Even where the maps are joined, BatchNorm is better folded into their makers first.
+        # Also maps that are joined are better joined behind BatchNorm, which is then folded into their convolutions.
         split = self.splits(name)
         if not split and [packet(user) for user in node.users] != [aten.batch_norm]:
             return self.generic(node)
@@ -179,43 +182,46 @@ class Rewriter:
 
     def conv2d(self, node: fx.Node, x: Maps) -> Any:
         names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-        given: dict[str, Any] = dict(zip(names, node.args, strict=False)) | node.kwargs
-        weight, bias = self.values[given["weight"]], given.get("bias")
+        named: dict[str, Any] = dict(zip(names, node.args, strict=False)) | node.kwargs
+        weight, bias = self.values[named["weight"]], named.get("bias")
         bias = None if bias is None else self.values[bias]
         if not isinstance(weight, Constant) or not (bias is None or isinstance(bias, Constant)):
             return self.generic(node)
-        filters, offsets = weight.tensor.double(), None if bias is None else bias.tensor.double()
-        geometry = (given.get("stride", 1), given.get("padding", 0), given.get("dilation", 1))
-        dtype, groups, name = weight.tensor.dtype, int(given.get("groups", 1)), weight.name.rpartition(".")[0] or "conv"
-        if groups == 1:
-            apart = len(x.parts) > 1 and not is_pixel(first(node))
-            sources = x.parts if apart else (Part(self.join(x, first(node), reader(node)), x.bounds[-1]),)
-            pieces = filters.split([part.maps for part in sources], 1)
-            parts = []
-            for rows in row_slices(self.cuts.get(node.name, (0, len(filters)))):
-                own = None if offsets is None else offsets[rows]
-                parts.append(
-                    self.sum_of(
-                        tuple(
-                            self.emit(
-                                name, piece[rows], own if i == 0 else None, geometry, 1, dtype, part.node, node.name
-                            )
-                            for i, (part, piece) in enumerate(zip(sources, pieces, strict=True))
-                        )
-                    )
-                )
-            return Maps(tuple(parts), x.ghost if apart else None)
-        if groups == x.bounds[-1] > 1 and len(x.parts) > 1:
-            per_map = len(filters) // groups
-            sizes = [part.maps * per_map for part in x.parts]
-            offset_pieces = [None] * len(sizes) if offsets is None else offsets.split(sizes)
-            convs = tuple(
-                self.emit(name, piece, offset, geometry, part.maps, dtype, part.node, node.name)
-                for part, piece, offset in zip(x.parts, filters.split(sizes), offset_pieces, strict=True)
-            )
-            return Maps(tuple(Part(c.node, len(c.weight), (c,)) for c in convs), x.ghost)
+        filters = Filters(
+            weight.tensor.double(),
+            None if bias is None else bias.tensor.double(),
+            int(named.get("groups", 1)),
+            Geometry(**{key: named[key] for key in ("stride", "padding", "dilation") if key in named}),
+            weight.tensor.dtype,
+        )
+        name = weight.name.rpartition(".")[0] or "conv"
+        if filters.groups == 1:
+            return self.dense(node, x, name, filters)
+        if filters.groups == x.bounds[-1] and len(x.parts) > 1:
+            return self.depthwise(node, x, name, filters)
         source = self.join(x, first(node), reader(node))
-        return Maps((self.sum_of((self.emit(name, filters, offsets, geometry, groups, dtype, source, node.name),)),))
+        return Maps((self.sum_of((self.emit(name, filters, source, node),)),))
+
+    def dense(self, node: fx.Node, x: Maps, name: str, filters: Filters) -> Maps:
+        """A convolution of each part of the input and their sum, in as many tensors as ``cuts`` says."""
+        apart = len(x.parts) > 1 and not is_pixel(first(node))
+        sources = x.parts if apart else (Part(self.join(x, first(node), reader(node)), x.bounds[-1]),)
+        bounds = self.cuts.get(node.name, (0, len(filters.weight)))
+        parts = []
+        for piece in filters.split_outputs([end - start for start, end in pairwise(bounds)]):
+            addends = zip(piece.split_inputs([part.maps for part in sources]), sources, strict=True)
+            parts.append(self.sum_of([self.emit(name, own, part.node, node) for own, part in addends]))
+        return Maps(tuple(parts), x.ghost if apart else None)
+
+    def depthwise(self, node: fx.Node, x: Maps, name: str, filters: Filters) -> Maps:
+        """A depthwise convolution of each part of the input."""
+        per_map = len(filters.weight) // filters.groups
+        pieces = filters.split_outputs([part.maps * per_map for part in x.parts])
+        convs = [
+            self.emit(name, replace(piece, groups=part.maps), part.node, node)
+            for piece, part in zip(pieces, x.parts, strict=True)
+        ]
+        return Maps(tuple(Part(conv.node, len(conv.filters.weight), (conv,)) for conv in convs), x.ghost)
 
     def linear(self, node: fx.Node) -> Any:
         weight, bias = (self.values[n] if isinstance(n, fx.Node) else n for n in (*arguments(node), None)[1:3])
@@ -239,17 +245,16 @@ class Rewriter:
         assert mean is not None
         assert variance is not None
         dtype = constants[2].tensor.dtype  # type: ignore[union-attr]  # the mean, which is there
-        scale = (variance + eps).rsqrt() * (1 if weight is None else weight)
-        shift = (0 if bias is None else bias) - mean * scale
+        # Folded into a convolution that leaves all maps as they are.
+        identity = mean.new_ones(len(mean), 1, 1, 1)
+        scale, shift = fuse_conv_bn_weights(identity, None, mean, variance, eps, weight, bias)
         alone = len(first(node).users) == 1
         parts = []
-        for part, s, b in zip(x.parts, self.cut(scale, x), self.cut(shift, x), strict=True):
+        for part, s, b in zip(x.parts, self.cut(scale.flatten(), x), self.cut(shift, x), strict=True):
             if part.convs and alone:
-                for index, conv in enumerate(part.convs):
-                    conv.weight = conv.weight * s[:, None, None, None]
-                    conv.bias = None if conv.bias is None else conv.bias * s
-                    if index == 0:
-                        conv.bias = b if conv.bias is None else conv.bias + b
+                for conv in part.convs:
+                    conv.filters = conv.filters.scaled(s)
+                part.convs[0].filters = part.convs[0].filters.shifted(b)
                 parts.append(part)
             else:
                 parts.append(self.affine(part, s, b, dtype, node))
@@ -282,7 +287,7 @@ class Rewriter:
         return Maps(tuple(parts), a.ghost or b.ghost)
 
     def first_maps(self, node: fx.Node, x: Maps) -> Any:
-        """``x[:, :end]``, as a slice or narrowed."""
+        """The first maps of a tensor: ``x[:, :end]`` or ``x.narrow(1, 0, end)``."""
         missing: list[Any] = [None] * (4 - len(node.args))
         _, dim, start, end, *step = [*arguments(node), *missing]
         if dim not in (1, -3) or rank(node) != 4 or start not in (0, None) or not isinstance(end, int) or step:
@@ -309,7 +314,7 @@ class Rewriter:
     # Pieces.
 
     def whole(self, new: fx.Node, node: fx.Node) -> Any:
-        """A node's value: maps where it is a tensor that has a channel axis."""
+        """The value of a node that is taken over whole: as ``Maps`` if it is a tensor ``[batch, maps, h, w]``."""
         value = node.meta.get("val")
         if isinstance(value, Tensor) and value.ndim == 4 and isinstance(value.shape[1], int):
             return Maps((Part(new, value.shape[1]),))
@@ -341,25 +346,15 @@ class Rewriter:
             self.joins.setdefault(value.ghost, f"{reader} takes its maps whole")
         return self.graph.call_function(aten.cat.default, ([part.node for part in value.parts], 1))
 
-    def emit(
-        self,
-        name: str,
-        weight: Tensor,
-        bias: Tensor | None,
-        geometry: tuple[Any, Any, Any],
-        groups: int,
-        dtype: torch.dtype,
-        source: fx.Node,
-        old: str,
-    ) -> Conv:
+    def emit(self, name: str, filters: Filters, source: fx.Node, old: fx.Node) -> Conv:
+        """A convolution of what ``source`` gives, in the place of a node of the old graph."""
         unique = self.free(name)
-        node = self.graph.call_module(unique, (source,))
-        conv = Conv(unique, weight, bias, geometry, groups, dtype, source, node, old)
+        conv = Conv(unique, filters, self.graph.call_module(unique, (source,)), old.name)
         self.convs.append(conv)
         return conv
 
     def free(self, name: str) -> str:
-        """A name for a module: a layer may come in parts, or run twice."""
+        """A name that no module has yet: a layer may come in parts, or run twice."""
         taken, number, free = {*self.linears, *(conv.name for conv in self.convs)}, 0, name
         while free in taken:
             number += 1
@@ -367,24 +362,25 @@ class Rewriter:
         return free
 
     def sum_of(self, convs: Sequence[Conv], start: Part | None = None) -> Part:
-        """What convolutions of the parts of a tensor give together, plus ``start``."""
+        """The sum of convolutions of the parts of a tensor, plus ``start``."""
         node = convs[0].node
         for addend in [*([start.node] if start else []), *(conv.node for conv in convs[1:])]:
             node = overwriting(self.graph.call_function(aten.add.Tensor, (node, addend)))
-        makers = tuple(dict.fromkeys(conv.old for conv in convs if conv.groups == 1))
-        return Part(node, len(convs[0].weight), tuple(convs), () if start else makers)
+        makers = tuple(dict.fromkeys(conv.old for conv in convs if conv.filters.groups == 1))
+        return Part(node, len(convs[0].filters.weight), tuple(convs), () if start else makers)
 
     def cut(self, per_map: Tensor, x: Maps) -> Sequence[Tensor]:
         return per_map.split([part.maps for part in x.parts])
 
     def affine(self, part: Part, scale: Tensor, shift: Tensor, dtype: torch.dtype, node: fx.Node) -> Part:
-        """A BatchNorm that nothing could take in.
+        """A BatchNorm that could not be folded into a convolution.
 
-        Of maps, a depthwise convolution of one pixel: engines add and activate while they write its maps.
+        For maps it becomes a depthwise 1×1 convolution: engines add and activate while they write its maps.
         """
         name, dims = reader(node) + AFFINE, node.meta["val"].ndim
         if dims == 4:
-            conv = self.emit(name, scale[:, None, None, None], shift, (1, 0, 1), part.maps, dtype, part.node, node.name)
+            filters = Filters(scale[:, None, None, None], shift, part.maps, Geometry(), dtype)
+            conv = self.emit(name, filters, part.node, node)
             return Part(conv.node, part.maps, (conv,))
         shape = (-1, *(1,) * (dims - 2))
         name += f"_{len(self.graph.nodes)}"
@@ -417,24 +413,20 @@ class Rewriter:
         return whole[0], whole[1]
 
     def cut_at(self, value: Maps, bounds: Sequence[int]) -> Maps:
-        """Slice parts at more bounds; who made them had better been cut there."""
+        """Slice parts at further bounds, at which another pass can cut the convolutions that made them."""
         parts: list[Part] = []
         for begin, part in zip(value.bounds, value.parts, strict=False):
-            inner = [bound - begin for bound in bounds if begin <= bound <= begin + part.maps]
-            if len(inner) == 2:
+            own = [bound - begin for bound in bounds if begin <= bound <= begin + part.maps]
+            if len(own) == 2:
                 parts.append(part)
                 continue
-            parts += [self.narrowed(part, start, end) for start, end in pairwise(inner)]
-            self.found |= {name: inner for name in part.makers if name not in self.cuts}
+            parts += [self.narrowed(part, start, end) for start, end in pairwise(own)]
+            self.found |= {name: own for name in part.makers if name not in self.cuts}
         return replace(value, parts=tuple(parts))
 
 
-def row_slices(bounds: Sequence[int]) -> list[slice]:
-    return [slice(start, end) for start, end in pairwise(bounds)]
-
-
 def without_convs(value: Maps) -> Maps:
-    """The same, seen by somebody else, too."""
+    """The same maps with fixed convolutions, as something else reads them, too."""
     return replace(value, parts=tuple(replace(part, convs=()) for part in value.parts))
 
 
@@ -449,18 +441,18 @@ def add_module(root: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def overwriting(node: fx.Node, possible: bool = True) -> fx.Node:
-    """Say that a result may lie where the first input did."""
+    """Mark a node whose result may overwrite its first input."""
     node.meta["overwriting"] = possible
     return node
 
 
 def act_in_place(network: fx.GraphModule) -> None:
-    """Let activations and sums overwrite what a convolution or a sum made for them alone."""
+    """Let activations and sums overwrite the output of a convolution or a sum that only they read."""
     modules: Mapping[str, nn.Module] = dict(network.named_modules())
     for node in network.graph.nodes:
         if node.op != "call_function":
             continue
-        # What another tensor widens has no room where its first input lay.
+        # A result that another tensor makes larger has no room in the place of the first input.
         if not (node.meta.get("overwriting") or (packet(node) in ELEMENTWISE and not takes_others(node))):
             continue
         target, maker = node.target, first(node)

@@ -1,4 +1,4 @@
-"""Which maps of a layer are nearly filtered copies of which."""
+"""Maps of a layer that are nearly filtered copies of others."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,8 +38,8 @@ class SimilarPair:
 
     Args:
         source: The map that is filtered.
-        target: The one that it should give.
-        filters: By size d, the best filter.
+        target: The map that this should give.
+        filters: The best filter of each size d.
     """
 
     source: int
@@ -49,13 +49,13 @@ class SimilarPair:
 
 @dataclass(frozen=True)
 class Partners:
-    """For each map the other one that a d×d filter best turns into it.
+    """For each map the other map from which a d×d filter makes it best.
 
     Args:
         source: Index of the other map, ``[maps]``; -1 for a constant map, which needs none.
         error: Share of the map's variance that the filter leaves, ``[maps]``.
         weight: The filters, ``[maps, d, d]``.
-        bias: What is added, ``[maps]``.
+        bias: The constants that are added, ``[maps]``.
     """
 
     source: Tensor
@@ -69,8 +69,8 @@ class Beside:
     """A ghost's maps of the same layer beside the original's.
 
     Args:
-        maps: The ghost's, ``[its maps, height, width]``.
-        original: Which of the original's maps each stands for, ``[its maps]``.
+        maps: The ghost's maps, ``[its maps, height, width]``.
+        original: Index of the original's map for which each stands, ``[its maps]``.
         error: Mean squared difference over the original map's variance, ``[its maps]``; 0 is the same.
         paired_by: "place", or "likeness" where the ghost has other maps or keeps them in another order.
     """
@@ -83,19 +83,19 @@ class Beside:
 
 @dataclass(frozen=True)
 class SeenLayer:
-    """One layer's maps of one image and how much of them the others tell.
+    """One layer's maps of one image, and how well they predict each other.
 
     Args:
-        name: Of the module.
+        name: Name of the module.
         maps: ``[maps, height, width]``.
-        constant: Those that say nothing, bool ``[maps]``.
-        intrinsic: Those that a convolution makes, the others being ghosts, bool; None where the layer makes no ghosts.
-            Of the ghost's maps where there is one beside, else of its own.
-        partners: By filter size.
-        pairs: By filter size, the most similar first.
-        explained: Share of all maps' variance that m intrinsic ones and what is made of them explain, by way:
-            "dropped", "d×d filters" for each d, "combinations"; numbers m and shares.
-        beside: The same layer of a ghost.
+        constant: The maps that are constant, bool ``[maps]``.
+        intrinsic: The maps that a convolution makes, the others being ghosts, bool: among the maps of ``beside`` where
+            there is one, else among its own; None where the layer makes no ghosts.
+        partners: The best partners by filter size.
+        pairs: The most similar pairs by filter size, best first.
+        explained: For each way of making the other maps ("dropped", "d×d filters" for each d, "combinations") numbers m
+            of intrinsic maps, and the shares of all maps' variance that these and the maps made of them explain.
+        beside: The same layer of a ghost; None without a ghost.
     """
 
     name: str
@@ -112,7 +112,7 @@ class SeenLayer:
         return tuple(self.partners)
 
     def explained_by_half(self) -> dict[str, float]:
-        """What half of the maps, or the next more that a curve has, explain of all, by way, 0..1."""
+        """Share of the variance that half of the maps explain, or the next larger number on a curve, by way, 0..1."""
         half = (len(self.maps) + 1) // 2
         return {
             way: next(share for m, share in zip(*curve, strict=True) if m >= half)
@@ -120,7 +120,7 @@ class SeenLayer:
         }
 
     def numbers(self) -> dict[str, Any]:
-        """All but the maps themselves, as JSON values."""
+        """Everything but the maps themselves, as JSON values."""
         return {
             "layer": self.name,
             "maps": len(self.maps),
@@ -160,7 +160,7 @@ def pair_numbers(pair: SimilarPair) -> dict[str, Any]:
 
 
 def rounded(value: Any) -> Any:
-    """Numbers with four significant digits, in lists as they are."""
+    """Numbers, also in lists and tensors, to four significant digits."""
     if isinstance(value, Tensor):
         value = value.tolist()
     if isinstance(value, list):
@@ -176,14 +176,16 @@ def look(
     against: nn.Module | None = None,
     progress: Progress | None = None,
 ) -> list[SeenLayer]:
-    """Find which maps of a network's layers are nearly filtered copies of others.
+    """Find the maps of a network's layers that are nearly filtered copies of others.
 
     Args:
+        network: The network.
         x: One image as the network takes it, ``[1, channels, height, width]``.
-        layers: Names of modules; without any the ends of the stages with at least two convolutions, where there
-            are such, from the first with at least 32 maps on; beside a ghost its first ghost layer of each.
+        layers: Names of modules. Without any, the ends of the stages that have at least two convolutions (of all
+            stages, if none has), from the first with at least 32 maps on; with ``against`` the first ghost layer of
+            each of these stages.
         against: A ghost of the network, with modules of the same names.
-        progress: Told of each layer.
+        progress: Called for each layer.
     Raises:
         InputError: If there is no such layer, it makes no maps, or all its maps are constant.
     """
@@ -261,7 +263,7 @@ def see(name: str, maps: Tensor, intrinsic: Tensor | None, beside: Beside | None
 
 
 def put_beside(original: Tensor, maps: Tensor, maker: nn.Module) -> Beside:
-    """Pair a ghost's maps with the original's that they stand for."""
+    """Pair a ghost's maps with the original's maps for which they stand."""
     if original.shape[1:] != maps.shape[1:]:
         raise InputError(
             f"the maps are {tuple(original.shape[1:])} and {tuple(maps.shape[1:])}: expected a network and its ghost"
@@ -283,7 +285,7 @@ def put_beside(original: Tensor, maps: Tensor, maker: nn.Module) -> Beside:
 
 
 def correlations(a: Tensor, b: Tensor) -> Tensor:
-    """Of each map of ``a`` with each of ``b``, -1 to 1; 0 with a constant one: ``[a's maps, b's maps]``."""
+    """Correlations of the maps of ``a`` with those of ``b``, -1 to 1, 0 for constant maps: ``[a's maps, b's maps]``."""
     standard = []
     for maps in (a, b):
         values = maps.double().flatten(1)

@@ -1,4 +1,4 @@
-"""What is seen of layers, as a page to explore and as pictures."""
+"""Layers' maps and their similarity as a page to explore and as pictures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ def page_layer(layer: SeenLayer) -> dict[str, Any]:
 
 
 def beside_in_grey(layer: SeenLayer) -> tuple[Tensor, Tensor]:
-    """The ghost's maps with the original's black and white, and the difference, grey where there is none."""
+    """The ghost's maps on the original's grey scale, and their difference from the original's, in which 0 is grey."""
     assert layer.beside is not None
     wanted = layer.maps[layer.beside.original]
     low, high = wanted.amin((1, 2)), wanted.amax((1, 2))
@@ -42,8 +42,9 @@ def write_look(out: Path, layers: Sequence[SeenLayer], *, title: str, image: str
     Args:
         out: Folder for ``look.html``, ``look.png`` and, with a ghost beside, ``against.png``; each is replaced whole.
         title: Name of the network.
-        image: Of the photograph.
-        against: Of the ghost.
+        layers: The layers; the pictures are of the first.
+        image: Name of the photograph.
+        against: Name of the ghost.
     """
     first = layers[0]
     with replacing(out / PICTURE) as temporary:
@@ -58,7 +59,7 @@ def write_look(out: Path, layers: Sequence[SeenLayer], *, title: str, image: str
 
 
 def pairs_picture(layer: SeenLayer, title: str) -> Figure:
-    """The layer's maps, its most similar pairs by 3×3 filters, and what few maps explain."""
+    """The layer's maps, the pairs most similar by 3×3 filters, and curves of the variance explained."""
     d = 3 if 3 in layer.sizes else layer.sizes[-1]
     pairs = [pictures.DrawnPair(p.source, p.target, {e: f.error for e, f in p.filters.items()}) for p in layer.pairs[d]]
     heading = f"{title}, {layer.name}: {len(layer.maps)} maps of {layer.maps.shape[1]}×{layer.maps.shape[2]}"
@@ -68,7 +69,7 @@ def pairs_picture(layer: SeenLayer, title: str) -> Figure:
 
 
 def beside_picture(layer: SeenLayer, title: str) -> Figure:
-    """Half intrinsic maps, half ghosts: the original's, the ghost's and the difference."""
+    """Some intrinsic maps and as many ghosts: the original's, the ghost's and the difference."""
     assert layer.beside is not None
     everyone = torch.arange(len(layer.beside.maps))
     shown = everyone[:MAPS_DRAWN]

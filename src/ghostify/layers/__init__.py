@@ -1,4 +1,4 @@
-"""Layers that make ghosts. They know of no network."""
+"""Layers that make ghosts, for any network."""
 
 from ghostify.layers.ghost_block import GhostBlock
 from ghostify.layers.ghost_conv import GhostConv2d

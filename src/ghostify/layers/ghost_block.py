@@ -1,16 +1,16 @@
-"""A residual block all of whose maps are ghosts of its input."""
+"""GhostBlock: one convolution in the place of a residual block, all of whose maps are ghosts of its input."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
 class GhostBlock(nn.Module):
-    """One convolution in the place of a residual block, its sum included; at first it passes its input on.
+    """One convolution in the place of a residual block and its sum; a new one returns its input.
 
     Args:
-        channels: Maps in and out.
-        kernel_size: 1, combinations of the maps, or 3, as of a convolution of the block; odd.
-        relu: Whether a ReLU is behind the sum.
+        channels: Number of maps in and out.
+        kernel_size: Height and width of the filters, odd: 1 for combinations of the maps.
+        relu: Put a ReLU behind the convolution, as the block has one behind its sum.
     Shape:
         ``[batch, channels, height, width]`` → the same.
     """

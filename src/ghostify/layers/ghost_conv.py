@@ -13,7 +13,7 @@ CHEAP_KINDS: tuple[str, ...] = get_args(Cheap)
 
 
 def intrinsic_channels(out_channels: int, ratio: float, groups: int = 1) -> int:
-    """How many of the output maps are made by the convolution: ``ceil(n / s)`` in each group.
+    """The number of output maps that the convolution makes: ``ceil(n / s)`` in each group.
 
     Han et al. 2020, arXiv:1911.11907, section 3.1.
 
@@ -25,7 +25,7 @@ def intrinsic_channels(out_channels: int, ratio: float, groups: int = 1) -> int:
 
 
 def join_maps(intrinsic: Tensor, ghosts: Tensor, out_channels: int, groups: int = 1) -> Tensor:
-    """Lay intrinsic maps and ghosts side by side, group by group, and cut off what is over.
+    """Concatenate intrinsic maps and ghosts, group by group, and cut off what is over.
 
     Args:
         intrinsic: ``[..., intrinsic, height, width]``.
@@ -49,7 +49,7 @@ def join_maps(intrinsic: Tensor, ghosts: Tensor, out_channels: int, groups: int 
 def mark_intrinsic(
     intrinsic: int, ghosts: int, out_channels: int, groups: int = 1, order: Tensor | None = None
 ) -> Tensor:
-    """Which of the joined maps are intrinsic: bool ``[out_channels]``.
+    """The joined maps that are intrinsic: bool ``[out_channels]``.
 
     Example:
         >>> mark_intrinsic(2, 2, 3).tolist(), mark_intrinsic(2, 2, 4, groups=2).tolist()
@@ -72,14 +72,14 @@ class GhostConv2d(nn.Module):
         cheap_kernel_size: d, odd, the size of depthwise cheap filters; "pointwise" is always 1×1.
         cheap: "depthwise" (the paper's: each ghost from one intrinsic map) or "pointwise" (each
             ghost a combination of all intrinsic maps of its group).
-        intrinsic: How many maps are intrinsic, in place of ``ratio``; without groups.
-        ordered: Whether the maps leave in the order of the buffer ``order``; without groups.
-        merged: How many combinations of its input maps it takes instead of these, near-copies among them merged by a
-            1×1 convolution in front; without groups. None takes the maps themselves.
+        intrinsic: Number of intrinsic maps, in place of ``ratio``; without groups.
+        ordered: Put the output maps in the order of the buffer ``order``; without groups.
+        merged: Number of combinations of the input maps that the convolution takes in their place, made by a 1×1
+            convolution in front, so that near-copies among them become one; without groups. None: no such convolution.
     Shape:
         Input ``[batch, in_channels, height, width]`` or without batch; output as Conv2d's. In each
-        group the intrinsic maps come first, or where ``ordered``, output map i is map ``order[i]`` of
-        those.
+        group the intrinsic maps come first; where ``ordered``, map i of the output is map ``order[i]``
+        of these.
     Raises:
         InputError: If ratio, cheap_kernel_size, cheap, intrinsic or merged is outside the above.
         ValueError: If an argument is one that Conv2d refuses.
@@ -153,8 +153,8 @@ class GhostConv2d(nn.Module):
     def _cheap_conv(self, bias: bool, device: Any, dtype: Any) -> nn.Conv2d | None:
         """The cheap operation as a Conv2d, or None where no map is left to be a ghost.
 
-        Its padding is always zeros: reflecting or wrapping fails on maps smaller than the filter,
-        where the convolution itself would not.
+        It always pads with zeros: reflecting or wrapping would fail on maps smaller than its filters,
+        on which the convolution itself may well work.
         """
         intrinsic, ghosts = self.primary.out_channels, self.out_channels - self.primary.out_channels
         if not ghosts:
@@ -188,8 +188,9 @@ class GhostConv2d(nn.Module):
     ) -> "GhostConv2d":
         """A ghost with the shape, placement, mode and trainability of ``conv``.
 
-        The intrinsic maps keep the filters that ``conv`` has for the first maps of each group; the
-        cheap filters are new, and so is what merges inputs. ``bias``: None as ``conv`` has.
+        The intrinsic maps keep the filters that ``conv`` has for the first maps of each group; the cheap filters and
+        the convolution that merges inputs are new. Where ``bias`` is None, the ghost has one if ``conv`` has one; the
+        other arguments are those of the class.
         """
         ghost = cls(
             conv.in_channels,
@@ -212,7 +213,7 @@ class GhostConv2d(nn.Module):
         )
         per_group = ghost.primary.out_channels // conv.groups
         with torch.no_grad():
-            filters = conv.weight[:, :merged]  # of inputs that are merged, those of the first ones
+            filters = conv.weight[:, :merged]  # those of the first inputs, where they are merged
             for target, source in ((ghost.primary.weight, filters), (ghost.primary.bias, conv.bias)):
                 if target is not None and source is not None:
                     target.copy_(source.unflatten(0, (conv.groups, -1))[:, :per_group].flatten(0, 1))
@@ -262,10 +263,10 @@ class GhostConv2d(nn.Module):
 
     @property
     def learns_as_one(self) -> bool:
-        """Whether, in training mode, the maps come from one convolution with the combined filters.
+        """True if in training mode one convolution with combined filters makes all maps.
 
-        The function and its gradients are the same; the backward pass has one layer instead of four. Not where the
-        convolution would cost more than half as much again as the ghosts, nor in groups.
+        The function and its gradients are the same, but the backward pass has one layer instead of four. Only for
+        pointwise ghosts without groups, and if that convolution costs at most half as much again as the ghosts.
         """
         if self.cheap is None or self.cheap_kind != "pointwise" or self.groups > 1:
             return False
@@ -274,9 +275,9 @@ class GhostConv2d(nn.Module):
         )
 
     def as_one_convolution(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias of the convolution that gives the same maps, of merged inputs if they are merged.
+        """Weight and bias of one convolution behind ``merge`` that makes the same maps.
 
-        Of pointwise ghosts without groups.
+        Only for pointwise ghosts without groups.
         """
         assert self.cheap is not None
         assert self.cheap_kind == "pointwise"
@@ -292,7 +293,7 @@ class GhostConv2d(nn.Module):
 
     @property
     def intrinsic_maps(self) -> Tensor:
-        """Which of the output maps the convolution makes, the others being ghosts: bool ``[out_channels]``."""
+        """The output maps that the convolution makes, the others being ghosts: bool ``[out_channels]``."""
         ghosts = 0 if self.cheap is None else self.cheap.out_channels
         return mark_intrinsic(self.primary.out_channels, ghosts, self.out_channels, self.groups, self.order)
 

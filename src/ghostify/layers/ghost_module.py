@@ -20,8 +20,8 @@ class GhostModule(nn.Module):
         kernel_size: k of the primary convolution.
         ratio: s, at least 1; with 1 there are no ghosts.
         cheap_kernel_size: d, odd.
-        relu: Whether the activation follows each BatchNorm.
-        activation: Another activation than ReLU, for networks that have another.
+        relu: Put the activation behind each BatchNorm.
+        activation: Makes the activation, for networks with another than ReLU.
     Shape:
         ``[batch, in_channels, h, w]`` → ``[batch, out_channels, ceil(h / stride), ceil(w / stride)]``
         for odd k.
@@ -63,7 +63,7 @@ class GhostModule(nn.Module):
 
     @property
     def intrinsic_maps(self) -> Tensor:
-        """Which of the output maps the convolution makes, the others being ghosts: bool ``[out_channels]``."""
+        """The output maps that the convolution makes, the others being ghosts: bool ``[out_channels]``."""
         return mark_intrinsic(self.intrinsic, self.ghosts, self.out_channels)
 
     def forward(self, x: Tensor) -> Tensor:

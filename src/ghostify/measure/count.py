@@ -1,21 +1,19 @@
 """Multiply-adds and parameters of any network, layer by layer."""
 
-import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from ghostify.errors import InputError
+from ghostify.hooks import hooked
 from ghostify.modes import evaluating
 from ghostify.plain_part import plain_part
-
-aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
@@ -24,10 +22,10 @@ class LayerCount:
 
     Args:
         name: Full module name; "" is the network itself.
-        kind: The module's class.
+        kind: Name of the module's class.
         macs: Multiply-adds for one input.
         params: Parameters of the module itself, shared ones where they first occur.
-        output_shape: Without batch; None where the module was not called or returns no tensor.
+        output_shape: Shape of its output without batch; None where it was not called or returned no tensor.
     """
 
     name: str
@@ -37,15 +35,22 @@ class LayerCount:
     output_shape: tuple[int, ...] | None
 
 
+class Cost(NamedTuple):
+    """Multiply-adds for one input, and parameters."""
+
+    macs: int
+    params: int
+
+
 @dataclass(frozen=True)
 class Count:
     """Multiply-adds and parameters of a network for one input.
 
     Args:
-        macs: Of convolutions, linear layers and other matrix products; one multiply-add is 1.
+        macs: Multiply-adds of convolutions, linear layers and other matrix products.
         params: All parameters, shared ones once; buffers are not counted.
-        layers: In the order of ``named_modules``.
-        unknown: Operators without a formula, and how often they ran; their work is not in ``macs``.
+        layers: The layers in the order of ``named_modules``.
+        unknown: Operators without a formula, and the number of times that they ran; their work is not in ``macs``.
     """
 
     macs: int
@@ -53,10 +58,10 @@ class Count:
     layers: tuple[LayerCount, ...]
     unknown: dict[str, int]
 
-    def of(self, name: str) -> tuple[int, int]:
-        """Multiply-adds and parameters of a module and all inside it."""
+    def of(self, name: str) -> Cost:
+        """The cost of a module and all inside it."""
         inside = [layer for layer in self.layers if not name or f"{layer.name}.".startswith(f"{name}.")]
-        return sum(layer.macs for layer in inside), sum(layer.params for layer in inside)
+        return Cost(sum(layer.macs for layer in inside), sum(layer.params for layer in inside))
 
 
 def count(model: nn.Module, input_shape: Sequence[int]) -> Count:
@@ -64,13 +69,13 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> Count:
 
     A convolution costs n·h'·w'·c·k·k and a depthwise one n·h'·w'·k·k (Han et al. 2020,
     arXiv:1911.11907, section 3.2), a linear layer inputs·outputs. Bias, BatchNorm, activations,
-    pooling and resampling cost nothing by that convention. What these papers call FLOPs are these
-    multiply-adds.
+    pooling and resampling cost nothing by that convention. The papers call these multiply-adds FLOPs.
+    The formulas are those of ``torch.utils.flop_counter``, also the ones that a user registers there.
 
     Args:
-        model: Any network that takes one tensor, or a detector, whose boxes' choice is not counted (``plain_part``); of
-            a Faster R-CNN the second stage is, for as many regions as it looks at. It is given back unchanged.
-        input_shape: Of one input, without batch, such as ``(3, 224, 224)``.
+        model: Any network that takes one tensor, or a detector; it is given back unchanged. A detector's choice of
+            boxes is not counted (``plain_part``); a Faster R-CNN's second stage is, for as many regions as it looks at.
+        input_shape: Shape of one input without batch, such as ``(3, 224, 224)``.
     Raises:
         InputError: If the network cannot take such an input.
     Example:
@@ -84,7 +89,7 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> Count:
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
     try:
         counter = counted_run(model, torch.empty(1, *input_shape, dtype=dtype, device="meta"), on_meta=True)
-    except Exception:  # noqa: BLE001  # no meta kernel, a tensor of its own, or a bad input: the real run will tell
+    except Exception:  # noqa: BLE001  # no meta kernel, a tensor of its own, or a bad input: a real run shows which
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         try:
             counter = counted_run(model, torch.zeros(1, *input_shape, dtype=dtype, device=device), on_meta=False)
@@ -95,13 +100,14 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> Count:
 
 
 def counted_run(model: nn.Module, example: Tensor, on_meta: bool) -> "MacCounter":
-    """Run the network once under a counter; on the meta device shapes flow and nothing is computed.
+    """Run the network once under a counter; on the meta device only shapes are computed.
 
-    Either way it runs on copies of its buffers, and draws no random number that a caller would miss.
+    It runs on copies of its buffers, and gives back the random state.
     """
     names = {module: name for name, module in reversed(list(model.named_modules()))}
     counter = MacCounter(names)
-    # The fused attention kernel hides its matrix products, inference mode all that operators are made of.
+    # The fused attention kernel hides its matrix products from the counter; so does inference mode all operators that
+    # are made of others.
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -110,7 +116,7 @@ def counted_run(model: nn.Module, example: Tensor, on_meta: bool) -> "MacCounter
             evaluating(model),
             torch.inference_mode(False),
             torch.no_grad(),
-            counter.watching(names),
+            hooked(names, before=counter.enter, after=counter.leave),
             counter,
         ):
             state = meta_state(model) if on_meta else own_buffers(model)
@@ -122,10 +128,10 @@ def counted_run(model: nn.Module, example: Tensor, on_meta: bool) -> "MacCounter
 
 
 def meta_state(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer as a shape without data, under one name for each module that holds it.
+    """Every parameter and buffer on the meta device, under one name for each module that holds it.
 
-    A module that occurs twice must be named once: functional_call would swap it twice, and give it the
-    shapes in place of its own tensors.
+    A module that occurs under two names must have one here: functional_call would swap its tensors twice, and leave
+    those without data in it.
     """
     state: dict[str, Tensor] = {}
     for prefix, module in model.named_modules():
@@ -135,7 +141,7 @@ def meta_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def own_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of every buffer, named likewise."""
+    """A copy of every buffer, under one name for each module that holds it."""
     modules = model.named_modules()
     held = {name: buffer for prefix, m in modules for name, buffer in m.named_buffers(prefix, recurse=False)}
     return {name: buffer.clone() for name, buffer in held.items()}
@@ -160,31 +166,19 @@ class MacCounter(TorchDispatchMode):
         kwargs = kwargs or {}
         packet = func.overloadpacket
         out = func(*args, **kwargs)
-        if packet in FORMULAS:
-            self.macs[self.stack[-1]] += FORMULAS[packet](*args, out=out, **kwargs)
+        if packet in flop_registry:  # PyTorch's formulas, by which a multiply-add is two
+            self.macs[self.stack[-1]] += flop_registry[packet](*args, **kwargs, out_val=out) // 2
         elif not is_free(func):
             self.unknown[str(packet)] += 1
         return out
 
-    @contextmanager
-    def watching(self, modules: dict[nn.Module, str]) -> Iterator[None]:
-        """Follow which module is running."""
+    def enter(self, module: nn.Module, inputs: Any) -> None:
+        self.stack.append(self.names[module])
 
-        def enter(module: nn.Module, inputs: Any) -> None:
-            self.stack.append(self.names[module])
-
-        def leave(module: nn.Module, inputs: Any, output: Any) -> None:
-            self.stack.pop()
-            if isinstance(output, Tensor):
-                self.output_shapes[self.names[module]] = tuple(output.shape[1:])
-
-        hooks = [module.register_forward_pre_hook(enter) for module in modules]
-        hooks += [module.register_forward_hook(leave) for module in modules]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+    def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self.stack.pop()
+        if isinstance(output, Tensor):
+            self.output_shapes[self.names[module]] = tuple(output.shape[1:])
 
     def result(self, model: nn.Module) -> Count:
         layers, seen = [], set()
@@ -197,44 +191,6 @@ class MacCounter(TorchDispatchMode):
         params = sum(p.numel() for p in model.parameters())
         return Count(self.macs.total(), params, tuple(layers), dict(sorted(self.unknown.items())))
 
-
-# Formulas: multiply-adds from an operator's arguments and its result.
-
-
-def convolution_macs(x: Tensor, weight: Tensor, *args: Any, out: Tensor, **kwargs: Any) -> int:
-    transposed = kwargs.get("transposed", args[4] if len(args) > 4 else False)
-    # weight: [out, in / groups, k, k], or [in, out / groups, k, k] where transposed; each filter
-    # tap meets each pixel of the output, or of the input where transposed.
-    pixels = x.shape[2:] if transposed else out.shape[2:]
-    return x.shape[0] * math.prod(pixels) * weight.numel()
-
-
-def product_macs(a: Tensor, b: Tensor, *args: Any, out: Tensor, **kwargs: Any) -> int:
-    """``[..., n, k] @ [..., k, m]``."""
-    return out.numel() * a.shape[-1]
-
-
-def added_product_macs(bias: Tensor, a: Tensor, b: Tensor, *args: Any, out: Tensor, **kwargs: Any) -> int:
-    return product_macs(a, b, out=out)
-
-
-def attention_macs(query: Tensor, key: Tensor, value: Tensor, *args: Any, out: Any, **kwargs: Any) -> int:
-    """query @ keyᵀ, then weights @ value: ``[..., n, d]``, ``[..., m, d]``, ``[..., m, e]``."""
-    scores = query.shape[:-1].numel() * key.shape[-2]
-    return scores * (query.shape[-1] + value.shape[-1])
-
-
-FORMULAS: dict[Any, Callable[..., int]] = {
-    aten.convolution: convolution_macs,
-    aten.mm: product_macs,
-    aten.bmm: product_macs,
-    aten.addmm: added_product_macs,
-    aten.baddbmm: added_product_macs,
-    aten._scaled_dot_product_flash_attention_for_cpu: attention_macs,
-    aten._scaled_dot_product_flash_attention: attention_macs,
-    aten._scaled_dot_product_efficient_attention: attention_macs,
-    aten._scaled_dot_product_cudnn_attention: attention_macs,
-}
 
 # Operators without multiply-adds by the convention, beside pointwise ones and views, which torch tags.
 # In-place forms (with a trailing underscore) are the same operators.
@@ -256,6 +212,7 @@ FREE = frozenset(
 
 
 def is_free(func: Any) -> bool:
+    """True if an operator has no multiply-adds by the convention."""
     return (
         func.is_view
         or torch.Tag.pointwise in func.tags
@@ -265,7 +222,7 @@ def is_free(func: Any) -> bool:
 
 
 def is_query(func: Any) -> bool:
-    """Whether an operator returns no tensor, such as a device or a size."""
+    """True if an operator returns no tensor, but a device or a size."""
     return not any(isinstance(returned.type, torch.TensorType | torch.ListType) for returned in func._schema.returns)
 
 

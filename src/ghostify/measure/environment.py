@@ -1,4 +1,4 @@
-"""What a figure was measured on."""
+"""The machine and the versions that a figure was measured on."""
 
 import platform
 import time
@@ -10,28 +10,32 @@ import torch
 
 
 def cpu_capabilities() -> Mapping[str, Any]:
-    """What PyTorch knows of the processor: instruction sets, cores, its name; empty in older releases."""
+    """PyTorch's facts about the processor: instruction sets, cores, its name; empty in older releases."""
     return getattr(torch.cpu, "get_capabilities", dict)()
 
 
 def computes_in_bf16(device: torch.device) -> bool:
-    """Whether the processor has instructions for bf16, so that it is faster in it."""
+    """True if the processor has instructions for bf16, so that it computes faster in it."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     # In turn: x86 vectors, x86 tiles, ARM.
     return any(cpu_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-# A gap in reading the clock that is longer than a system call or an interrupt; a core kept for less than this
-# share of a moment is shared with somebody.
-GAP_SECONDS, QUIET = 1e-3, 0.95
+# A gap between two readings of the clock that is longer than a system call or an interrupt takes.
+GAP_SECONDS = 1e-3
+# Share of the time below which the core of a busy loop counts as shared with other programs.
+QUIET = 0.95
 
 
 def core_share(seconds: float = 0.3) -> float:
-    """Share of a moment for which a loop that only reads the clock keeps its core, 0..1.
+    """Share of the time for which a loop that only reads the clock keeps its core, 0..1.
 
-    What is missing went to another process or, untold by the operating system, to another virtual
-    machine; times taken now are too long by as much, and by chance.
+    The rest went to other processes or, unseen by the operating system, to other virtual machines; times
+    measured meanwhile are too long by that much, at random.
+
+    Args:
+        seconds: Duration of the loop.
     """
     start = last = time.perf_counter()
     lost = 0.0
@@ -44,7 +48,7 @@ def core_share(seconds: float = 0.3) -> float:
 
 
 def disturbance(environment: Mapping[str, Any]) -> str:
-    """A sentence where the machine was not quiet, else ""."""
+    """A warning if the machine was not quiet, else ""."""
     if environment["core_share"] >= QUIET:
         return ""
     return (
@@ -54,7 +58,7 @@ def disturbance(environment: Mapping[str, Any]) -> str:
 
 
 def describe_environment(device: str = "cpu") -> dict[str, str | int | float]:
-    """Processor, how much of it was ours, threads and versions, for the record beside every figure.
+    """Processor, the share of it that was free, threads and versions, for the record beside every figure.
 
     Example:
         >>> sorted(describe_environment())

@@ -10,6 +10,26 @@ from scipy.stats import quantile_test
 
 
 @dataclass(frozen=True)
+class Conditions:
+    """How both networks of a comparison ran, for the record; by default in eager PyTorch on one core.
+
+    Args:
+        engine: Name of the engine.
+        threads: CPU threads.
+        device: PyTorch's name of the device.
+        dtype: PyTorch's name of the data type, without ``torch.``.
+    """
+
+    engine: str = "eager"
+    threads: int = 1
+    device: str = "cpu"
+    dtype: str = "float32"
+
+
+EAGER = Conditions()
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Latency of network b over network a.
 
@@ -21,9 +41,9 @@ class Comparison:
         b_ms: The same of b.
         a_ms_quartiles: First and third quartile over blocks.
         b_ms_quartiles: The same of b.
-        least_ms: Of the fastest single call, of a and of b: what is left of it where others share the machine;
-            None where single calls are not known.
-        first_ms: Cold: of the first call, of a and of b, what is compiled then included; None where it is not known.
+        least_ms: Milliseconds of the fastest single call of a and of b, which others on the machine disturb least; None
+            where single calls are not known.
+        first_ms: Milliseconds of the first call of a and of b, compilation included; None where they are not known.
         blocks: Blocks timed of each network.
         calls_per_block: Calls averaged within a block, of a and of b.
     """
@@ -46,7 +66,7 @@ class Comparison:
 
     @property
     def different(self) -> bool:
-        """Whether the interval leaves out 1."""
+        """True if the interval leaves out 1."""
         return not self.ratio_low <= 1 <= self.ratio_high
 
     def verdict(self, a: str = "a", b: str = "b") -> str:
@@ -70,10 +90,7 @@ def summarise(
     least_ms: tuple[float, float] | None = None,
     first_ms: tuple[float, float] | None = None,
     calls_per_block: tuple[int, int] = (1, 1),
-    engine: str = "eager",
-    threads: int = 1,
-    device: str = "cpu",
-    dtype: str = "float32",
+    conditions: Conditions = EAGER,
 ) -> Comparison:
     """Median and 95 % interval of the ratio from paired block times.
 
@@ -83,6 +100,8 @@ def summarise(
     Args:
         a_ms: Milliseconds per call of network a, block by block.
         b_ms: The same of network b, measured next to it.
+        least_ms, first_ms, calls_per_block: As a ``Comparison`` has them.
+        conditions: How both ran.
     """
     ratios = [after / before for before, after in zip(a_ms, b_ms, strict=True)]
     found: Any = quantile_test(ratios, q=1, p=0.5)  # scipy's stubs take its interval for a number
@@ -99,10 +118,10 @@ def summarise(
         first_ms=first_ms,
         blocks=len(ratios),
         calls_per_block=calls_per_block,
-        engine=engine,
-        threads=threads,
-        device=device,
-        dtype=dtype,
+        engine=conditions.engine,
+        threads=conditions.threads,
+        device=conditions.device,
+        dtype=conditions.dtype,
     )
 
 

@@ -17,14 +17,14 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def peak_memory_mb(model: nn.Module, example: Tensor, *, threads: int = 1) -> float | None:
     """Peak memory that a network needs to run one batch in eager PyTorch: weights, maps and scratch.
 
-    On a GPU, the allocator's peak. On a CPU, the growth of the resident memory of a fresh process from
-    before the network is there to the peak of its second call; what importing PyTorch takes is not in it.
+    On a GPU it is the allocator's peak. On a CPU it is the growth of the resident memory of a fresh process, from
+    before the network is loaded to the peak of its second call, without the memory of PyTorch itself.
 
     Args:
         example: One batch ``[batch, channels, height, width]`` on the network's device.
         threads: CPU threads.
     Returns:
-        Megabytes (10⁶ bytes), or None where the system does not tell (it does on Linux), or the network cannot be
+        Megabytes (10⁶ bytes); None on systems that keep no such count (Linux does), or if the network cannot be
         handed to another process.
     """
     if example.is_cuda:

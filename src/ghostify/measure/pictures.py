@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 matplotlib.use("agg")
 COLOURS = {"original": "#4C72B0", "ghost": "#DD8452", "narrow": "#55A868"}
-# Of pairs of maps: told apart on white and on black, also by the colour-blind (after Okabe and Ito 2008).
+# For pairs of maps: distinct on white and on black, also to the colour-blind (after Okabe and Ito 2008).
 PAIR_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B58900", "#56B4E9", "#8B5CF6", "#C1272D")
 
 
@@ -54,11 +54,12 @@ class Sheet:
 
 
 def sheet(grey: Tensor, largest: int = 64, columns: int = 32) -> Sheet:
-    """All maps in one lossless picture, for a page that shows cuttings of it.
+    """All maps in one lossless picture, from which a page cuts single ones.
 
     Args:
         grey: uint8 ``[maps, height, width]``.
         largest: Height and width to which larger maps are averaged down, pixels.
+        columns: Maps in a row, at most.
     """
     height, width = (min(largest, size) for size in grey.shape[1:])
     small = F.adaptive_avg_pool2d(grey.float()[:, None], (height, width))[:, 0].round().to(torch.uint8)
@@ -107,9 +108,9 @@ def layer_speeds(macs: Sequence[float], time: Sequence[float], weight: Sequence[
     """Each layer's share of time left against its share of multiply-adds left.
 
     Args:
-        macs: After over before, of each layer.
-        time: Likewise.
-        weight: What each layer takes of the original's time, 0..1.
+        macs: Multiply-adds after over before, layer by layer.
+        time: Time after over before, layer by layer.
+        weight: Share of the original's time that each layer takes, 0..1; the area of its mark.
     """
     figure = Figure(figsize=(4.5, 4), layout="constrained")
     axes = figure.subplots()
@@ -124,7 +125,7 @@ def layer_speeds(macs: Sequence[float], time: Sequence[float], weight: Sequence[
 
 
 def draw_maps(axes: Axes, grey: Tensor, columns: int, marks: Sequence[str | None]) -> list[tuple[float, float]]:
-    """Maps in frames; the middle of each, in the axes' pixels."""
+    """Draw maps in rows, in frames of the colours ``marks``; the middle of each is returned, in the axes' pixels."""
     _, height, width = grey.shape
     gap = max(1, width // 8)
     axes.imshow(mosaic(grey, columns, gap), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
@@ -142,11 +143,11 @@ def draw_maps(axes: Axes, grey: Tensor, columns: int, marks: Sequence[str | None
 
 @dataclass(frozen=True)
 class DrawnPair:
-    """A pair of maps and what the best filters between them leave.
+    """A pair of maps and the errors of the best filters between them.
 
     Args:
         source, target: Indices of the maps.
-        errors: By filter size, share of the target's variance, 0..1.
+        errors: Share of the target's variance that the best filter of each size leaves, 0..1.
     """
 
     source: int
@@ -157,11 +158,13 @@ class DrawnPair:
 def paired_maps(
     title: str, grey: Tensor, pairs: Sequence[DrawnPair], explained: Mapping[str, tuple[list[int], list[float]]]
 ) -> Figure:
-    """Maps with the most similar pairs framed and linked, their errors by filter size, and what few maps explain.
+    """Maps with the most similar pairs framed and linked, these pairs' errors, and curves of the variance explained.
 
     Args:
+        title: Heading.
         grey: uint8 ``[maps, height, width]``.
-        explained: By way of making the others, numbers of intrinsic maps and shares of variance, 0..1.
+        pairs: The most similar pairs, best first; as many are drawn as there are colours.
+        explained: Curves by name: numbers of intrinsic maps, and the shares of variance that they explain, 0..1.
     """
     columns = max(6, round((1.35 * len(grey)) ** 0.5))
     figure = Figure(figsize=(10, 4.8), layout="constrained")
@@ -200,7 +203,9 @@ def beside(title: str, parts: Mapping[str, tuple[Tensor, Sequence[str | None]]],
     """The same maps of several networks side by side, each a grid with its heading.
 
     Args:
-        parts: By heading, maps, uint8 ``[maps, height, width]``, and colours of their frames.
+        title: Heading of the whole.
+        parts: Grids by heading: maps, uint8 ``[maps, height, width]``, and the colours of their frames.
+        columns: Maps in a row.
     """
     rows = max(-(-len(marks) // columns) for _, marks in parts.values())
     figure = Figure(figsize=(3.4 * len(parts), 0.43 * rows + 0.8), layout="constrained")

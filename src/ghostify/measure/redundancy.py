@@ -1,16 +1,17 @@
-"""How much of a layer's maps the others tell: best filters from map to map, and what a few maps explain of all."""
+"""How well a layer's maps predict each other: best filters from map to map, and variance that a few maps explain."""
 
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Least pixels per unknown of a filter: of noise, a fit explains one over this by chance.
+# Least pixels per unknown of a filter: by chance, a fit explains one over this of a map of noise.
 PIXELS_PER_UNKNOWN = 6
-# Relative to the mean variance under a filter's taps: keeps a constant map's equations solvable.
+# Relative to the mean variance under a filter's weights: keeps a constant map's equations solvable.
 RIDGE = 1e-10
 # Share of the largest variance below which a map counts as constant.
 CONSTANT = 1e-10
@@ -24,7 +25,7 @@ class MapFilter:
 
     Args:
         weight: ``[d, d]``, as ``torch.nn.Conv2d`` applies it, with zeros around the map.
-        bias: What is added.
+        bias: The constant that is added.
         error: Share of the target's variance that is left, 0 to 1.
         mse: Mean squared error, in the map's own unit squared.
     """
@@ -41,9 +42,9 @@ class FilterFits:
 
     Args:
         errors: Share of the target's variance that is left, 0 to 1, ``[target, source]``; 0 of a constant target.
-        partners: Of each target the source that leaves least, not itself and not constant, ``[maps]``.
-        weights: The filters of the partners, ``[maps, d, d]``.
-        biases: What is added, ``[maps]``.
+        partners: For each target the source that leaves least, not itself and not constant, ``[maps]``.
+        weights: The filters from the partners, ``[maps, d, d]``.
+        biases: The constants that are added, ``[maps]``.
     """
 
     errors: Tensor
@@ -53,7 +54,7 @@ class FilterFits:
 
 
 def usable_sizes(height: int, width: int, sizes: Sequence[int] = (1, 3, 5, 7)) -> tuple[int, ...]:
-    """The filter sizes that maps of so many pixels can be asked about.
+    """The filter sizes for which maps have enough pixels.
 
     Example:
         >>> usable_sizes(56, 56), usable_sizes(7, 7)
@@ -63,7 +64,7 @@ def usable_sizes(height: int, width: int, sizes: Sequence[int] = (1, 3, 5, 7)) -
 
 
 def constant_maps(maps: Tensor) -> Tensor:
-    """Which of ``[maps, height, width]`` say nothing, as after a dead ReLU: bool ``[maps]``."""
+    """The maps of ``[maps, height, width]`` that are constant, as after a dead ReLU: bool ``[maps]``."""
     variance = maps.double().flatten(1).var(1, correction=0)
     return variance <= CONSTANT * variance.max()
 
@@ -104,11 +105,12 @@ def fit_filters_between(maps: Tensor, sizes: Sequence[int]) -> dict[int, FilterF
     }
     least = {d: torch.full((count,), torch.inf, dtype=torch.float64) for d in sizes}
     for sources in everyone.split(max(1, CHUNK_VALUES // (largest**2 * pixels))):
-        taps, tap_means = centred_taps(maps[sources], largest)
-        among = taps @ taps.transpose(1, 2) / pixels  # [sources, taps, taps]
-        with_targets = (taps.flatten(0, 1) @ targets.T / pixels).unflatten(0, taps.shape[:2])  # [sources, taps, maps]
+        patches = centred_patches(maps[sources], largest)
+        x = patches.centred
+        among = x @ x.transpose(1, 2) / pixels  # [sources, d·d, d·d]
+        with_targets = (x.flatten(0, 1) @ targets.T / pixels).unflatten(0, x.shape[:2])  # [sources, d·d, maps]
         for d, fit in fits.items():
-            inner = inner_taps(largest, d)
+            inner = inner_weights(largest, d)
             products = with_targets[:, inner]
             weights = least_squares(among[:, inner][:, :, inner], products)
             share = 1 - (weights * products).sum(1).T / variance[:, None].clamp_min(TINY)
@@ -119,40 +121,49 @@ def fit_filters_between(maps: Tensor, sizes: Sequence[int]) -> dict[int, FilterF
             least[d] = torch.where(better, error, least[d])
             fit.partners[better] = sources[place[better]]
             fit.weights[better] = weights[place[better], :, better].unflatten(1, (d, d))
-            moved = (fit.weights[better].flatten(1) * tap_means[:, inner][place[better]]).sum(1)
+            moved = (fit.weights[better].flatten(1) * patches.means[:, inner][place[better]]).sum(1)
             fit.biases[better] = means[better] - moved
     return fits
 
 
 def fit_filter(source: Tensor, target: Tensor, size: int) -> MapFilter:
     """The best d×d filter and constant from one map ``[height, width]`` to another; see ``fit_filters_between``."""
-    taps, tap_means = centred_taps(source[None], size)
-    wanted = target.double().flatten()
-    centred = wanted - wanted.mean()
-    products = (taps @ centred / len(centred))[:, :, None]
-    weight = least_squares(taps @ taps.transpose(1, 2) / len(centred), products)
+    patches = centred_patches(source[None], size)
+    x, y = patches.centred, target.double().flatten()
+    centred = y - y.mean()
+    products = (x @ centred / len(centred))[:, :, None]
+    weight = least_squares(x @ x.transpose(1, 2) / len(centred), products)
     variance = float(centred.square().mean())
     mse = max(0.0, variance - float((weight * products).sum()))
-    bias = float(wanted.mean() - (weight[0, :, 0] * tap_means[0]).sum())
+    bias = float(y.mean() - (weight[0, :, 0] * patches.means[0]).sum())
     return MapFilter(weight.reshape(size, size), bias, min(1.0, mse / variance) if variance > 0 else 0.0, mse)
 
 
-def centred_taps(maps: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """What lies under each tap of a d×d filter, less its mean, and the means.
+@dataclass(frozen=True)
+class Patches:
+    """The pixels of maps under each weight of a d×d filter, in float64.
 
-    Returns:
-        float64 ``[maps, d·d, pixels]`` and ``[maps, d·d]``.
+    Args:
+        centred: Less their means, ``[maps, d·d, pixels]``.
+        means: ``[maps, d·d]``.
     """
-    taps = F.unfold(maps.double()[:, None], size, padding=size // 2)
-    means = taps.mean(2)
-    return taps - means[:, :, None], means
+
+    centred: Tensor
+    means: Tensor
 
 
-def inner_taps(size: int, inner: int) -> Tensor:
-    """Places of a smaller filter's taps among a larger one's.
+def centred_patches(maps: Tensor, size: int) -> Patches:
+    """The pixels of ``[maps, height, width]`` under each weight of a filter."""
+    patches = F.unfold(maps.double()[:, None], size, padding=size // 2)
+    means = patches.mean(2)
+    return Patches(patches - means[:, :, None], means)
+
+
+def inner_weights(size: int, inner: int) -> Tensor:
+    """Places of a smaller filter's weights among a larger one's.
 
     Example:
-        >>> inner_taps(5, 3).tolist()
+        >>> inner_weights(5, 3).tolist()
         [6, 7, 8, 11, 12, 13, 16, 17, 18]
     """
     edge = (size - inner) // 2
@@ -160,7 +171,7 @@ def inner_taps(size: int, inner: int) -> Tensor:
 
 
 def least_squares(among: Tensor, products: Tensor) -> Tensor:
-    """Weights ``[sources, taps, targets]`` from the covariances among the taps and with the targets."""
+    """Weights ``[sources, d·d, targets]`` from the covariances among the patches and with the targets."""
     scale = among.diagonal(dim1=1, dim2=2).mean(1).clamp_min(TINY)
     lifted = among + RIDGE * scale[:, None, None] * torch.eye(among.shape[1], dtype=among.dtype)
     return torch.cholesky_solve(products, torch.linalg.cholesky(lifted))
@@ -172,7 +183,7 @@ class Pair:
 
     Args:
         source: The map that is filtered.
-        target: The one that it should give.
+        target: The map that this should give.
         error: Share of the target's variance that the filter leaves.
     """
 
@@ -185,9 +196,9 @@ def most_similar(errors: Tensor, constant: Tensor, pairs: int) -> list[Pair]:
     """The pairs of least error, no map in two of them.
 
     Args:
-        errors: ``[target, source]``, of ``fit_filters_between``.
-        constant: Maps that take no part.
-        pairs: How many at most.
+        errors: ``[target, source]``, as in ``FilterFits``.
+        constant: Maps that take no part, bool ``[maps]``.
+        pairs: Largest number of pairs.
     Example:
         >>> errors = torch.tensor([[0.0, 0.4, 0.9], [0.2, 0.0, 0.1], [0.9, 0.3, 0.0]], dtype=torch.float64)
         >>> most_similar(errors, torch.zeros(3, dtype=torch.bool), 2)
@@ -208,18 +219,28 @@ def most_similar(errors: Tensor, constant: Tensor, pairs: int) -> list[Pair]:
     return found
 
 
-def choose_in_order(covariance: Tensor, effect: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Greedily choose the maps from whose linear combinations all maps can best be told.
+class Choice(NamedTuple):
+    """Maps in the order in which they were chosen.
+
+    Args:
+        order: Their indices, ``[chosen]``.
+        gains: The amount by which each lowered the weighted error, ``[chosen]``.
+    """
+
+    order: Tensor
+    gains: Tensor
+
+
+def choose_in_order(covariance: Tensor, effect: Tensor, count: int) -> Choice:
+    """Greedily choose the maps whose linear combinations predict all maps best.
 
     Each step takes the map whose linear prediction of all maps lowers their weighted error the most
     (interpolative decomposition of the covariance).
 
     Args:
-        covariance: Of the maps, ``[maps, maps]``.
-        effect: What an error does: of errors e, ``e @ effect @ e`` counts; ``[maps, maps]``, symmetric.
-        count: How many to choose.
-    Returns:
-        Their indices in the order of choice, and by how much each lowers the weighted error, both ``[count]``.
+        covariance: Covariance of the maps, ``[maps, maps]``.
+        effect: Weights of the error: errors e of the maps count as ``e @ effect @ e``; ``[maps, maps]``, symmetric.
+        count: Number of maps to choose.
     Example:
         >>> twin = torch.tensor([[4.0, 4.0, 0.0], [4.0, 4.0, 0.0], [0.0, 0.0, 1.0]])
         >>> order, gain = choose_in_order(twin, torch.eye(3), 3)
@@ -234,7 +255,7 @@ def choose_in_order(covariance: Tensor, effect: Tensor, count: int) -> tuple[Ten
     for _ in range(count):
         variance = left.diagonal()
         gain = (left * weighted).sum(0) / variance.clamp_min(floor)
-        gain = torch.where(variance > floor, gain, 0.0)  # told by the others already, or constant
+        gain = torch.where(variance > floor, gain, 0.0)  # predicted by the others already, or constant
         best = int(torch.where(free, gain, -1.0).argmax())
         free[best] = False
         order.append(best)
@@ -244,27 +265,28 @@ def choose_in_order(covariance: Tensor, effect: Tensor, count: int) -> tuple[Ten
             row = left[best].clone()
             left -= column[:, None] * row
             weighted -= weighted_column[:, None] * row / row[best]
-    return torch.tensor(order, device=left.device), torch.tensor(gains, dtype=torch.float64, device=left.device)
+    return Choice(torch.tensor(order, device=left.device), torch.tensor(gains, dtype=torch.float64, device=left.device))
 
 
 def explained_by_combinations(maps: Tensor) -> Tensor:
-    """Share of all maps' variance that m of them and 1×1 combinations of them give, for m = 1 … maps: ``[maps]``."""
+    """Share of all maps' variance that m maps and their 1×1 combinations explain, for m = 1 … maps: ``[maps]``."""
     values = maps.double().flatten(1)
     covariance = torch.cov(values, correction=0).reshape(len(maps), len(maps))
     total = covariance.diagonal().sum()
-    _, gains = choose_in_order(covariance, torch.eye(len(maps)), len(maps))
+    gains = choose_in_order(covariance, torch.eye(len(maps)), len(maps)).gains
     return (gains.cumsum(0) / total).clamp(0, 1) if total > 0 else torch.ones(len(maps), dtype=torch.float64)
 
 
 def explained_by_filters(maps: Tensor, errors: Tensor) -> Tensor:
-    """Share of all maps' variance that m of them and filtered copies of them give, for m = 1 … maps: ``[maps]``.
+    """Share of all maps' variance that m maps and filtered copies of them explain, for m = 1 … maps: ``[maps]``.
 
-    Every other map is the filtered copy of that one of the m which leaves least of it. The m are chosen
-    greedily, each to add the most; as what a map adds only falls while others join, its last known gain
-    is a bound, and few are computed anew (lazy greedy, Minoux 1978).
+    Every other map is a filtered copy of whichever of the m predicts it best. The m are chosen greedily. A map's gain
+    only falls as others are chosen before it, so that its last computed gain is an upper bound, and few gains are
+    computed anew (lazy greedy, Minoux 1978).
 
     Args:
-        errors: ``[target, source]``, of ``fit_filters_between``.
+        maps: ``[maps, height, width]``.
+        errors: ``[target, source]``, as in ``FilterFits``.
     """
     variance = maps.double().flatten(1).var(1, correction=0)
     total = float(variance.sum())
@@ -287,7 +309,7 @@ def explained_by_filters(maps: Tensor, errors: Tensor) -> Tensor:
 
 
 def explained_alone(maps: Tensor) -> Tensor:
-    """Share of all maps' variance that the m most varied have, the others dropped, for m = 1 … maps: ``[maps]``."""
+    """Share of all maps' variance that lies in the m maps of largest variance, for m = 1 … maps: ``[maps]``."""
     variance = maps.double().flatten(1).var(1, correction=0)
     total = variance.sum()
     return variance.sort(descending=True).values.cumsum(0) / total if total > 0 else torch.ones_like(variance)

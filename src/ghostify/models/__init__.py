@@ -1,4 +1,4 @@
-"""The networks, and the dict that names them."""
+"""Networks, and the registry of their names."""
 
 from ghostify.models.registry import create_model, list_detectors, list_models
 

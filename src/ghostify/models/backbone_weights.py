@@ -1,4 +1,4 @@
-"""What a classification network learned, for the backbone of a detector."""
+"""A classification network's weights for the backbone of a detector."""
 
 import os
 
@@ -16,8 +16,8 @@ def load_backbone_weights_(detector: nn.Module, path: str | os.PathLike[str]) ->
     """Load a classification network's weights, of any number of classes, into the backbone of a detector, strictly.
 
     Args:
-        detector: Of ``create_model``.
-        path: As for ``load_weights_``; what ``ghostify train`` wrote will do.
+        detector: A detector that ``create_model`` built.
+        path: A file that ``load_weights_`` can read, such as ``ghostify train`` writes.
     Raises:
         InputError: If the file cannot be read or is of another network.
     """

@@ -31,15 +31,15 @@ def numbered_features(stages: Sequence[int], network: nn.Module) -> tuple[nn.Mod
 
 
 def ghostnet_stages(network: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
-    """All that runs before the last 1×1 convolution: 24, 40, 112 and 160 maps (at width 1) at the ends of stages."""
+    """All layers before the last 1×1 convolution; at the ends of stages are 24, 40, 112 and 160 maps (at width 1)."""
     assert isinstance(network, GhostNet)
     parts = OrderedDict[str, nn.Module](conv_stem=network.conv_stem, bn1=network.bn1, relu=nn.ReLU())
     parts |= {f"stage{index}": stage for index, stage in enumerate(network.blocks)}
     return nn.Sequential(parts), ("stage2", "stage4", "stage6", "stage8")
 
 
-# What of a classification network is a detector's backbone: a module whose children run one after the other, and
-# those of them that end the stages at 1/4, 1/8, 1/16 and 1/32 of the image's side.
+# The part of a classification network that is a detector's backbone, a module whose children run one after the other,
+# and the names of those that end the stages at 1/4, 1/8, 1/16 and 1/32 of the image's side.
 BACKBONES: dict[str, Callable[[nn.Module], tuple[nn.Module, tuple[str, ...]]]] = {
     "ghostnet_100": ghostnet_stages,
     "ghostnet_110": ghostnet_stages,
@@ -73,16 +73,17 @@ def detector(
 
     Args:
         create_network: Builds the classification network by name.
+        family: "retinanet" or "fasterrcnn".
         backbone: A name of ``BACKBONES``.
-        num_classes: Kinds of objects; the detector answers 1 for the first of them.
-        fpn_channels: Maps at each level of the pyramid.
-        min_size: To which the shorter side of images is brought, pixels, ...
-        max_size: ... but the longer side to no more than this.
-        smallest_anchor: Side of the smallest anchor boxes, pixels after that; each level doubles it.
-        norm: Whether the pyramid has BatchNorm and a RetinaNet's head GroupNorm: to learn without ImageNet weights.
-        image_mean: Of the channels in 0..1, for which the backbone was trained.
-        image_std: Likewise.
-        options: Of the backbone's builder, such as ``ratio``.
+        num_classes: Kinds of objects; the first of them has the label 1.
+        fpn_channels: Number of maps at each level of the pyramid.
+        min_size: Shorter side of resized images, pixels; less where the longer one would exceed ``max_size``.
+        max_size: Largest longer side of resized images, pixels.
+        smallest_anchor: Side of the smallest anchor boxes in the resized image, pixels; each level doubles it.
+        norm: Put BatchNorm into the pyramid and GroupNorm into a RetinaNet's head, to learn without ImageNet weights.
+        image_mean: Mean of each channel in 0..1 by which the backbone's images were normalised.
+        image_std: Standard deviation of each channel, likewise.
+        options: Options of the backbone's builder, such as ``ratio``.
     """
     if fpn_channels < 1 or fpn_channels % 8:
         raise InputError(f"fpn_channels is {fpn_channels}: expected a multiple of 8")
@@ -121,12 +122,12 @@ def detector(
 
 
 def backbone_name(backbone: str) -> str:
-    """The name that ``create_model`` knows the classification network by."""
+    """The name of the classification network for ``create_model``."""
     return "torchvision:mobilenet_v2" if backbone == "mobilenet_v2" else backbone
 
 
 def channels_at(body: nn.Module, stages: Sequence[str]) -> list[int]:
-    """How many maps there are at the ends of stages."""
+    """The numbers of maps at the ends of stages."""
     found = {}
     shapes_only = copy.deepcopy(body).to("meta").eval()
     x = torch.zeros(1, 3, 64, 64, device="meta")

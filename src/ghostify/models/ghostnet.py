@@ -35,7 +35,7 @@ def divisible(channels: float, divisor: int = 4) -> int:
 
 
 class SqueezeExcite(nn.Module):
-    """A gate per map from the mean of all maps (Hu et al. 2018, arXiv:1709.01507), with a hard sigmoid."""
+    """A gate for each map from the means of all maps (Hu et al. 2018, arXiv:1709.01507), with a hard sigmoid."""
 
     def __init__(self, channels: int, reduced: int) -> None:
         super().__init__()
@@ -51,8 +51,8 @@ class SqueezeExcite(nn.Module):
 class GhostBottleneck(nn.Module):
     """Expand by a ghost module, (stride), (squeeze-excite), project by a ghost module, add the input.
 
-    Han et al. 2020, arXiv:1911.11907, section 3.2. ``kernel_size`` is that of the two depthwise
-    convolutions of a striding bottleneck and of nothing else.
+    Han et al. 2020, arXiv:1911.11907, section 3.2. Only the two depthwise convolutions of a striding bottleneck are of
+    ``kernel_size``.
     """
 
     def __init__(

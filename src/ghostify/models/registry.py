@@ -71,7 +71,7 @@ class Origin:
 
 
 def list_models() -> list[str]:
-    """The names that ``create_model`` knows by itself.
+    """The names of the networks that ``create_model`` builds, without detectors.
 
     Example:
         >>> "ghostnet_100" in list_models()
@@ -81,7 +81,7 @@ def list_models() -> list[str]:
 
 
 def list_detectors() -> list[str]:
-    """The detectors that ``create_model`` knows by name.
+    """The names of the detectors that ``create_model`` builds.
 
     Example:
         >>> "retinanet_ghostnet_110_fpn" in list_detectors()
@@ -150,7 +150,7 @@ def import_module(name: str, hint: str) -> Any:
 
 
 def refuse_unknown_options(name: str, builder: Callable[..., Any], options: dict[str, Any]) -> None:
-    """Refuse what the builder does not take and what would download weights or read them from elsewhere."""
+    """Refuse options that the builder does not take, and those that would download weights or read them elsewhere."""
     for option in ("weights", "weights_backbone", "pretrained", "checkpoint_path", "pretrained_cfg"):
         if options.get(option) not in (None, False):
             raise InputError(f"{name}: {option} is not taken here; load a local file with --weights or load_weights")
@@ -163,13 +163,13 @@ def refuse_unknown_options(name: str, builder: Callable[..., Any], options: dict
 
 
 def takes_option(name: str, option: str) -> bool:
-    """Whether the builder behind a name takes an option."""
+    """True if the builder behind a name takes an option."""
     parameters = parameters_of(find_builder(name))
     return option in parameters or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
 
 
 def parameters_of(builder: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """A builder's parameters by name; none where it does not tell, as one written in C may not."""
+    """A builder's parameters by name; empty for one without a signature, as one written in C may be."""
     try:
         return inspect.signature(builder).parameters
     except ValueError:

@@ -15,7 +15,10 @@ Conv3x3 = Callable[[int, int, int], nn.Module]
 
 
 class PadShortcut(nn.Module):
-    """Option A of He et al. 2016, arXiv:1512.03385, section 4.2: every second pixel, new maps zero."""
+    """A shortcut without parameters: every second pixel, and zeros for the maps that are new.
+
+    Option A of He et al. 2016, arXiv:1512.03385, section 4.2.
+    """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()

@@ -20,8 +20,8 @@ def load_weights_(model: nn.Module, path: str | os.PathLike[str], *, new_head: b
     """Load a state dict into a network, strictly.
 
     Args:
-        path: ``.safetensors``, or ``.pt``, ``.pth``, ``.th`` with plain tensors; a wrapping
-            ``state_dict`` key and a ``module.`` prefix that the network's own names lack are understood.
+        path: ``.safetensors``, or ``.pt``, ``.pth``, ``.th`` with plain tensors; a ``state_dict`` key around them and
+            a ``module.`` prefix that the network's own names lack are taken off.
         new_head: Leave the last layer as it is, for other classes than the file's.
     Raises:
         InputError: If the file cannot be read, holds more than tensors, or is of another network.
@@ -64,7 +64,8 @@ def read_state_dict(path: Path, own: Container[str] = ()) -> dict[str, Tensor]:
     """The tensors of a file by name, unwrapped.
 
     Args:
-        own: Names of the network: where they are the file's, it has no prefix.
+        path: The file.
+        own: Names of the network's tensors; a file with these very names has no prefix to be taken off.
     """
     if not path.is_file():
         raise InputError(f"{path} is not there: expected a file of weights")
