@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from small import SHAPE, Net, candidates_of, outputs_of
 from torch import Tensor, nn
 
 from ghostify import InputError, convert, count, create_model
@@ -18,7 +19,6 @@ from ghostify.changes import (
 )
 from ghostify.fitting.trial import Trial
 from ghostify.planning.candidates import Candidates, find_candidates, offer_for
-from small import SHAPE, Net, candidates_of, outputs_of
 
 
 def trial_of(model: nn.Module, candidates: Candidates, batches: list[Tensor]) -> Trial:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from small import SHAPE, Net, candidates_of, outputs_of
 from torch import nn
 
 from ghostify import count, create_model
@@ -19,7 +20,6 @@ from ghostify.changes import (
 )
 from ghostify.planning.candidates import find_candidates, inputs_left, offer_for
 from ghostify.transform.untrained import untrained
-from small import SHAPE, Net, candidates_of, outputs_of
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 

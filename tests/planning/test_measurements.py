@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from small import SHAPE, Net
 
 from ghostify import InputError, plan
 from ghostify.changes import Prune, layer
 from ghostify.planning import timing
 from ghostify.planning.measurements import Measurements
-from small import SHAPE, Net
 
 
 def test_measurements_survive_a_cut_and_refuse_another_network(tmp_path: Path) -> None:

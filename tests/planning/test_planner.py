@@ -123,7 +123,7 @@ def test_a_speed_is_reached_where_the_whole_is_measured(merging: bool | None, ba
     assert found.limit > 1.4
     assert found.made_on["engine"] == "openvino"
     timing = SteadyTiming(model, candidates_of_plan(model), EXAMPLE, None, None, None)  # type: ignore[arg-type]  # not used
-    speed = 1 / timing.of({name: layer for name, layer in found.items()}).ratio
+    speed = 1 / timing.of(found).ratio
     assert speed == pytest.approx(found.speedup[0])
     message = r"target_speedup is 100: at most \d+\.\d+ can be reached in openvino"
     with pytest.raises(OutOfReachError, match=message) as refused:

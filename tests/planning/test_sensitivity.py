@@ -1,8 +1,9 @@
 """Errors are measured at a few sizes, and read off a falling curve in between."""
 
+from small import Net, candidates_of
+
 from ghostify.changes import Change, Keep, LayerPlan, MergeInputs, Prune
 from ghostify.planning.sensitivity import Errors, measured_changes, output_errors
-from small import Net, candidates_of
 
 
 def test_errors_in_between_lie_on_a_falling_curve_and_known_ones_are_not_measured_again() -> None:

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from ghostify import GhostConv2d, InputError, convert, count, create_model, load, save
+from ghostify.changes import LayerPlan, Prune
 from ghostify.plain_part import plain_part
-from ghostify.transform.detector import plain_inputs
+from ghostify.transform.changeable import changeable_convolutions, prunable_among
+from ghostify.transform.detector import Pyramid, plain_inputs
 
 SHAPE = (3, 64, 96)
 
@@ -73,11 +75,13 @@ def test_a_calibrated_head_keeps_what_the_head_says() -> None:
     )
 
 
-def test_dropped_maps_leave_the_pyramid_as_wide_as_it_was() -> None:
-    options: dict[str, Any] = {"cheap": "pointwise", "effort": "fast", "drop_inner": True}
-    with pytest.raises(InputError, match=r"ratio is 2: with one map left .* expected well below that"):
-        convert(detector(), calibration=images(), ratio=2, **options)
-    found = convert(detector(), calibration=images(), ratio=1.2, **options)
+def test_pruned_channels_leave_the_pyramid_as_wide_as_it_was() -> None:
+    model, example = detector(), torch.randn(1, *SHAPE)
+    pyramid = Pyramid(model.backbone)
+    convs = changeable_convolutions(pyramid, (), example)
+    halves = {name: convs[name].out_channels // 2 for name in prunable_among(pyramid, convs, example) if "body" in name}
+    plan = {name: LayerPlan(Prune(convs[name].out_channels - half, half)) for name, half in halves.items()}
+    found = convert(model, calibration=images(), plan=plan, effort="fast")
     assert sum(row.dropped for row in found.layers) > 100
     with torch.no_grad():
         levels = found.model.backbone(torch.randn(1, *SHAPE))

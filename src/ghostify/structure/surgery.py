@@ -101,26 +101,26 @@ def stand_in(module: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def check_swap(before: nn.Module, after: nn.Module, new: Collection[nn.Module], example: Tensor) -> None:
+def check_swap(before: nn.Module, after: nn.Module, names: Collection[str], example: Tensor) -> None:
     """Run a network once after modules were swapped, and see that it runs the new ones.
 
     Args:
         before: The network as it was.
-        new: The modules that were put in.
+        names: The places where other modules are now.
         example: One batch for both.
     Raises:
-        InputError: If a new module does not run, or what the network returns has another shape than before.
+        InputError: If a module does not run whose predecessor did, or an output has another shape than before.
     """
     ran: set[nn.Module] = set()
-    with evaluating(before, after), hooked(new, before=lambda module, args: ran.add(module)):
+    modules = [model.get_submodule(name) for model in (before, after) for name in names]
+    with evaluating(before, after), hooked(modules, before=lambda module, args: ran.add(module)):
         outputs, expected = (
             [tuple(leaf.shape) for leaf in tree_leaves(model(example.clone())) if isinstance(leaf, Tensor)]
             for model in (after, before)
         )
-    names = {module: name for name, module in after.named_modules()}
-    idle = [names.get(module, "one without a name") for module in new if module not in ran]
-    if idle:
-        raise InputError(f"{type(before).__name__} does not run {idle[0]} after it was replaced: skip it")
+    for name in names:
+        if before.get_submodule(name) in ran and after.get_submodule(name) not in ran:
+            raise InputError(f"{type(before).__name__} does not run {name} after it was replaced: skip it")
     if outputs != expected:
         raise InputError(f"{type(before).__name__} returns {outputs} after layers were replaced, {expected} before")
 

@@ -9,7 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from ghostify.changes import AnyPlan, LayerPlan
-from ghostify.changes.layer_plan import BlockPlan, changed_blocks, inside_changed_block
+from ghostify.changes.layer_plan import (
+    BlockPlan,
+    changed_blocks,
+    inside_changed_block,
+    outside_changed_blocks,
+)
 from ghostify.changes.ratio import GhostRatio
 from ghostify.errors import InputError
 from ghostify.fitting.calibration import checked_batches
@@ -116,9 +121,8 @@ def convert_network(
     if batches is None:
         plans: dict[str, AnyPlan] = {name: ghosts.plan(convs[name].out_channels) for name in chosen}
         changed, fits = with_new_ghosts(model, ghosts, chosen), dict[str, ReconstructedLayer]()
-        new = [changed.get_submodule(name) for name in chosen]
-        if example is not None and new:
-            check_swap(model, changed, new, example)
+        if example is not None:
+            check_swap(model, changed, chosen, example)
     else:
         # A convolution that a ghost would not make cheaper can still be fitted to the inputs that it will get.
         plans = {name: LayerPlan.keep(convs[name]) for name, reason in reasons.items() if may_be_fitted(reason)}
@@ -130,6 +134,8 @@ def convert_network(
             blocks = changed_blocks(asked)
             plans |= {name: plan for name, plan in asked.items() if name in convs or name in blocks}
         changed, fits = reconstruct(model, plans, batches, how or Reconstruction())
+        changing = [name for name, plan in outside_changed_blocks(plans).items() if plan.changes]
+        check_swap(model, changed, changing, batches[0][:1])
     after, _ = count_if_possible(changed, shape)
     return Conversion(changed, tuple(rows_of(convs, plans, reasons, fits, (before, after))))
 
