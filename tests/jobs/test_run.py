@@ -12,18 +12,21 @@ from ghostify import InputError, count, create_model, load
 from ghostify.data import load_data
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.run import Proof, make_narrower, run
+from ghostify.jobs.run_settings import GhostSettings, RunSettings
 
 
 def small_run(colours: Path, out: Path, resume: bool = False, images: int = 40) -> Proof:
     return run(
         lambda: create_model("tiny:Tiny"),
         load_data(f"npz:{colours}", hold_out=0.2),
-        Recipe(epochs=2, batch_size=16, lr=0.05),
+        RunSettings(
+            Recipe(epochs=2, batch_size=16, lr=0.05),
+            GhostSettings(image_count=images),
+            blocks=6,  # enough for an interval; no figure is taken from here
+            resume=resume,
+        ),
         out,
-        images=images,
-        blocks=6,  # enough for an interval; no figure is taken from here
-        setting={"model": "<script>alert(1)</script>", "data": "colours"},
-        resume=resume,
+        about={"model": "<script>alert(1)</script>", "data": "colours"},
     )
 
 
