@@ -45,8 +45,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_models_lists_every_name(capsys: pytest.CaptureFixture[str]) -> None:
-    told = printed(capsys, "models", "--json")
-    assert (told["models"], told["detectors"]) == (list_models(), list_detectors())
+    result = printed(capsys, "models", "--json")
+    assert (result["models"], result["detectors"]) == (list_models(), list_detectors())
     assert main(["models"]) == 0
     assert capsys.readouterr().out.split() == list_models() + list_detectors()
 
@@ -71,11 +71,11 @@ def test_a_published_row_is_trained_for_by_its_name(
 
     train = ["train", "--data", f"npz:{colours}", "--device", "cpu", "--out", str(tmp_path / "out"), "--json"]
     row = ["--recipe", "cifar10_ghost_resnet56", "--epochs", "1", "--batch-size", "20"]
-    told = printed(capsys, *train, *row)
-    assert told["model"] == "ghost_resnet56"
+    result = printed(capsys, *train, *row)
+    assert result["model"] == "ghost_resnet56"
     published = Recipe(epochs=400, batch_size=128, lr=0.1, weight_decay=1e-4, schedule="steps", warmup_epochs=0)
-    assert Recipe(**told["recipe"]) == dataclasses.replace(published, epochs=1, batch_size=20)
-    assert told["published"]["top1"] == 92.7
+    assert Recipe(**result["recipe"]) == dataclasses.replace(published, epochs=1, batch_size=20)
+    assert result["published"]["top1"] == 92.7
     assert {file.name for file in (tmp_path / "out").iterdir()} == {
         *("settings.json", "log.csv", "checkpoint.pt", "best.safetensors", "history.json", "network.safetensors")
     }
@@ -90,10 +90,10 @@ def test_a_published_row_is_trained_for_by_its_name(
 
 def test_evaluate_tells_each_class(capsys: pytest.CaptureFixture[str], colours: Path) -> None:
     evaluate = ["evaluate", "tiny:Tiny", "--data", f"npz:{colours}", "--device", "cpu"]
-    told = printed(capsys, *evaluate, "--json")
-    assert [row["images"] for row in told["classes"].values()] == [10, 10, 10]
-    assert sum(row["top1"] for row in told["classes"].values()) / 3 == pytest.approx(told["top1"])
-    assert told["images_per_second"] > 0
+    result = printed(capsys, *evaluate, "--json")
+    assert [row["images"] for row in result["classes"].values()] == [10, 10, 10]
+    assert sum(row["top1"] for row in result["classes"].values()) / 3 == pytest.approx(result["top1"])
+    assert result["images_per_second"] > 0
     assert main([*evaluate, "--per-class"]) == 0
     assert "95 % interval" in capsys.readouterr().out
 
@@ -137,8 +137,8 @@ def test_no_process_group_outlives_a_verb(verb: list[str], status: int) -> None:
 def test_look_writes_a_page_and_tells_the_numbers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "look"
     look = ["look", "tiny:Tiny", "--input-shape", "3,24,24", "--layer", "conv1", "--out", str(out)]
-    told = printed(capsys, *look, "--json")
-    [layer] = told["layers"]
+    result = printed(capsys, *look, "--json")
+    [layer] = result["layers"]
     assert (layer["layer"], layer["maps"], layer["height"]) == ("conv1", 16, 24)
     assert sorted(file.name for file in out.iterdir()) == ["look.html", "look.png"]
     assert main(look) == 0
@@ -146,9 +146,9 @@ def test_look_writes_a_page_and_tells_the_numbers(capsys: pytest.CaptureFixture[
 
     printed(capsys, "convert", "tiny:Tiny", "--input-shape", "3,24,24", "--out", str(tmp_path / "g"), "--json")
     against = ["--against", str(tmp_path / "g" / "ghost.safetensors"), "--factory", "tiny:Tiny"]
-    told = printed(capsys, *look[:4], *against, "--out", str(out), "--json")
-    assert [layer["layer"] for layer in told["layers"]] == ["conv2"]
-    assert len(told["layers"][0]["intrinsic"]) == 16
+    result = printed(capsys, *look[:4], *against, "--out", str(out), "--json")
+    assert [layer["layer"] for layer in result["layers"]] == ["conv2"]
+    assert len(result["layers"][0]["intrinsic"]) == 16
     assert (out / "against.png").exists()
 
     assert "there is no layer 'conv9'" in refused(capsys, *look, "--layer", "conv9")

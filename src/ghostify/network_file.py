@@ -48,7 +48,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, extra: Mapping[str, 
 
 
 def tied_names(state: Mapping[str, Tensor]) -> dict[str, str]:
-    """Of tensors that stand under several names each further one, and the first one.
+    """The further names of tensors that stand under several, each with the first one.
 
     Example:
         >>> layer = nn.Linear(2, 2)
@@ -142,13 +142,14 @@ class NetworkFile:
 
     def tensors(self) -> dict[str, Tensor]:
         try:
-            return {name: self.stored.get_tensor(name) for name in self.stored.keys()}  # noqa: SIM118  # no mapping
+            names = self.stored.keys()
+            return {name: self.stored.get_tensor(name) for name in names}
         except (SafetensorError, OSError, ValueError) as error:
             raise InputError(f"{self.path} cannot be read: {error}") from error
 
 
 def fits(stored: Tensor | None, own: Tensor) -> bool:
-    """Whether a file's tensor can take the place of a network's."""
+    """True where a file's tensor can take the place of a network's."""
     if stored is None or stored.shape != own.shape:
         return False
     return stored.is_floating_point() == own.is_floating_point()
@@ -188,7 +189,7 @@ def open_network_file(path: str | os.PathLike[str]) -> NetworkFile:
 
 
 def names_file(reference: str) -> bool:
-    """Whether a reference to a network is a file's name, also where there is no such file."""
+    """True where a reference to a network is a file's name, also where there is no such file."""
     return Path(reference).is_file() or reference.endswith(".safetensors")
 
 
@@ -209,7 +210,7 @@ def open_network(
         num_classes: Outputs; not for files.
         factory: See ``load``.
         new_head: See ``load_weights_``.
-        options: Of the builder; not for files.
+        options: The builder's; not for files.
     """
     if isinstance(reference, str) and names_file(reference):
         reference = open_network_file(reference)

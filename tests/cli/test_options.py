@@ -29,7 +29,7 @@ OPTIONS = [
 
 
 def has_default(option: click.Option) -> bool:
-    """Whether it has one to be shown: an option that is not set, or a flag that is not waved, needs none."""
+    """True where there is a default to be shown; a plain flag has none."""
     plain_flag = option.is_flag and not option.secondary_opts
     return isinstance(option.default, str | int | float | Path) and not plain_flag
 

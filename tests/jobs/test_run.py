@@ -50,6 +50,7 @@ def test_it_writes_networks_figures_and_a_page_that_needs_no_other_file(colours:
         "Against the original",
         "Against the narrower network",
     ]
+    assert re.search(r": \d+ % of its MACs, .* points of top-1 .*; the ghost is .* the original", against[0])
     assert against[2:] == proof.notes  # one where the machine was not quiet
 
     page = (out / "report.html").read_text()

@@ -31,8 +31,8 @@ class Form:
     """The form in which both networks are compared.
 
     Args:
-        deployed: Whether both are deployed first; None: where the engine runs files or compiles.
-        bf16: Whether they compute in bf16.
+        deployed: Both are deployed first; None: where the engine runs files or compiles.
+        bf16: Both compute in bf16.
     """
 
     deployed: bool | None

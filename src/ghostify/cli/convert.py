@@ -46,7 +46,7 @@ from ghostify.transform.convert import Conversion, ConvertedLayer
 
 @dataclass(frozen=True)
 class Changes(GhostOptions):
-    """What becomes of which convolutions, see ``convert``."""
+    """The changes of a network's convolutions, see ``convert``."""
 
     drop_inner: bool
     round_to: int
@@ -232,7 +232,7 @@ class Inputs:
         shape: One input of the network, without batch.
         extra: How images become inputs, to be kept beside the ghost.
         calibration: Batches, or a detector's lists of images; None without images.
-        data: Of a network that classifies: labelled images, some held out where the ghost is trained.
+        data: Labelled images for a network that classifies, some held out where the ghost is trained.
     """
 
     shape: tuple[int, ...]

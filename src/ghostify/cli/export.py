@@ -135,7 +135,7 @@ def fastest_forms(network: nn.Module, shape: tuple[int, ...], engine: str) -> di
 
 
 def sentences(report: ExportReport) -> str:
-    """What was written, and the result of the check."""
+    """The file that was written and the result of its check, in words."""
     found = f"wrote {report.path}: in {report.engine} outputs differ by {report.difference:.1e} of the largest"
     if report.agreement is not None:
         found += f", the first answer is the same for {percent(report.agreement)} % of {report.images} images"

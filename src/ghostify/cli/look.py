@@ -33,7 +33,7 @@ class Photograph:
 
     Args:
         image: Its file; None: one that scikit-learn brings.
-        mean, std: Of the channels, in 0..1; None: the network file's, else ImageNet's.
+        mean, std: Those of each channel, in 0..1; None: the network file's, else ImageNet's.
     """
 
     image: Path | None

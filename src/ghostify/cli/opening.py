@@ -32,9 +32,9 @@ class NamedNetwork:
         model: A name, or a file that ``save`` wrote.
         weights: A state dict's file.
         factory: The user's own builder that a file may name.
-        new_head: Whether to leave the last layer out of the weights.
+        new_head: The last layer is left out of the weights.
         num_classes: Outputs.
-        ratio, cheap_kernel_size: Of a builder of ghosts.
+        ratio, cheap_kernel_size: Those of a ghost network's builder.
         input_shape: One input without batch; None: the network's own.
     """
 
@@ -128,7 +128,7 @@ class NamedImages:
     Args:
         data_name: DATA; None where a verb can do without.
         image_size: Side of a folder's images, pixels; None: the network file's.
-        mean, std: Of the channels, in 0..1; None: the network file's, else the data's.
+        mean, std: Those of each channel, in 0..1; None: the network file's, else the data's.
         device: "cpu" or "cuda".
         workers: Processes that decode images of a folder.
         hold_out: Share of the training images held out.

@@ -42,7 +42,7 @@ class Target:
         target_speedup: Times as fast.
         target_macs: Share of the multiply-adds.
         max_accuracy_drop: Points of top-1.
-        effort: Of the conversions that are tried for an accuracy drop.
+        effort: Effort of the conversions that are tried for an accuracy drop.
     """
 
     target_speedup: float | None

@@ -22,11 +22,11 @@ class AllowedDrop:
     """How much accuracy a plan may cost, and how that is tried.
 
     Args:
-        points: Of top-1, 0 to below 100.
-        effort: Of the conversions. With "fast" the search is quick and the drop the larger one: refined, the same plan
-            loses less.
+        points: Points of top-1, 0 to below 100.
+        effort: Effort of the conversions. With "fast" the search is quick and the drop the larger one: refined, the
+            same plan loses less.
         device: "cpu" or "cuda".
-        seed: Of the conversions.
+        seed: Seed of the conversions.
     """
 
     points: float
@@ -44,9 +44,9 @@ class Trial:
     """A plan that was carried out without labels and scored.
 
     Args:
-        speedup: That was asked for.
-        top1: Of the ghost on the held-out images, 0..1.
-        good: Whether it is within the allowed drop.
+        speedup: The one that was asked for.
+        top1: The ghost's on the held-out images, 0..1.
+        good: The drop is within the allowed one.
     """
 
     speedup: float

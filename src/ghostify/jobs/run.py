@@ -49,7 +49,7 @@ class Contestant:
         history: Its training.
         score: On the test images.
         latency: Against the original; None for the original itself.
-        peak_memory_mb: Of one call with one image; None where it is not known.
+        peak_memory_mb: Peak of one call with one image; None where it is not known.
     """
 
     name: str
@@ -117,11 +117,11 @@ def start(setting: dict[str, Any], original: Contestant) -> str:
     """The ghost's accuracy before its training, and how long that is, in a sentence."""
     kept, images = setting["calibration"]["val_top1"], setting["calibration"]["images"]
     known = original.history[-1].val_top1
-    epochs = f"{setting['ghost_recipe']['epochs']} epochs with labels for the original's {setting['recipe']['epochs']}"
+    epochs = f"{setting['ghost_recipe']['epochs']} epochs with labels, the original {setting['recipe']['epochs']}"
     if kept is None or known is None:
-        return f"The ghost was made of the trained original with {images} images, and had {epochs}."
-    shares = f"{100 * kept:.1f} % of the held-out images right, the original {100 * known:.1f} %"
-    return f"Made of the trained original with {images} images and no labels, the ghost had {shares}; then {epochs}."
+        return f"The ghost was made of the trained original with {images} images, and was trained for {epochs}."
+    made = f"Made of the trained original with {images} images and no labels, the ghost had {100 * kept:.1f} % of the"
+    return f"{made} held-out images right, the original {100 * known:.1f} %; then it was trained for {epochs}."
 
 
 def gain(ghost: Contestant, other: Contestant, latency: Comparison | None) -> str:
@@ -146,7 +146,7 @@ def run(
 ) -> Proof:
     """Train a network, turn it into its ghost, train the same network made narrower instead; measure all three.
 
-    The ghost starts from what the trained original knows, and the original teaches it. The narrower
+    The ghost starts as the trained original's approximation, and learns with the original as its teacher. The narrower
     network has the ghost's MACs, starts from the random weights that the original started from, as far as
     it has them, and follows the original's recipe. The test images are used once, for the last weights.
 
@@ -154,14 +154,14 @@ def run(
         build: Makes the original; called after seeding, so that it gives the same weights each time.
         settings: How to train and measure.
         out: Folder for ``metrics.json``, ``report.html``, the networks and the checkpoints.
-        about: What else to record, such as the names of network and data.
+        about: Values to record beside the settings, such as the names of network and data.
     Raises:
         InputError: If network, data and settings do not go together, or ``out`` holds another run.
     """
     trainings = Trainings(build, data, settings, out, progress)
     trainings.refuse_early()
     networks = {"original": trainings.train("original", trainings.fresh(), settings.recipe)}
-    ghost, untaught_top1 = trainings.make_ghost(networks["original"].network)
+    ghost, top1_before = trainings.make_ghost(networks["original"].network)
     networks["ghost"] = trainings.train_ghost(ghost, networks["original"].network)
     narrower, notes = make_narrower(trainings.fresh(), shape_of(data), count(ghost, shape_of(data)).macs)
     if narrower is not None:
@@ -169,7 +169,7 @@ def run(
     measured = measure(networks, data, settings, progress)
     setting = {
         **about,
-        **settings_as_json(settings, untaught_top1),
+        **settings_as_json(settings, top1_before),
         "environment": describe_environment(settings.device),
     }
     disturbed = disturbance(setting["environment"])
@@ -186,7 +186,7 @@ def shape_of(data: ImageData) -> tuple[int, int, int]:
     return 3, data.image_size, data.image_size
 
 
-def settings_as_json(settings: RunSettings, untaught_top1: float | None) -> dict[str, Any]:
+def settings_as_json(settings: RunSettings, top1_before: float | None) -> dict[str, Any]:
     """Recipes, ghost and calibration, for the record."""
     ghost = settings.ghost
     return {
@@ -195,7 +195,7 @@ def settings_as_json(settings: RunSettings, untaught_top1: float | None) -> dict
         "ratio": ghost.ratio,
         "cheap_kernel_size": ghost.cheap_kernel_size,
         "cheap": ghost.cheap,
-        "calibration": {"images": ghost.image_count, "effort": ghost.effort, "val_top1": untaught_top1},
+        "calibration": {"images": ghost.image_count, "effort": ghost.effort, "val_top1": top1_before},
     }
 
 

@@ -49,7 +49,7 @@ class RunSettings:
     """How a run trains and measures.
 
     Args:
-        recipe: Of the original and of the narrower network.
+        recipe: How the original and the narrower network are trained.
         ghost: How the ghost is made.
         device: "cpu" or "cuda".
         workers: Processes that decode images of a folder.

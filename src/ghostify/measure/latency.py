@@ -21,9 +21,9 @@ class Comparison:
         b_ms: The same of b.
         a_ms_quartiles: First and third quartile over blocks.
         b_ms_quartiles: The same of b.
-        least_ms: Of the fastest single call, of a and of b: what is left of it where others share the machine;
+        least_ms: The fastest single call of a and of b: what is left of it where others share the machine;
             None where single calls are not known.
-        first_ms: Cold: of the first call, of a and of b, what is compiled then included; None where it is not known.
+        first_ms: The first call of a and of b, cold, with whatever is compiled then; None where it is not known.
         blocks: Blocks timed of each network.
         calls_per_block: Calls averaged within a block, of a and of b.
     """
@@ -46,7 +46,7 @@ class Comparison:
 
     @property
     def different(self) -> bool:
-        """Whether the interval leaves out 1."""
+        """True where the interval leaves out 1."""
         return not self.ratio_low <= 1 <= self.ratio_high
 
     def verdict(self, a: str = "a", b: str = "b") -> str:
