@@ -16,7 +16,7 @@ from PIL import Image
 from ghostify import InputError, count, create_model, list_detectors, list_models, load, save
 from ghostify.changes import BlockPlan, LayerPlan, OneConvolution, Prune
 from ghostify.cli import main
-from ghostify.cli.opening import images_for, own_shape, with_classes
+from ghostify.cli.opening import NamedImages, NamedNetwork
 from ghostify.cli.output import print_table
 from ghostify.jobs.recipe import Recipe
 from ghostify.network_file import read_extra
@@ -45,8 +45,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_models_lists_every_name(capsys: pytest.CaptureFixture[str]) -> None:
-    told = printed(capsys, "models", "--json")
-    assert (told["models"], told["detectors"]) == (list_models(), list_detectors())
+    result = printed(capsys, "models", "--json")
+    assert (result["models"], result["detectors"]) == (list_models(), list_detectors())
     assert main(["models"]) == 0
     assert capsys.readouterr().out.split() == list_models() + list_detectors()
 
@@ -71,11 +71,11 @@ def test_a_published_row_is_trained_for_by_its_name(
 
     train = ["train", "--data", f"npz:{colours}", "--device", "cpu", "--out", str(tmp_path / "out"), "--json"]
     row = ["--recipe", "cifar10_ghost_resnet56", "--epochs", "1", "--batch-size", "20"]
-    told = printed(capsys, *train, *row)
-    assert told["model"] == "ghost_resnet56"
+    result = printed(capsys, *train, *row)
+    assert result["model"] == "ghost_resnet56"
     published = Recipe(epochs=400, batch_size=128, lr=0.1, weight_decay=1e-4, schedule="steps", warmup_epochs=0)
-    assert Recipe(**told["recipe"]) == dataclasses.replace(published, epochs=1, batch_size=20)
-    assert told["published"]["top1"] == 92.7
+    assert Recipe(**result["recipe"]) == dataclasses.replace(published, epochs=1, batch_size=20)
+    assert result["published"]["top1"] == 92.7
     assert {file.name for file in (tmp_path / "out").iterdir()} == {
         *("settings.json", "log.csv", "checkpoint.pt", "best.safetensors", "history.json", "network.safetensors")
     }
@@ -90,10 +90,10 @@ def test_a_published_row_is_trained_for_by_its_name(
 
 def test_evaluate_tells_each_class(capsys: pytest.CaptureFixture[str], colours: Path) -> None:
     evaluate = ["evaluate", "tiny:Tiny", "--data", f"npz:{colours}", "--device", "cpu"]
-    told = printed(capsys, *evaluate, "--json")
-    assert [row["images"] for row in told["classes"].values()] == [10, 10, 10]
-    assert sum(row["top1"] for row in told["classes"].values()) / 3 == pytest.approx(told["top1"])
-    assert told["images_per_second"] > 0
+    result = printed(capsys, *evaluate, "--json")
+    assert [row["images"] for row in result["classes"].values()] == [10, 10, 10]
+    assert sum(row["top1"] for row in result["classes"].values()) / 3 == pytest.approx(result["top1"])
+    assert result["images_per_second"] > 0
     assert main([*evaluate, "--per-class"]) == 0
     assert "95 % interval" in capsys.readouterr().out
 
@@ -137,18 +137,18 @@ def test_no_process_group_outlives_a_verb(verb: list[str], status: int) -> None:
 def test_look_writes_a_page_and_tells_the_numbers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "look"
     look = ["look", "tiny:Tiny", "--input-shape", "3,24,24", "--layer", "conv1", "--out", str(out)]
-    told = printed(capsys, *look, "--json")
-    [layer] = told["layers"]
+    result = printed(capsys, *look, "--json")
+    [layer] = result["layers"]
     assert (layer["layer"], layer["maps"], layer["height"]) == ("conv1", 16, 24)
     assert sorted(file.name for file in out.iterdir()) == ["look.html", "look.png"]
     assert main(look) == 0
-    assert "Half of the maps explain of all: " in capsys.readouterr().out
+    assert "Share of the variance of all maps that half of them explain: " in capsys.readouterr().out
 
     printed(capsys, "convert", "tiny:Tiny", "--input-shape", "3,24,24", "--out", str(tmp_path / "g"), "--json")
     against = ["--against", str(tmp_path / "g" / "ghost.safetensors"), "--factory", "tiny:Tiny"]
-    told = printed(capsys, *look[:4], *against, "--out", str(out), "--json")
-    assert [layer["layer"] for layer in told["layers"]] == ["conv2"]
-    assert len(told["layers"][0]["intrinsic"]) == 16
+    result = printed(capsys, *look[:4], *against, "--out", str(out), "--json")
+    assert [layer["layer"] for layer in result["layers"]] == ["conv2"]
+    assert len(result["layers"][0]["intrinsic"]) == 16
     assert (out / "against.png").exists()
 
     assert "there is no layer 'conv9'" in refused(capsys, *look, "--layer", "conv9")
@@ -273,10 +273,11 @@ def test_a_network_file_tells_what_images_it_is_for(capsys: pytest.CaptureFixtur
     train += ["--hold-out", "0", "--batch-size", "4", "--out"]
     printed(capsys, *train, out, "--image-size", "16", "--mean", "0.2,0.2,0.2", "--json")
     file = str(Path(out) / "network.safetensors")
-    images = images_for(file, data, None, None, None)
+    network = NamedNetwork(file, factory="tiny:Tiny")
+    images = NamedImages(data).open(network)
     assert (images.image_size, images.mean) == (16, (0.2, 0.2, 0.2))
-    assert images_for(file, data, 20, (0.5, 0.5, 0.5), None).mean == (0.5, 0.5, 0.5)
-    assert own_shape(file, load(file, factory="tiny:Tiny")) == (3, 16, 16)
+    assert NamedImages(data, 20, (0.5, 0.5, 0.5)).open(network).mean == (0.5, 0.5, 0.5)
+    assert network.shape(network.open()) == (3, 16, 16)
     others = coloured_folder(tmp_path / "others", "bees", "wasps")
     line = refused(capsys, "evaluate", file, "--factory", "tiny:Tiny", "--data", others, "--workers", "0")
     assert line.endswith("or in another order: class 1 is 'ants' there and 'bees' here")
@@ -289,15 +290,16 @@ def test_a_network_file_tells_what_images_it_is_for(capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize("mean", [0.5, [0.5, 0.5], ["a", "b", "c"]])
 def test_a_file_that_tells_of_other_channels_is_refused(mean: Any, tmp_path: Path) -> None:
     save(create_model("resnet20"), tmp_path / "a.safetensors", extra={"mean": mean, "std": None})
+    network = NamedNetwork(str(tmp_path / "a.safetensors"))
     with pytest.raises(InputError, match=r"says that mean is .*: expected three numbers"):
-        images_for(str(tmp_path / "a.safetensors"), "digits", None, None, None)
+        NamedImages("digits").open(network)
     grey = (0.5, 0.5, 0.5)
-    assert images_for(str(tmp_path / "a.safetensors"), "digits", None, grey, grey).mean == grey
+    assert NamedImages("digits", mean=grey, std=grey).open(network).mean == grey
 
 
 def test_as_many_outputs_as_classes_unless_the_user_says_how_many() -> None:
-    assert with_classes("resnet20", 4, {"num_classes": None})["num_classes"] == 4
-    assert with_classes("resnet20", 4, {"num_classes": 7})["num_classes"] == 7
+    assert NamedNetwork("resnet20").with_classes(4).num_classes == 4
+    assert NamedNetwork("resnet20", num_classes=7).with_classes(4).num_classes == 7
 
 
 def test_training_goes_on_from_weights_with_another_head_and_normalisation(

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from counted_reads import CountedReads
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ghostify import GhostConv2d, InputError, convert, count, create_model, load, save
 from ghostify.models.registry import known_origin
-from ghostify.network_file import open_network, read_extra, tied_names
+from ghostify.network_file import open_network, open_network_file, read_extra, tied_names
 from ghostify.transform.narrow import narrow
 
 
@@ -296,3 +297,19 @@ def test_open_network_takes_names_and_files(saved: Path) -> None:
     assert open_network("resnet20", num_classes=4).linear.out_features == 4
     with pytest.raises(InputError, match="leave out num_classes"):
         open_network(str(saved), num_classes=4)
+
+
+def test_a_note_is_read_without_a_tensor(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = CountedReads(monkeypatch)
+    assert read_extra(saved) == {}
+    assert (reads.opened, reads.tensors) == ([str(saved)], [])
+
+
+def test_a_file_is_opened_once_and_each_of_its_tensors_read_once(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, reads = load(saved), CountedReads(monkeypatch)
+    file = open_network_file(saved)
+    saved.unlink()
+    network = open_network(file)
+    assert reads.opened == [str(saved)]
+    assert sorted(reads.tensors) == sorted(network.state_dict())
+    assert same_outputs(network, before, 32)

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, extra: Mapping[str, 
 
 
 def tied_names(state: Mapping[str, Tensor]) -> dict[str, str]:
-    """First names by further names of tensors that stand under several.
+    """The further names of tensors that stand under several, each with the first one.
 
     Example:
         >>> layer = nn.Linear(2, 2)
@@ -81,57 +81,97 @@ def load(path: str | os.PathLike[str], *, factory: str | None = None) -> nn.Modu
     Raises:
         InputError: If the file is not there, cut short, of another kind, or needs ``factory``.
     """
-    note, tensors = read_network_file(Path(path))
-    try:
-        origin = Origin(str(note["origin"]["name"]), dict(note["origin"]["options"]))
-        blueprint = Blueprint(origin, dict(note["replaced"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} does not say how its network is built") from error
-    trusted = origin.name in (*MODELS, *DETECTORS) or origin.name.startswith(("torchvision:", "timm:"))
-    if not trusted and factory != origin.name:
-        raise InputError(
-            f"{path} was built by {origin.name}, code that is not run on a file's word: name it as the factory"
-        )
-    model = blueprint.build()
-    own = model.state_dict(keep_vars=True)
-    tied = note.get("tied", tied_names(own))  # before it was noted, what is tied was the origin's matter
-    firsts = {name: str(tied.get(name, name)) for name in own}
-    odd = [name for name, first in firsts.items() if not alike(tensors.get(first), own[name])]
-    odd += sorted(tensors.keys() - set(firsts.values()))
-    if odd:
-        raise InputError(f"{path}: the tensor {odd[0]!r} does not go with {origin.name} as the file describes it")
-    precisions = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
-    if len(precisions) == 1:  # of buffers that are in no file, too
-        model.to(precisions.pop())
-    # Each is the file's, in its own precision, and one where several names share it; copied, as the file may change.
-    made = {name: tensor.clone() for name, tensor in tensors.items()}
-    for name in made.keys() & own.keys():
-        if isinstance(own[name], nn.Parameter):
-            made[name] = nn.Parameter(made[name], own[name].requires_grad)
-    model.load_state_dict({name: made[first] for name, first in firsts.items()}, assign=True)
-    return model.eval()
+    return open_network_file(path).network(factory=factory)
 
 
-def alike(stored: Tensor | None, own: Tensor) -> bool:
-    """True if a file's tensor can take the place of a network's."""
+@dataclass(frozen=True)
+class NetworkFile:
+    """A file that ``save`` wrote, opened: its note is read, its tensors are once the network is built.
+
+    Args:
+        path: The file.
+        note: How the network is built, and what was kept beside it.
+        stored: safetensors' handle, which reads a tensor when that is asked for.
+    """
+
+    path: Path
+    note: Mapping[str, Any]
+    stored: Any
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """The JSON values that ``save`` kept beside the network."""
+        return dict(self.note["extra"])
+
+    def network(self, *, factory: str | None = None) -> nn.Module:
+        """Build the network, see ``load``."""
+        blueprint = self.blueprint()
+        origin = blueprint.origin
+        trusted = origin.name in (*MODELS, *DETECTORS) or origin.name.startswith(("torchvision:", "timm:"))
+        if not trusted and factory != origin.name:
+            raise InputError(
+                f"{self.path} was built by {origin.name}, code that is not run on a file's word: name it as the factory"
+            )
+        model, tensors = blueprint.build(), self.tensors()
+        own = model.state_dict(keep_vars=True)
+        tied = self.note.get("tied", tied_names(own))  # before it was noted, what is tied was the origin's matter
+        firsts = {name: str(tied.get(name, name)) for name in own}
+        odd = [name for name, first in firsts.items() if not fits(tensors.get(first), own[name])]
+        odd += sorted(tensors.keys() - set(firsts.values()))
+        if odd:
+            raise InputError(
+                f"{self.path}: the tensor {odd[0]!r} does not go with {origin.name} as the file describes it"
+            )
+        precisions = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+        if len(precisions) == 1:  # of buffers that are in no file, too
+            model.to(precisions.pop())
+        # Each is the file's, in its own precision, and one where names share it; copied, as the file may change.
+        made = {name: tensor.clone() for name, tensor in tensors.items()}
+        for name in made.keys() & own.keys():
+            if isinstance(own[name], nn.Parameter):
+                made[name] = nn.Parameter(made[name], own[name].requires_grad)
+        model.load_state_dict({name: made[first] for name, first in firsts.items()}, assign=True)
+        return model.eval()
+
+    def blueprint(self) -> Blueprint:
+        try:
+            origin = Origin(str(self.note["origin"]["name"]), dict(self.note["origin"]["options"]))
+            return Blueprint(origin, dict(self.note["replaced"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{self.path} does not say how its network is built") from error
+
+    def tensors(self) -> dict[str, Tensor]:
+        try:
+            names = self.stored.keys()
+            return {name: self.stored.get_tensor(name) for name in names}
+        except (SafetensorError, OSError, ValueError) as error:
+            raise InputError(f"{self.path} cannot be read: {error}") from error
+
+
+def fits(stored: Tensor | None, own: Tensor) -> bool:
+    """True where a file's tensor can take the place of a network's."""
     if stored is None or stored.shape != own.shape:
         return False
     return stored.is_floating_point() == own.is_floating_point()
 
 
 def read_extra(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The values that ``save`` was given to keep beside the network."""
-    return dict(read_network_file(Path(path))[0]["extra"])
+    """The JSON values that ``save`` kept beside the network; no tensor is read for them."""
+    return open_network_file(path).extra
 
 
-def read_network_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The note on how to build the network, and the tensors."""
+def open_network_file(path: str | os.PathLike[str]) -> NetworkFile:
+    """Open a file that ``save`` wrote and read its note.
+
+    Raises:
+        InputError: If it is not there, cut short or of another kind.
+    """
+    path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} is not there: expected a file written by save")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+        stored = safe_open(path, framework="pt")
+        metadata = stored.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path} is no network written by save, or is cut short: {error}") from error
     if KEY not in metadata:
@@ -145,11 +185,16 @@ def read_network_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     note = {"extra": {}, **note}
     if not all(isinstance(note.get(part, {}), dict) for part in ("origin", "replaced", "tied", "extra")):
         raise InputError(f"{path} does not say how its network is built")
-    return note, tensors
+    return NetworkFile(path, note, stored)
+
+
+def names_file(reference: str) -> bool:
+    """True where a reference to a network is a file's name, also where there is no such file."""
+    return Path(reference).is_file() or reference.endswith(".safetensors")
 
 
 def open_network(
-    reference: str,
+    reference: str | NetworkFile,
     *,
     weights: str | os.PathLike[str] | None = None,
     num_classes: int | None = None,
@@ -157,21 +202,25 @@ def open_network(
     new_head: bool = False,
     **options: Any,
 ) -> nn.Module:
-    """A network by name or from a file, with weights from a file where given.
+    """Build a network by name or from a file, with weights from a file where there is one.
 
     Args:
-        reference: A name that ``create_model`` takes, or a file written by ``save``.
+        reference: A name that ``create_model`` takes, or a file written by ``save``, opened or not.
         weights: A state dict's file.
         num_classes: Outputs; not for files.
         factory: See ``load``.
         new_head: See ``load_weights_``.
-        options: Options of the builder; not for files.
+        options: The builder's; not for files.
     """
-    if Path(reference).is_file() or reference.endswith(".safetensors"):
-        given = [name for name, value in (*options.items(), ("num_classes", num_classes)) if value is not None]
-        if given and Path(reference).is_file():  # of one that is absent, load says so
-            raise InputError(f"{reference} is a file, which says all about its network: leave out {', '.join(given)}")
-        model = load(reference, factory=factory)
+    if isinstance(reference, str) and names_file(reference):
+        reference = open_network_file(reference)
+    if isinstance(reference, NetworkFile):
+        idle = [name for name, value in (*options.items(), ("num_classes", num_classes)) if value is not None]
+        if idle:
+            raise InputError(
+                f"{reference.path} is a file, which says all about its network: leave out {', '.join(idle)}"
+            )
+        model = reference.network(factory=factory)
     else:
         model = create_model(reference, num_classes=num_classes, **options)
     if new_head and weights is None:

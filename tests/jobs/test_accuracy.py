@@ -13,7 +13,7 @@ from ghostify.changes import LayerPlan, PointwiseGhosts, Prune
 from ghostify.data import ImageData, load_data
 from ghostify.data.sample import draw_inputs
 from ghostify.errors import OutOfReachError
-from ghostify.jobs.accuracy import plan_for_accuracy
+from ghostify.jobs.accuracy import AllowedDrop, plan_for_accuracy
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.train import train
 from ghostify.planning.plan_file import Plan
@@ -37,7 +37,7 @@ def trained(colours: Path) -> Trained:
 
 def test_the_fastest_plan_within_the_drop_is_found(trained: Trained) -> None:
     model, data, batches = trained
-    found, trials = plan_for_accuracy(model, data, batches, planned, max_drop=20)
+    found, trials = plan_for_accuracy(model, data, batches, planned, AllowedDrop(20))
     good = [trial.speedup for trial in trials if trial.good]
     bad = [trial.speedup for trial in trials if not trial.good]
     assert found.target == ("speedup", max(good))
@@ -60,7 +60,7 @@ def no_faster_than(limit: float) -> Callable[[float], Plan]:
 @pytest.mark.parametrize("limit", [1.2, 2.0])
 def test_a_speed_out_of_reach_leaves_slower_ones_to_search(trained: Trained, limit: float) -> None:
     model, data, batches = trained
-    found, trials = plan_for_accuracy(model, data, batches, no_faster_than(limit), max_drop=20)
+    found, trials = plan_for_accuracy(model, data, batches, no_faster_than(limit), AllowedDrop(20))
     assert found.target == ("speedup", max(trial.speedup for trial in trials if trial.good))
     assert 1 < found.target[1] <= limit
 
@@ -68,7 +68,7 @@ def test_a_speed_out_of_reach_leaves_slower_ones_to_search(trained: Trained, lim
 def test_where_no_speed_up_is_in_reach_that_is_said(trained: Trained) -> None:
     model, data, batches = trained
     with pytest.raises(OutOfReachError, match=r"at most 0\.90 can be reached"):
-        plan_for_accuracy(model, data, batches, no_faster_than(0.9), max_drop=20)
+        plan_for_accuracy(model, data, batches, no_faster_than(0.9), AllowedDrop(20))
 
 
 def test_no_plan_within_the_drop_is_refused_with_what_was_lost(trained: Trained) -> None:
@@ -79,4 +79,4 @@ def test_no_plan_within_the_drop_is_refused_with_what_was_lost(trained: Trained)
         return Plan(layers, ("speedup", speedup), 0.1, 0.0, 4.0)
 
     with pytest.raises(InputError, match=r"no speed-up down to 1\.\d+ keeps to a drop of 0 points"):
-        plan_for_accuracy(model, data, batches, ruinous, max_drop=0)
+        plan_for_accuracy(model, data, batches, ruinous, AllowedDrop(0))

@@ -12,18 +12,21 @@ from ghostify import InputError, count, create_model, load
 from ghostify.data import load_data
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.run import Proof, make_narrower, run
+from ghostify.jobs.run_settings import GhostSettings, RunSettings
 
 
 def small_run(colours: Path, out: Path, resume: bool = False, images: int = 40) -> Proof:
     return run(
         lambda: create_model("tiny:Tiny"),
         load_data(f"npz:{colours}", hold_out=0.2),
-        Recipe(epochs=2, batch_size=16, lr=0.05),
+        RunSettings(
+            Recipe(epochs=2, batch_size=16, lr=0.05),
+            GhostSettings(image_count=images),
+            blocks=6,  # enough for an interval; no figure is taken from here
+            resume=resume,
+        ),
         out,
-        images=images,
-        blocks=6,  # enough for an interval; no figure is taken from here
-        setting={"model": "<script>alert(1)</script>", "data": "colours"},
-        resume=resume,
+        about={"model": "<script>alert(1)</script>", "data": "colours"},
     )
 
 
@@ -47,6 +50,7 @@ def test_it_writes_networks_figures_and_a_page_that_needs_no_other_file(colours:
         "Against the original",
         "Against the narrower network",
     ]
+    assert re.search(r": \d+ % of its MACs, .* points of top-1 .*; the ghost is .* the original", against[0])
     assert against[2:] == proof.notes  # one where the machine was not quiet
 
     page = (out / "report.html").read_text()

@@ -1,6 +1,7 @@
 """The statistics of a comparison; never the clock."""
 
 import numpy as np
+import pytest
 
 from ghostify.measure.latency import summarise
 
@@ -25,7 +26,19 @@ def test_the_interval_covers_the_truth_in_95_of_100_noisy_measurements() -> None
 def test_an_interval_over_1_is_not_called_a_difference() -> None:
     noisy = summarise([10.0] * 8, [9.0, 11, 9, 11, 9, 11, 9, 11])
     assert not noisy.different
-    assert noisy.verdict().endswith("not measurably different")
-    slower = summarise([10.0] * 8, [20.0] * 8)
-    assert slower.different
-    assert slower.verdict().endswith("2.00 times as slow")
+    assert noisy.verdict() == "b is not measurably faster or slower than a: 1.00 times as fast (0.91–1.11)"
+
+
+@pytest.mark.parametrize(
+    ("least", "median", "most", "sentence"),
+    [
+        (6.1, 6.25, 6.45, "ghost is 1.60 times as fast as conv (1.55–1.64)"),
+        (11.5, 11.61, 11.7, "ghost is 16 % slower than conv (15–17 %)"),
+        (10.21, 10.3, 10.44, "ghost is 3.0 % slower than conv (2.1–4.4 %)"),
+        (19.0, 20.0, 30.0, "ghost is 2.00 times as slow as conv (1.90–3.00)"),
+    ],
+)
+def test_a_difference_is_said_as_people_say_it(least: float, median: float, most: float, sentence: str) -> None:
+    found = summarise([10.0] * 9, [least] * 3 + [median] * 3 + [most] * 3)
+    assert found.different
+    assert found.verdict("conv", "ghost") == sentence

@@ -28,7 +28,7 @@ from ghostify.errors import InputError
 
 INTERRUPTED = 130
 BAD_INPUT = 2
-# What brings a package that only some verbs need.
+# The extra that brings a package which only some verbs need.
 EXTRAS = {
     **dict.fromkeys(("matplotlib", "jinja2"), "run"),
     "tensorboard": "tensorboard",
@@ -77,7 +77,7 @@ def refuse(message: str) -> int:
     return BAD_INPUT
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(ghostify.__version__)
 def cli() -> None:
     """Make a convolutional network faster by ghost maps, and measure what it costs.

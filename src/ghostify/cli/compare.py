@@ -5,69 +5,89 @@ import dataclasses
 import click
 import torch
 
-from ghostify.cli.opening import checked_shape, open_given
-from ghostify.cli.options import SAID, device_option, factory_option, json_option, shape_option
+from ghostify.cli.opening import NamedNetwork
+from ghostify.cli.options import (
+    BY_USER,
+    Timing,
+    batch_size_option,
+    bundle,
+    device_option,
+    engine_option,
+    factory_option,
+    json_option,
+    shape_option,
+    timed_threads_option,
+)
 from ghostify.cli.output import print_table, show
 from ghostify.inference.compare import compare as compare_networks
 from ghostify.inference.deploy import deploy
 from ghostify.inference.engines import ENGINES, FILE_ENGINES
 from ghostify.measure.environment import describe_environment, disturbance
+from ghostify.measure.latency import Comparison
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """The form in which both networks are compared.
+
+    Args:
+        deployed: Both are deployed first; None: where the engine runs files or compiles.
+        bf16: Both compute in bf16.
+    """
+
+    deployed: bool | None
+    bf16: bool
 
 
 @click.command()
-@click.argument("a")
+@bundle("first", NamedNetwork, click.argument("model", metavar="A"), factory_option, shape_option)
 @click.argument("b")
-@factory_option
-@shape_option
-@click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--engine", type=click.Choice(ENGINES), default="eager", show_default=True)
-@click.option(
-    "--deploy/--as-is",
-    "deployed",
-    default=None,
-    help="Whether to deploy both first; default: yes, but for eager.",
+@bundle(
+    "timing",
+    Timing,
+    batch_size_option(1, "Images of the batch that is timed."),
+    engine_option(ENGINES, "eager"),
+    timed_threads_option,
 )
-@click.option("--bf16", is_flag=True, help="Compute in bf16, where the engine can.")
-@click.option("--blocks", type=click.IntRange(6), default=30, show_default=True, help="Blocks timed of each network.")
+@bundle(
+    "form",
+    Form,
+    click.option(
+        "--deploy/--as-is",
+        "deployed",
+        default=None,
+        show_default="deployed, but in eager PyTorch as they are",
+        help="Deploy both networks first, or time them as they are.",
+    ),
+    click.option("--bf16", is_flag=True, help="Compute in bf16, where the engine can."),
+)
+@click.option("--blocks", type=click.IntRange(6), default=30, help="Blocks of calls timed of each network.")
 @device_option
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads.")
 @json_option
-def compare(
-    a: str,
-    b: str,
-    factory: str | None,
-    input_shape: tuple[int, ...] | None,
-    batch_size: int,
-    engine: str,
-    deployed: bool | None,
-    bf16: bool,
-    blocks: int,
-    device: str,
-    threads: int,
-    as_json: bool,
-) -> None:
+def compare(first: NamedNetwork, b: str, timing: Timing, form: Form, blocks: int, device: str, as_json: bool) -> None:
     """Measure the latency of network B over that of network A.
 
     ENGINE is eager PyTorch, torch.compile, ONNX Runtime or OpenVINO.
     """
-    if engine in FILE_ENGINES and click.get_current_context().get_parameter_source("device") not in SAID:
+    engine = timing.engine
+    if engine in FILE_ENGINES and click.get_current_context().get_parameter_source("device") not in BY_USER:
         device = "cpu"  # which OpenVINO and the usual ONNX Runtime are for
-    first, second = (open_given(name, {"factory": factory}).to(device) for name in (a, b))
-    input_shape = checked_shape(input_shape, a, first, second)
-    example = torch.zeros(batch_size, *input_shape, device=device)
-    if deployed is None:
-        deployed = engine != "eager"
+    second = dataclasses.replace(first, model=b)
+    network_a, network_b = (named.open().to(device) for named in (first, second))
+    input_shape = first.checked_shape(network_a, network_b)
+    example = torch.zeros(timing.batch_size, *input_shape, device=device)
+    deployed = engine != "eager" if form.deployed is None else form.deployed
     if deployed:
-        first, second = (deploy(network, example, engine=engine) for network in (first, second))
-    if bf16:
+        network_a, network_b = (deploy(network, example, engine=engine) for network in (network_a, network_b))
+    if form.bf16:
         example = example.bfloat16()
-    found = compare_networks(first, second, example, engine=engine, threads=threads, blocks=blocks)
-    environment = describe_environment(device) | {"threads": threads}
+    found = compare_networks(network_a, network_b, example, engine=engine, threads=timing.threads, blocks=blocks)
+    environment = describe_environment(device) | {"threads": timing.threads}
     result = {
-        "a": a,
+        "a": first.model,
         "b": b,
         "input_shape": input_shape,
-        "batch_size": batch_size,
+        "batch_size": timing.batch_size,
         "deployed": deployed,
         **dataclasses.asdict(found),
         "different": found.different,
@@ -75,15 +95,19 @@ def compare(
     }
 
     def tables() -> None:
-        sides = ((a, found.a_ms, found.a_ms_quartiles), (b, found.b_ms, found.b_ms_quartiles))
-        cold = found.first_ms or (None, None)
-        rows = [
-            (name, f"{ms:.3f}", f"{low:.3f}–{high:.3f}", "–" if first is None else f"{first:.3f}")
-            for (name, ms, (low, high)), first in zip(sides, cold, strict=True)
-        ]
-        print_table(("network", "median, ms", "quartiles, ms", "first call, ms"), rows)
-        print(found.verdict(a, b))
+        print_comparison(first.model, b, found)
         if disturbance(environment):
             print(disturbance(environment))
 
     show(result, as_json, tables)
+
+
+def print_comparison(a: str, b: str, found: Comparison) -> None:
+    sides = ((a, found.a_ms, found.a_ms_quartiles), (b, found.b_ms, found.b_ms_quartiles))
+    cold = found.first_ms or (None, None)
+    rows = [
+        (name, f"{ms:.3f}", f"{low:.3f}–{high:.3f}", "–" if first is None else f"{first:.3f}")
+        for (name, ms, (low, high)), first in zip(sides, cold, strict=True)
+    ]
+    print_table(("network", "median, ms", "quartiles, ms", "first call, ms"), rows)
+    print(found.verdict(a, b))

@@ -2,17 +2,21 @@
 
 import dataclasses
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
+from torch import nn
 
 from ghostify.atomic import replacing
-from ghostify.cli.opening import Channels, extra_of, images_for, open_given, own_shape, refuse_other_classes
+from ghostify.cli.opening import NamedImages, NamedNetwork
 from ghostify.cli.options import (
+    Calibration,
+    GhostOptions,
+    bundle,
     calibration_options,
-    cheap_option,
     classes_option,
     data_options,
     ghost_options,
@@ -32,143 +36,165 @@ from ghostify.errors import InputError
 from ghostify.jobs.evaluate import check_fit
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.train import Teacher, train
-from ghostify.measure.count import count
+from ghostify.measure.count import Count, count
 from ghostify.network_file import save
 from ghostify.plain_part import PARTS, is_detector
 from ghostify.planning import convert as convert_network
 from ghostify.planning.plan_file import read_plan
-from ghostify.transform.convert import ConvertedLayer
+from ghostify.transform.convert import Conversion, ConvertedLayer
+
+
+@dataclass(frozen=True)
+class Changes(GhostOptions):
+    """The changes of a network's convolutions, see ``convert``."""
+
+    drop_inner: bool
+    round_to: int
+    skip: tuple[str, ...]
+    parts: tuple[str, ...]
+    plan_file: Path | None
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """The epochs with labels that follow, the original as teacher.
+
+    Args:
+        finetune: How many; 0 for none.
+        optimizer, lr, batch_size, freeze_norm: See ``Recipe``.
+        hints: See ``Teacher``.
+    """
+
+    finetune: int
+    optimizer: str
+    lr: float
+    batch_size: int
+    freeze_norm: bool
+    hints: bool
+
+    def recipe(self, seed: int) -> Recipe | None:
+        if not self.finetune:
+            return None
+        return Recipe(
+            epochs=self.finetune,
+            batch_size=self.batch_size,
+            optimizer=self.optimizer,
+            lr=self.lr,
+            warmup_epochs=0.5,
+            freeze_norm=self.freeze_norm,
+            seed=seed,
+        )
 
 
 @click.command()
-@click.argument("model")
+@bundle("named", NamedNetwork, click.argument("model"), source_options, classes_option(), shape_option)
 @data_options(required=False)
-@calibration_options("refined")
-@click.option(
-    "--drop-inner", is_flag=True, help="Drop maps that only following layers take, too; for pointwise ghosts."
+@bundle("calibration", Calibration, calibration_options("refined"))
+@bundle(
+    "changes",
+    Changes,
+    ghost_options("depthwise", float),
+    click.option(
+        "--drop-inner",
+        is_flag=True,
+        help="Prune channels that only following layers take, too, so that --ratio need not be whole; for pointwise "
+        "ghosts.",
+    ),
+    click.option(
+        "--round-to",
+        type=click.IntRange(1),
+        default=1,
+        help="With --drop-inner, keep a multiple of this many channels; 16 is fast.",
+    ),
+    skip_option,
+    click.option(
+        "--part",
+        "parts",
+        multiple=True,
+        type=click.Choice(PARTS),
+        show_default="backbone",
+        help="Convert this part of a detector. May be repeated.",
+    ),
+    click.option(
+        "--plan", "plan_file", type=Path, help="Follow a plan.json of `ghostify plan`, instead of --ratio and --skip."
+    ),
 )
-@click.option("--round-to", type=click.IntRange(1), default=1, show_default=True, help="With --drop-inner: 16 is fast.")
-@click.option("--finetune", type=click.IntRange(0), default=0, help="Epochs with labels, the original as teacher.")
-@recipe_options("optimizer", "lr", "batch_size", "freeze_norm", lr=0.01)  # of these epochs
-@hints_option
-@source_options
-@classes_option
-@ghost_options(2, 3, float)
-@cheap_option("depthwise")
-@skip_option
-@click.option("--part", "parts", multiple=True, type=click.Choice(PARTS), help="Of a detector; default: backbone.")
-@click.option("--plan", "plan_file", type=Path, help="A file of `ghostify plan`, instead of --ratio and --skip.")
-@shape_option
+@bundle(
+    "finetuning",
+    Finetuning,
+    click.option(
+        "--finetune",
+        type=click.IntRange(0),
+        default=0,
+        help="Epochs with labels after the conversion, the original as teacher.",
+    ),
+    recipe_options("optimizer", "lr", "batch_size", "freeze_norm", only_with="--finetune", lr=0.01),
+    hints_option,
+)
 @click.option("--out", type=Path, required=True, help="Folder for ghost.safetensors and layers.json.")
-@seed_option("Of new filters and drawn images.")
+@seed_option("new filters and drawn images")
 @json_option
 def convert(
-    model: str,
-    data_name: str | None,
-    images: int,
-    effort: Any,
-    drop_inner: bool,
-    round_to: int,
-    finetune: int,
-    optimizer: str,
-    lr: float,
-    batch_size: int,
-    freeze_norm: bool,
-    hints: bool,
-    image_size: int | None,
-    mean: Channels,
-    std: Channels,
-    device: str,
-    workers: int,
-    ratio: float,
-    cheap_kernel_size: int,
-    cheap: Any,
-    skip: tuple[str, ...],
-    parts: tuple[str, ...],
-    plan_file: Path | None,
-    input_shape: tuple[int, ...] | None,
+    named: NamedNetwork,
+    images: NamedImages,
+    calibration: Calibration,
+    changes: Changes,
+    finetuning: Finetuning,
     out: Path,
     seed: int,
     as_json: bool,
-    **options: Any,
 ) -> None:
     """Replace the convolutions of MODEL by ghosts.
 
-    With --data the ghost of a trained network keeps what the network knows as well as it can, without
-    labels; --finetune then learns with them, a tenth of the images held out to watch it. Without --data
+    With --data the ghost of a trained network is fitted layer by layer to give what the network gives, without
+    labels; --finetune then trains with them, a tenth of the images held out to watch it. Without --data
     the result must be trained. A detector's images are coco:DIR, and `ghostify detect train` goes on with its ghost.
     """
-    recipe = None
-    if finetune:
-        recipe = Recipe(
-            epochs=finetune,
-            batch_size=batch_size,
-            optimizer=optimizer,
-            lr=lr,
-            warmup_epochs=0.5,
-            freeze_norm=freeze_norm,
-            seed=seed,
-        )
-    if hints and not recipe:
-        raise InputError("--hints are for the epochs with labels: say how many with --finetune")
-    if recipe and data_name is None:
-        raise InputError("--finetune needs images to learn from: name them with --data")
-    if plan_file is not None and data_name is None:
-        raise InputError("--plan needs images to calibrate on: name them with --data")
-    plan = None if plan_file is None else read_plan(plan_file)
+    recipe = finetuning.recipe(seed)
+    refuse_without_images(images, changes, finetuning)
+    plan = None if changes.plan_file is None else read_plan(changes.plan_file)
     torch.manual_seed(seed)
-    network, extra = open_given(model, options).to(device), extra_of(model)
-    data: ImageData | None = None
-    calibration: Any = None
-    if is_detector(network):
-        calibration = detector_images(data_name, images, seed, device, finetune)
-    elif data_name is not None:
-        data = images_for(model, data_name, image_size, mean, std, hold_out=0.1 if recipe else 0.0)
-        if recipe:
-            check_fit(network, data)
-            refuse_other_classes(model, data_name, data.classes)
-        extra = {**data.preprocessing, **extra, "mean": data.mean, "std": data.std, "image_size": data.image_size}
-        calibration = [batch.to(device) for batch in draw_inputs(data, images, seed, workers=workers)]
-        input_shape = input_shape or tuple(calibration[0].shape[1:])
-    shape = input_shape or own_shape(model, network)
+    network = named.open().to(images.device)
+    inputs = find_inputs(named, network, images, calibration.image_count, recipe, seed)
     with progress_bars() as progress:
         conversion = convert_network(
             network,
-            ratio=int(ratio) if ratio.is_integer() else ratio,
-            cheap_kernel_size=cheap_kernel_size,
-            cheap=cheap,
-            skip=skip,
-            input_shape=shape,
-            calibration=calibration,
-            effort=effort,
-            drop_inner=drop_inner,
-            round_to=round_to,
+            ratio=int(changes.ratio) if changes.ratio.is_integer() else changes.ratio,
+            cheap_kernel_size=changes.cheap_kernel_size,
+            cheap=changes.cheap,
+            skip=changes.skip,
+            input_shape=inputs.shape,
+            calibration=inputs.calibration,
+            effort=calibration.effort,
+            drop_inner=changes.drop_inner,
+            round_to=changes.round_to,
             plan=plan,
-            parts=parts or ("backbone",),
+            parts=changes.parts or ("backbone",),
             seed=seed,
             progress=progress,
         )
-    before, after = count(network, shape), count(conversion.model, shape)
-    save(conversion.model, out / "ghost.safetensors", extra=extra)
+    before, after = count(network, inputs.shape), count(conversion.model, inputs.shape)
+    file = out / "ghost.safetensors"
+    save(conversion.model, file, extra=inputs.extra)
     layers = [dataclasses.asdict(layer) for layer in conversion.layers]
     with replacing(out / "layers.json") as temporary:
         temporary.write_text(json.dumps(layers, indent=2) + "\n")
     history = []
-    if recipe and data:
+    if recipe and inputs.data:
         with progress_bars() as progress:
             history = train(
                 conversion.model,
-                data,
+                inputs.data,
                 recipe,
-                teacher=Teacher(network, hints=hints),
-                device=device,
-                workers=workers,
+                teacher=Teacher(network, hints=finetuning.hints),
+                device=images.device,
+                workers=images.workers,
                 progress=progress,
             )
-        save(conversion.model, out / "ghost.safetensors", extra=extra)
+        save(conversion.model, file, extra=inputs.extra)
     result = {
-        "model": model,
-        "out": str(out / "ghost.safetensors"),
+        "model": named.model,
+        "out": str(file),
         "replaced": conversion.replaced,
         "macs_before": before.macs,
         "macs_after": after.macs,
@@ -179,30 +205,79 @@ def convert(
     }
 
     def tables() -> None:
-        rows = [layer_row(layer) for layer in conversion.layers]
-        headings = ("convolution", "now", "kept", "ghosted", "dropped", "inputs\nmerged to", "MACs before", "after")
-        calibrated = ("ghosts\nexplained, %", "error at block's\noutput, %")
-        print_table(
-            headings + calibrated if calibration else headings, [row[: None if calibration else 8] for row in rows], 2
-        )
+        print_conversion(conversion, calibrated=bool(inputs.calibration))
         if history:
             print_history(history)
-        print(
-            f"{conversion.replaced} of {len(rows)} convolutions are changed; MACs {before.macs / 1e6:.1f} M → "
-            f"{after.macs / 1e6:.1f} M, parameters {before.params / 1e6:.2f} M → {after.params / 1e6:.2f} M; "
-            f"wrote {out / 'ghost.safetensors'}"
-        )
+        print(f"{in_all(conversion, before, after)}; wrote {file}")
 
     show(result, as_json, tables)
 
 
-def detector_images(
-    data_name: str | None, images: int, seed: int, device: str, finetune: int
-) -> list[list[torch.Tensor]] | None:
-    """Images to calibrate a detector on; None where no data is named."""
-    if finetune:
-        raise InputError("--finetune is for classification: train a detector's ghost with `ghostify detect train`")
-    return None if data_name is None else draw_images(load_coco(data_name).train, images, seed, device=device)
+def refuse_without_images(images: NamedImages, changes: Changes, finetuning: Finetuning) -> None:
+    if finetuning.hints and not finetuning.finetune:
+        raise InputError("--hints are for the epochs with labels: say how many with --finetune")
+    if images.data_name is not None:
+        return
+    if finetuning.finetune:
+        raise InputError("--finetune needs images to learn from: name them with --data")
+    if changes.plan_file is not None:
+        raise InputError("--plan needs images to calibrate on: name them with --data")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The images that a conversion uses.
+
+    Args:
+        shape: One input of the network, without batch.
+        extra: How images become inputs, to be kept beside the ghost.
+        calibration: Batches, or a detector's lists of images; None without images.
+        data: Labelled images for a network that classifies, some held out where the ghost is trained.
+    """
+
+    shape: tuple[int, ...]
+    extra: dict[str, Any]
+    calibration: Any = None
+    data: ImageData | None = None
+
+
+def find_inputs(
+    named: NamedNetwork, network: nn.Module, images: NamedImages, image_count: int, recipe: Recipe | None, seed: int
+) -> Inputs:
+    if is_detector(network):
+        if recipe:
+            raise InputError("--finetune is for classification: train a detector's ghost with `ghostify detect train`")
+        calibration = None
+        if images.data_name is not None:
+            train_images = load_coco(images.data_name).train
+            calibration = draw_images(train_images, image_count, seed, device=images.device)
+        return Inputs(named.shape(network), named.extra, calibration)
+    if images.data_name is None:
+        return Inputs(named.shape(network), named.extra)
+    data = dataclasses.replace(images, hold_out=0.1 if recipe else 0.0).open(named)
+    if recipe:
+        check_fit(network, data)
+        named.refuse_other_classes(data.name, data.classes)
+    batches = [batch.to(images.device) for batch in draw_inputs(data, image_count, seed, workers=images.workers)]
+    extra = {**data.preprocessing, **named.extra, "mean": data.mean, "std": data.std, "image_size": data.image_size}
+    return Inputs(named.input_shape or tuple(batches[0].shape[1:]), extra, batches, data)
+
+
+def print_conversion(conversion: Conversion, *, calibrated: bool) -> None:
+    headings = ("convolution", "now", "kept", "ghosted", "dropped", "inputs\nmerged to", "MACs before", "after")
+    errors = ("ghosts\nexplained, %", "error at block's\noutput, %")
+    rows = [layer_row(layer) for layer in conversion.layers]
+    print_table(
+        headings + errors if calibrated else headings, [row[: None if calibrated else len(headings)] for row in rows], 2
+    )
+
+
+def in_all(conversion: Conversion, before: Count, after: Count) -> str:
+    """The whole conversion, in words."""
+    return (
+        f"{conversion.replaced} of {len(conversion.layers)} convolutions are changed; MACs {before.macs / 1e6:.1f} M → "
+        f"{after.macs / 1e6:.1f} M, parameters {before.params / 1e6:.2f} M → {after.params / 1e6:.2f} M"
+    )
 
 
 def layer_row(layer: ConvertedLayer) -> tuple[str, ...]:

@@ -1,34 +1,29 @@
 """`ghostify count`: multiply-adds and parameters."""
 
 import dataclasses
-from typing import Any
 
 import click
 
-from ghostify.cli.opening import open_given, own_shape
-from ghostify.cli.options import classes_option, ghost_options, json_option, shape_option, source_options
+from ghostify.cli.opening import NamedNetwork
+from ghostify.cli.options import builder_options, bundle, classes_option, json_option, shape_option, source_options
 from ghostify.cli.output import print_table, show, size
 from ghostify.measure.count import count as count_network
 from ghostify.plain_part import parts_of
 
 
 @click.command()
-@click.argument("model")
-@source_options
-@classes_option
-@ghost_options()
-@shape_option
+@bundle("named", NamedNetwork, click.argument("model"), source_options, classes_option(), builder_options, shape_option)
 @click.option("--layers", "with_layers", is_flag=True, help="Print every layer.")
 @json_option
-def count(model: str, input_shape: tuple[int, ...] | None, with_layers: bool, as_json: bool, **options: Any) -> None:
+def count(named: NamedNetwork, with_layers: bool, as_json: bool) -> None:
     """Count multiply-adds (MACs) and parameters of MODEL; of a detector for the largest image, and part by part."""
-    network = open_given(model, options)
-    input_shape = input_shape or own_shape(model, network)
+    network = named.open()
+    input_shape = named.shape(network)
     counted = count_network(network, input_shape)
     parts = {
         part: dict(zip(("macs", "params"), counted.of(name), strict=True)) for part, name in parts_of(network).items()
     }
-    result = {"model": model, "input_shape": input_shape, **dataclasses.asdict(counted)}
+    result = {"model": named.model, "input_shape": input_shape, **dataclasses.asdict(counted)}
     if parts:
         result["parts"] = parts
 
@@ -36,13 +31,16 @@ def count(model: str, input_shape: tuple[int, ...] | None, with_layers: bool, as
         if with_layers:
             layers = [(r.name, r.kind, f"{r.macs:,}", f"{r.params:,}", size(r.output_shape)) for r in counted.layers]
             print_table(("layer", "kind", "MACs", "parameters", "output"), layers, left=2)
-        rows = [(model, size(input_shape), counted.macs, counted.params)]
+        rows = [(named.model, size(input_shape), counted.macs, counted.params)]
         rows += [(part, "", found["macs"], found["params"]) for part, found in parts.items()]
         print_table(
             ("network", "input", "MACs", "parameters"),
             [(name, shape, f"{macs / 1e6:,.2f} M", f"{params / 1e6:,.3f} M") for name, shape, macs, params in rows],
         )
         if counted.unknown:
-            print("Not counted, no formula:", ", ".join(f"{name} ({n}×)" for name, n in counted.unknown.items()))
+            print(
+                "Not counted, as no formula is known:",
+                ", ".join(f"{name} ({n}×)" for name, n in counted.unknown.items()),
+            )
 
     show(result, as_json, tables)

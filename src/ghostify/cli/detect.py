@@ -5,28 +5,30 @@ import json
 import shlex
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import torch
 from torch import nn
 
 from ghostify.atomic import replacing
-from ghostify.cli.opening import extra_of, open_given, refuse_other_classes, with_classes
+from ghostify.cli.opening import Channels, NamedNetwork
 from ghostify.cli.options import (
-    channels,
+    TrainingOutput,
+    builder_options,
+    bundle,
     classes_option,
-    deviations,
     device_option,
-    ghost_options,
+    hold_out_option,
     json_option,
     machine_options,
+    mean_and_std_options,
     recipe_options,
     source_options,
-    take_recipe,
     threads_option,
     together,
+    training_output,
 )
 from ghostify.cli.output import first_process, percent, print_history, print_table, progress_bars, show
 from ghostify.data.coco import DetectionData, load_coco
@@ -39,8 +41,44 @@ from ghostify.measure.environment import describe_environment
 from ghostify.models.backbone_weights import load_backbone_weights_
 from ghostify.network_file import save
 
+
+@dataclass(frozen=True)
+class NamedDetector(NamedNetwork):
+    """A detector as the user names it, with the options of its builder."""
+
+    fpn_channels: int | None = None
+    min_size: int | None = None
+    max_size: int | None = None
+    smallest_anchor: int | None = None
+    norm: bool | None = None
+    image_mean: Channels = None
+    image_std: Channels = None
+
+    def open_for_boxes(self, data: DetectionData) -> nn.Module:
+        """The detector, for as many categories as the data has where that is left open; a file must have the same."""
+        network = self.with_classes(len(data.classes)).open()
+        self.refuse_other_classes(data.name, data.classes)
+        return network
+
+
+@dataclass(frozen=True)
+class BoxImages:
+    """Images with boxes as the user names them, the device that computes them and the processes that decode them."""
+
+    data_name: str
+    device: str
+    workers: int
+    hold_out: float = 0.0
+
+    def open(self) -> DetectionData:
+        return load_coco(self.data_name, hold_out=self.hold_out)
+
+
 coco_option = click.option(
-    "--data", "data_name", required=True, help="coco:DIR or coco:DIR?train=NAME&val=NAME, COCO's layout."
+    "--data",
+    "data_name",
+    required=True,
+    help="DATA in COCO's layout, coco:DIR or coco:DIR?train=NAME&val=NAME for other names of its parts.",
 )
 # All of a recipe but what only a classification can have.
 LEARNING = [
@@ -49,16 +87,20 @@ LEARNING = [
     if field.name not in ("label_smoothing", "color_jitter", "rand_augment")
 ]
 detector_options = together(
-    click.option("--fpn-channels", type=int, help="Maps at each level of the pyramid; default: 256."),
-    click.option("--min-size", type=int, help="To which an image's shorter side is brought; default: 800."),
-    click.option("--max-size", type=int, help="Most that its longer side may have then; default: 1333."),
-    click.option("--smallest-anchor", type=int, help="Side of the smallest anchor boxes, pixels; default: 32."),
+    click.option("--fpn-channels", type=int, show_default="256", help="Channels at each level of the feature pyramid."),
     click.option(
-        "--norm/--no-norm", default=None, help="Normalise pyramid and head, to learn without ImageNet weights."
+        "--min-size", type=int, show_default="800", help="Length to which an image's shorter side is brought, pixels."
     ),
-    click.option("--mean", "image_mean", callback=channels, help="Of the channels in 0..1; default: ImageNet's."),
-    click.option("--std", "image_std", callback=deviations, help="Likewise."),
-    ghost_options(),
+    click.option("--max-size", type=int, show_default="1333", help="Most that the longer side may have then, pixels."),
+    click.option("--smallest-anchor", type=int, show_default="32", help="Side of the smallest anchor boxes, pixels."),
+    click.option(
+        "--norm/--no-norm",
+        default=None,
+        show_default="no-norm",
+        help="Normalise pyramid and head, to train without ImageNet weights.",
+    ),
+    mean_and_std_options("ImageNet's", "image_mean", "image_std"),
+    builder_options,
     source_options,
 )
 
@@ -72,49 +114,46 @@ def detect() -> None:
 
 
 @detect.command()
-@click.argument("model")
-@coco_option
-@detector_options
-@click.option("--backbone-weights", type=Path, help="Of the backbone's classification network, of any classes.")
-@machine_options
-@recipe_options(*LEARNING, epochs=12, batch_size=8, optimizer="adamw", lr=1e-3, weight_decay=0.01)
-@click.option("--hold-out", type=float, default=0.0, show_default=True, help="Share of train held out to watch it.")
-@click.option("--resume", is_flag=True, help="Go on with what began in --out.")
-@click.option("--tensorboard", is_flag=True, help="Log for TensorBoard, too.")
-@click.option("--out", type=Path, required=True, help="Folder for settings, log, checkpoint and network.")
+@bundle("named", NamedDetector, click.argument("model"), detector_options)
+@bundle("images", BoxImages, coco_option, machine_options, hold_out_option(0.0))
+@click.option(
+    "--backbone-weights",
+    type=Path,
+    help="State dict of the backbone's classification network, whatever its classes, to start from.",
+)
+@bundle(
+    "recipe",
+    Recipe,
+    recipe_options(*LEARNING, epochs=12, batch_size=8, optimizer="adamw", lr=1e-3, weight_decay=0.01),
+)
+@training_output("settings, log, checkpoint and network")
 @json_option
 def train(
-    model: str,
-    data_name: str,
+    named: NamedDetector,
+    images: BoxImages,
     backbone_weights: Path | None,
-    device: str,
-    workers: int,
-    hold_out: float,
-    resume: bool,
-    tensorboard: bool,
-    out: Path,
+    recipe: Recipe,
+    output: TrainingOutput,
     as_json: bool,
-    **options: Any,
 ) -> None:
     """Train MODEL on images with boxes and score it on val. torchrun may start several processes."""
-    recipe = take_recipe(options)
-    data = load_coco(data_name, hold_out=hold_out)
+    data = images.open()
     torch.manual_seed(recipe.seed)
-    network = open_detector(model, data, options)
+    network = named.open_for_boxes(data)
     if backbone_weights is not None:
         load_backbone_weights_(network, backbone_weights)
     known = {"classes": data.classes, "category_ids": data.category_ids}
-    folder = TrainingFolder(out, known, tensorboard)
+    folder = TrainingFolder(output.out, known, output.tensorboard)
     settings = {
-        "model": model,
-        "data": data_name,
-        "options": {n: str(v) if isinstance(v, Path) else v for n, v in options.items() if v is not None},
+        "model": named.model,
+        "data": images.data_name,
+        "options": {n: str(v) if isinstance(v, Path) else v for n, v in named.options.items()},
         "backbone_weights": str(backbone_weights) if backbone_weights else None,
         "recipe": dataclasses.asdict(recipe),
         "command": shlex.join(["ghostify", *sys.argv[1:]]),
     }
     if first_process():
-        folder.begin(settings, device)
+        folder.begin(settings, images.device)
     started = time.perf_counter()
     with progress_bars() as progress:
         history = train_detector(
@@ -122,70 +161,64 @@ def train(
             data,
             recipe,
             checkpoint=folder.checkpoint,
-            resume=resume,
-            device=device,
-            workers=workers,
+            resume=output.resume,
+            device=images.device,
+            workers=images.workers,
             progress=progress,
             after_epoch=folder.after_epoch,
         )
     seconds = time.perf_counter() - started
     if not first_process():
         return
-    save(network, out / NETWORK, extra=known)
+    file = output.out / NETWORK
+    save(network, file, extra=known)
     with progress_bars() as progress:
-        score, _ = evaluate_detector(network, data.test, data, device=device, workers=workers, progress=progress)
+        score, _ = evaluate_detector(
+            network, data.test, data, device=images.device, workers=images.workers, progress=progress
+        )
     result = {
         **settings,
         "history": [dataclasses.asdict(epoch) for epoch in history],
         "seconds": round(seconds, 1),
         **dataclasses.asdict(score),
-        "environment": describe_environment(device),
-        "out": str(out / NETWORK),
+        "environment": describe_environment(images.device),
+        "out": str(file),
     }
     folder.write_json(HISTORY, result)
 
     def tables() -> None:
         print_history(history)
         print_score(score)
-        print(f"wrote {out / NETWORK}")
+        print(f"wrote {file}")
 
     show(result, as_json, tables)
 
 
 @detect.command()
-@click.argument("model")
-@coco_option
-@detector_options
-@machine_options
+@bundle("named", NamedDetector, click.argument("model"), detector_options)
+@bundle("images", BoxImages, coco_option, machine_options)
 @click.option("--per-class", is_flag=True, help="Print the average precision of each category, the least first.")
 @click.option("--out", type=Path, help="Folder for detections.json, COCO's result rows.")
 @json_option
-def evaluate(
-    model: str,
-    data_name: str,
-    device: str,
-    workers: int,
-    per_class: bool,
-    out: Path | None,
-    as_json: bool,
-    **options: Any,
-) -> None:
+def evaluate(named: NamedDetector, images: BoxImages, per_class: bool, out: Path | None, as_json: bool) -> None:
     """Score MODEL on the val images: COCO's twelve numbers."""
-    data = load_coco(data_name)
-    network = open_detector(model, data, options).to(device)
+    data = images.open()
+    network = named.open_for_boxes(data).to(images.device)
     started = time.perf_counter()
     with progress_bars() as progress:
-        score, found = evaluate_detector(network, data.test, data, device=device, workers=workers, progress=progress)
+        score, found = evaluate_detector(
+            network, data.test, data, device=images.device, workers=images.workers, progress=progress
+        )
     per_second = score.images / (time.perf_counter() - started)
     if out is not None:
         with replacing(out / "detections.json") as temporary:
             temporary.write_text(json.dumps(found) + "\n")
     result = {
-        "model": model,
-        "data": data_name,
+        "model": named.model,
+        "data": images.data_name,
         **dataclasses.asdict(score),
         "images_per_second": round(per_second, 2),
-        "environment": describe_environment(device),
+        "environment": describe_environment(images.device),
     }
 
     def tables() -> None:
@@ -199,28 +232,19 @@ def evaluate(
 
 
 @detect.command()
-@click.argument("model")
+@bundle("named", NamedDetector, click.argument("model"), classes_option(), detector_options)
 @click.argument("images", nargs=-1, required=True, type=Path)
-@click.option("--least-score", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Of what is shown.")
-@classes_option
-@detector_options
+@click.option("--least-score", type=click.FloatRange(0, 1), default=0.5, help="Show objects of at least this score.")
 @device_option
 @threads_option
 @click.option("--out", type=Path, required=True, help="Folder for the images with boxes, and detections.json.")
 @json_option
 def predict(
-    model: str,
-    images: tuple[Path, ...],
-    least_score: float,
-    device: str,
-    out: Path,
-    as_json: bool,
-    **options: Any,
+    named: NamedDetector, images: tuple[Path, ...], least_score: float, device: str, out: Path, as_json: bool
 ) -> None:
     """Draw what MODEL finds on IMAGES: files or folders of them."""
-    network = open_given(model, options).to(device)
-    names = extra_of(model).get("classes")
-    found = find_in_files(network, images, names, out, least_score=least_score, device=device)
+    network = named.open().to(device)
+    found = find_in_files(network, images, named.extra.get("classes"), out, least_score=least_score, device=device)
     for picture in found:
         with replacing(picture.drawing) as temporary:
             draw_boxes(picture).save(temporary, format="PNG")
@@ -231,14 +255,7 @@ def predict(
     def tables() -> None:
         print_table(("image", "objects", "written"), [(str(p.path), p.summary, str(p.drawing)) for p in found], 3)
 
-    show({"model": model, "out": str(out), **rows}, as_json, tables)
-
-
-def open_detector(model: str, data: DetectionData, options: dict[str, Any]) -> nn.Module:
-    """The detector, for as many categories as the data has where that is left open; a file must know the same ones."""
-    network = open_given(model, with_classes(model, len(data.classes), options))
-    refuse_other_classes(model, data.name, data.classes)
-    return network
+    show({"model": named.model, "out": str(out), **rows}, as_json, tables)
 
 
 def print_score(score: CocoScore) -> None:

@@ -5,8 +5,15 @@ from typing import Any
 
 import click
 
-from ghostify.cli.opening import Channels, images_for, open_for, refuse_other_classes
-from ghostify.cli.options import data_options, ghost_options, json_option, source_options
+from ghostify.cli.opening import NamedImages, NamedNetwork
+from ghostify.cli.options import (
+    batch_size_option,
+    builder_options,
+    bundle,
+    data_options,
+    json_option,
+    source_options,
+)
 from ghostify.cli.output import percent, print_table, score_row, score_text, show
 from ghostify.jobs.evaluate import Score, check_fit
 from ghostify.jobs.evaluate import evaluate as score_network
@@ -14,47 +21,42 @@ from ghostify.measure.environment import describe_environment
 
 
 @click.command()
-@click.argument("model")
+@bundle("named", NamedNetwork, click.argument("model"), source_options, builder_options)
 @data_options()
-@source_options
-@ghost_options()
-@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
-@click.option("--batch-size", type=click.IntRange(1), default=250, show_default=True)
+@click.option(
+    "--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", help="Arithmetic; bf16 is by autocast."
+)
+@batch_size_option(250, "Images per forward pass.")
 @click.option("--per-class", is_flag=True, help="Print a table of all classes, the least known first.")
 @json_option
 def evaluate(
-    model: str,
-    data_name: str,
-    mean: Channels,
-    std: Channels,
-    precision: str,
-    batch_size: int,
-    per_class: bool,
-    image_size: int | None,
-    device: str,
-    workers: int,
-    as_json: bool,
-    **options: Any,
+    named: NamedNetwork, images: NamedImages, precision: str, batch_size: int, per_class: bool, as_json: bool
 ) -> None:
     """Score MODEL on the test images of DATA."""
-    data = images_for(model, data_name, image_size, mean, std)
-    refuse_other_classes(model, data_name, data.classes)
-    network = open_for(data, model, options).to(device)
+    data = images.open(named)
+    named.refuse_other_classes(data.name, data.classes)
+    network = named.open_for(data).to(images.device)
     check_fit(network, data)
     started = time.perf_counter()
     score = score_network(
-        network, data.test, data, device=device, precision=precision, batch_size=batch_size, workers=workers
+        network,
+        data.test,
+        data,
+        device=images.device,
+        precision=precision,
+        batch_size=batch_size,
+        workers=images.workers,
     )
     per_second = score.images / (time.perf_counter() - started)
     result = {
-        "model": model,
-        "data": data_name,
+        "model": named.model,
+        "data": data.name,
         "mean": data.mean,
         "std": data.std,
         **score_row(score),
         "images_per_second": round(per_second, 2),
         "classes": {name: class_row(*counts) for name, counts in zip(data.classes, score.counts, strict=True)},
-        "environment": describe_environment(device),
+        "environment": describe_environment(images.device),
     }
 
     def tables() -> None:

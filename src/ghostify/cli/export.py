@@ -1,18 +1,29 @@
 """`ghostify export`: a network as a file for other engines, checked."""
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
+from torch import nn
 
-from ghostify.cli.opening import Channels, extra_of, images_for, open_for, open_given, own_shape
-from ghostify.cli.options import classes_option, data_options, ghost_options, json_option, shape_option, source_options
+from ghostify.cli.opening import NamedImages, NamedNetwork
+from ghostify.cli.options import (
+    builder_options,
+    bundle,
+    classes_option,
+    data_options,
+    json_option,
+    shape_option,
+    source_options,
+)
 from ghostify.cli.output import percent, progress_bars, show
 from ghostify.data.coco import draw_images, load_coco
 from ghostify.data.sample import draw
 from ghostify.errors import InputError
+from ghostify.inference.deploy import Form
 from ghostify.inference.export import ENGINE, FORMATS, SUFFIX, ExportReport
 from ghostify.inference.export import export as export_network
 from ghostify.inference.forms import choose_forms as measured_forms
@@ -22,16 +33,20 @@ from ghostify.transform.detector import plain_inputs
 
 
 @click.command()
-@click.argument("model")
-@click.option("--format", "kind", type=click.Choice(FORMATS), default="onnx", show_default=True)
+@bundle(
+    "named",
+    NamedNetwork,
+    click.argument("model"),
+    source_options,
+    classes_option("as many as --data has, else the builder's"),
+    builder_options,
+    shape_option,
+)
+@click.option("--format", "kind", type=click.Choice(FORMATS), default="onnx", help="Format of the file.")
 @data_options(required=False)
 @click.option(
-    "--images", type=click.IntRange(1), default=1000, show_default=True, help="Test images to check the file with."
+    "--images", "image_count", type=click.IntRange(1), default=1000, help="Test images to check the file with."
 )
-@source_options
-@classes_option
-@ghost_options()
-@shape_option
 @click.option(
     "--choose-forms", is_flag=True, help="First measure on this machine which form of each ghost layer is fastest."
 )
@@ -40,66 +55,87 @@ from ghostify.transform.detector import plain_inputs
 )
 @json_option
 def export(
-    model: str,
+    named: NamedNetwork,
     kind: Any,
-    data_name: str | None,
-    images: int,
-    image_size: int | None,
-    mean: Channels,
-    std: Channels,
-    device: str,
-    workers: int,
-    input_shape: tuple[int, ...] | None,
+    images: NamedImages,
+    image_count: int,
     choose_forms: bool,
     out: Path,
     as_json: bool,
-    **options: Any,
 ) -> None:
-    """Write MODEL, deployed, for ONNX Runtime or OpenVINO, and see that the file gives what it gives.
+    """Write MODEL, deployed, for ONNX Runtime or OpenVINO, and check that the file gives the same outputs.
 
     With --data the file is checked on test images, and its accuracy stands beside the network's;
     network.json says how images become inputs. Of a detector the file holds backbone, pyramid and head.
     """
-    extra = extra_of(model)
-    check: Any = None
-    if data_name is None or data_name.startswith("coco:"):
-        network = open_given(model, options)
-        shape = input_shape or own_shape(model, network)
-        if is_detector(network):
-            extra = {**extra, **what_it_takes(network)}
-        elif data_name is not None:
-            raise InputError(f"{model} finds no objects: expected images with a class, such as --data imagefolder:DIR")
-        if data_name is not None:
-            check = plain_inputs(network, draw_images(load_coco(data_name).test, images, batch_size=1))
-            shape = tuple(check[0].shape[1:])
-    else:
-        data = images_for(model, data_name, image_size, mean, std)
-        network = open_for(data, model, options)
-        check_fit(network, data)
-        shape = input_shape or (3, data.image_size, data.image_size)
-        extra = {**data.preprocessing, **extra, "mean": data.mean, "std": data.std, "image_size": data.image_size}
-        check = draw(data.test, data, images, workers=workers)
-    threads, forms = torch.get_num_threads(), None
-    if choose_forms:
-        with progress_bars() as progress:
-            forms, _ = measured_forms(
-                network.eval(), torch.randn(1, *shape), engine=ENGINE[kind], threads=threads, progress=progress
-            )
+    with_boxes = images.data_name is None or images.data_name.startswith("coco:")
+    found = (checked_by_boxes if with_boxes else checked_by_classes)(named, images, image_count)
+    network, shape = found.network.eval(), found.shape
     report = export_network(
-        network.eval(),
+        network,
         out / f"network{SUFFIX[kind]}",
-        torch.zeros(1, *shape) if check else torch.randn(1, *shape),
+        torch.zeros(1, *shape) if found.check else torch.randn(1, *shape),
         format=kind,
-        check=check,
-        preprocessing=extra,
-        forms=forms,
-        threads=threads,
+        check=found.check,
+        preprocessing=found.extra,
+        forms=fastest_forms(network, shape, ENGINE[kind]) if choose_forms else None,
+        threads=torch.get_num_threads(),
     )
     show(dataclasses.asdict(report) | {"path": str(report.path)}, as_json, lambda: print(sentences(report)))
 
 
+@dataclass(frozen=True)
+class Exported:
+    """A network to be exported.
+
+    Args:
+        network: The network.
+        shape: One input of its file, without batch.
+        extra: How images become inputs, for network.json.
+        check: Batches to check the file with; None: an input of random numbers.
+    """
+
+    network: nn.Module
+    shape: tuple[int, ...]
+    extra: dict[str, Any]
+    check: Any
+
+
+def checked_by_boxes(named: NamedNetwork, images: NamedImages, image_count: int) -> Exported:
+    """Any network without images, or a detector with images that have boxes."""
+    network = named.open()
+    detector = is_detector(network)
+    extra = {**named.extra, **(what_it_takes(network) if detector else {})}
+    if images.data_name is None:
+        return Exported(network, named.shape(network), extra, None)
+    if not detector:
+        raise InputError(
+            f"{named.model} finds no objects: expected images with a class, such as --data imagefolder:DIR"
+        )
+    check = plain_inputs(network, draw_images(load_coco(images.data_name).test, image_count, batch_size=1))
+    return Exported(network, tuple(check[0].shape[1:]), extra, check)
+
+
+def checked_by_classes(named: NamedNetwork, images: NamedImages, image_count: int) -> Exported:
+    """A network that classifies, with labelled images."""
+    data = images.open(named)
+    network = named.open_for(data)
+    check_fit(network, data)
+    shape = named.input_shape or (3, data.image_size, data.image_size)
+    extra = {**data.preprocessing, **named.extra, "mean": data.mean, "std": data.std, "image_size": data.image_size}
+    return Exported(network, shape, extra, draw(data.test, data, image_count, workers=images.workers))
+
+
+def fastest_forms(network: nn.Module, shape: tuple[int, ...], engine: str) -> dict[str, Form]:
+    with progress_bars() as progress:
+        forms, _ = measured_forms(
+            network, torch.randn(1, *shape), engine=engine, threads=torch.get_num_threads(), progress=progress
+        )
+    return forms
+
+
 def sentences(report: ExportReport) -> str:
-    """What was written and what the check found."""
+    """The file that was written and the result of its check, in words."""
     found = f"wrote {report.path}: in {report.engine} outputs differ by {report.difference:.1e} of the largest"
     if report.agreement is not None:
         found += f", the first answer is the same for {percent(report.agreement)} % of {report.images} images"

@@ -1,20 +1,22 @@
 """`ghostify look`: which maps of a layer are ghosts of which."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
+from torch import Tensor
 
-from ghostify.cli.opening import Channels, channels_of, checked_shape, extra_of, open_given, own_shape
+from ghostify.cli.opening import Channels, NamedNetwork, channels_for
 from ghostify.cli.options import (
-    channels,
+    bundle,
     classes_option,
-    deviations,
     json_option,
-    set_threads,
+    mean_and_std_options,
     shape_option,
     source_options,
+    threads_option,
 )
 from ghostify.cli.output import print_table, progress_bars, show
 from ghostify.data.augment import normalise
@@ -25,32 +27,52 @@ from ghostify.jobs.look import SeenLayer
 from ghostify.jobs.look import look as look_at
 
 
+@dataclass(frozen=True)
+class Photograph:
+    """A photograph as the user names it, and how it is normalised.
+
+    Args:
+        image: Its file; None: one that scikit-learn brings.
+        mean, std: Those of each channel, in 0..1; None: the network file's, else ImageNet's.
+    """
+
+    image: Path | None
+    mean: Channels
+    std: Channels
+
+    @property
+    def name(self) -> str:
+        return SAMPLE if self.image is None else self.image.name
+
+    def open(self, named: NamedNetwork, height: int, width: int) -> Tensor:
+        """The photograph as the network takes it, ``[1, 3, height, width]``."""
+        channels = channels_for(named, self.mean, self.std, ImageData)
+        return normalise(photograph(self.image, height, width), channels["mean"], channels["std"])
+
+
 @click.command()
-@click.argument("model")
-@source_options
-@classes_option
-@click.option("--against", help="The same network's ghost: a MODEL.")
-@click.option("--image", type=Path, help="A photograph; default: one that scikit-learn brings.")
-@click.option("--layer", "layers", multiple=True, help="Module name, may be given again; default: ends of its stages.")
-@shape_option
-@click.option("--mean", callback=channels, help="Of the channels in 0..1; default: the file's, else ImageNet's.")
-@click.option("--std", callback=deviations, help="Likewise.")
-@click.option("--threads", type=click.IntRange(1), callback=set_threads, expose_value=False, help="CPU threads.")
-@click.option("--out", type=Path, default=Path("look"), show_default=True, help="Folder for the page and the pictures.")
+@bundle("named", NamedNetwork, click.argument("model"), source_options, classes_option(), shape_option)
+@click.option("--against", help="Network to show beside it: the same network's ghost, a MODEL.")
+@bundle(
+    "photo",
+    Photograph,
+    click.option(
+        "--image", type=Path, show_default="one that scikit-learn brings", help="Photograph to show the network."
+    ),
+    mean_and_std_options("the network file's, else ImageNet's"),
+)
+@click.option(
+    "--layer",
+    "layers",
+    multiple=True,
+    show_default="the ends of the network's stages",
+    help="Look at the module of this name, such as layer1.0.conv1. May be repeated.",
+)
+@threads_option
+@click.option("--out", type=Path, default=Path("look"), help="Folder for the page and the pictures.")
 @json_option
 def look(
-    model: str,
-    weights: Path | None,
-    factory: str | None,
-    num_classes: int | None,
-    against: str | None,
-    image: Path | None,
-    layers: tuple[str, ...],
-    input_shape: tuple[int, ...] | None,
-    mean: Channels,
-    std: Channels,
-    out: Path,
-    as_json: bool,
+    named: NamedNetwork, against: str | None, photo: Photograph, layers: tuple[str, ...], out: Path, as_json: bool
 ) -> None:
     """Show the maps that MODEL's layers make of a photograph, and which of them are nearly copies of others.
 
@@ -60,23 +82,20 @@ def look(
     from ghostify.jobs import look_page  # here: drawing and templates are an extra that other verbs spare
 
     torch.manual_seed(0)
-    network = open_given(model, {"weights": weights, "factory": factory, "num_classes": num_classes})
-    ghost = open_given(against, {"factory": factory}) if against is not None else None
-    shape = input_shape or own_shape(model, network)
+    network = named.open()
+    ghost = NamedNetwork(against, factory=named.factory).open() if against is not None else None
+    shape = named.shape(network)
     if len(shape) != 3 or shape[0] != 3:
         raise InputError(f"the input shape is {shape}: expected 3 channels, height and width, for a photograph")
-    checked_shape(shape, model, *(seen for seen in (network, ghost) if seen is not None))
-    known = {} if mean and std else channels_of(model, extra_of(model))
-    pixels = photograph(image, shape[1], shape[2])
-    x = normalise(pixels, mean or known.get("mean", ImageData.mean), std or known.get("std", ImageData.std))
+    named.checked_shape(network, *([] if ghost is None else [ghost]))
+    x = photo.open(named, *shape[1:])
     with progress_bars() as progress:
         found = look_at(network, x, layers, against=ghost, progress=progress)
-    photo = SAMPLE if image is None else image.name
-    look_page.write_look(out, found, title=model, image=photo, against=against)
+    look_page.write_look(out, found, title=named.model, image=photo.name, against=against)
     result: dict[str, Any] = {
-        "model": model,
+        "model": named.model,
         "against": against,
-        "image": photo,
+        "image": photo.name,
         "input_shape": shape,
         "layers": [layer.numbers() for layer in found],
     }
@@ -98,16 +117,16 @@ def print_layer(layer: SeenLayer) -> None:
     count, height, width = layer.maps.shape
     constant = int(layer.constant.sum())
     print(f"{layer.name}: {count} maps of {height}×{width}" + (f", {constant} of them constant" if constant else ""))
-    headings = (f"most similar by {size}×{size}", *(f"left by\n{d}×{d}, %" for d in sizes))
+    headings = (f"most similar by {size}×{size}", *(f"error of\n{d}×{d}, %" for d in sizes))
     rows = [
         (f"{pair.source} → {pair.target}", *(f"{100 * pair.filters[d].error:.2f}" for d in sizes))
         for pair in layer.pairs[size]
     ]
     print_table(headings, rows)
     shares = [f"{way} {100 * share:.1f} %" for way, share in layer.explained_by_half().items()]
-    print(f"Half of the maps explain of all: {', '.join(shares)}.")
+    print(f"Share of the variance of all maps that half of them explain: {', '.join(shares)}.")
     if layer.beside is not None:
         median, most = 100 * float(layer.beside.error.median()), 100 * float(layer.beside.error.max())
-        counted = f"The ghost's {len(layer.beside.maps)} maps, paired by {layer.beside.paired_by}"
-        print(f"{counted}: median {median:.1f} % of a map's variance missed, at most {most:.1f} %.")
+        pairs = f"The ghost's {len(layer.beside.maps)} maps, paired by {layer.beside.paired_by}"
+        print(f"{pairs}: their error is {median:.1f} % of a map's variance in the median, at most {most:.1f} %.")
     print()

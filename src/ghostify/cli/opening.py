@@ -1,10 +1,13 @@
-"""The network that a user named, and what is known of it."""
+"""The networks and images that a user names, opened."""
 
 import dataclasses
 import itertools
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from torch import nn
 
@@ -13,72 +16,151 @@ from ghostify.data.sources import FOLDERS
 from ghostify.errors import InputError
 from ghostify.measure.count import count
 from ghostify.models.registry import known_origin, takes_option
-from ghostify.network_file import open_network, read_extra
+from ghostify.network_file import NetworkFile, names_file, open_network, open_network_file
 from ghostify.plain_part import input_shape_of, is_detector
-
-
-def open_given(model: str, options: dict[str, Any]) -> nn.Module:
-    """The network; options that were left open are the builder's to choose."""
-    return open_network(model, **{name: value for name, value in options.items() if value is not None})
-
-
-def open_for(data: ImageData, model: str, options: dict[str, Any]) -> nn.Module:
-    """The network, with as many outputs as the data has classes where that is left open."""
-    network = open_given(model, with_classes(model, len(data.classes), options))
-    if is_detector(network):
-        raise InputError(f"{model} finds objects: use `ghostify detect`, with images that have boxes")
-    return network
-
-
-def with_classes(model: str, classes: int, options: dict[str, Any]) -> dict[str, Any]:
-    """The options, with as many outputs as there are classes where that is left open and the builder's to choose."""
-    is_file = Path(model).is_file() or model.endswith(".safetensors")
-    if is_file or not takes_option(model, "num_classes") or options.get("num_classes") is not None:
-        return options
-    return {**options, "num_classes": classes}
-
-
-def own_shape(model: str, network: nn.Module) -> tuple[int, ...]:
-    """The input that a network is made for: by its file, by its builder, else ImageNet's; a detector's plain part's."""
-    if is_detector(network):
-        return input_shape_of(network)
-    side = extra_of(model).get("image_size")
-    if isinstance(side, int):
-        return (3, side, side)
-    origin = known_origin(network)
-    return origin.input_shape if origin else (3, 224, 224)
-
-
-def checked_shape(input_shape: tuple[int, ...] | None, model: str, *networks: nn.Module) -> tuple[int, ...]:
-    """The input that a user named, else the first network's own; refused where one of them cannot take it."""
-    shape = input_shape or own_shape(model, networks[0])
-    for network in networks:
-        count(network, shape)
-    return shape
-
-
-def extra_of(model: str) -> dict[str, Any]:
-    """What a network's file says beside the network, such as its preprocessing."""
-    return read_extra(model) if Path(model).is_file() else {}
-
 
 Channels = tuple[float, ...] | None
 
 
-def images_for(
-    model: str, data_name: str, image_size: int | None, mean: Channels, std: Channels, hold_out: float = 0.0
-) -> ImageData:
-    """The images, sized and normalised as the user says, else as the network's file says, where it says so."""
-    extra = extra_of(model)
-    if data_name.partition(":")[0] in FOLDERS:
-        image_size = image_size or extra.get("image_size")
-    data = load_data(data_name, image_size=image_size, hold_out=hold_out)
-    known = {} if mean and std else channels_of(model, extra)
-    return dataclasses.replace(data, mean=mean or known.get("mean", data.mean), std=std or known.get("std", data.std))
+@dataclass(frozen=True)
+class NamedNetwork:
+    """A network as the user names it: MODEL, and the options that say how it is built and on which input it runs.
+
+    Options that are None are the builder's to choose. A file is opened once, however often it is asked.
+
+    Args:
+        model: A name, or a file that ``save`` wrote.
+        weights: A state dict's file.
+        factory: The user's own builder that a file may name.
+        new_head: The last layer is left out of the weights.
+        num_classes: Outputs.
+        ratio, cheap_kernel_size: Those of a ghost network's builder.
+        input_shape: One input without batch; None: the network's own.
+    """
+
+    model: str
+    weights: Path | None = None
+    factory: str | None = None
+    new_head: bool | None = None
+    num_classes: int | None = None
+    ratio: int | None = None
+    cheap_kernel_size: int | None = None
+    input_shape: tuple[int, ...] | None = None
+
+    @cached_property
+    def file(self) -> NetworkFile | None:
+        """The file, open; None for a name."""
+        return open_network_file(self.model) if names_file(self.model) else None
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """The values that a file keeps beside its network, such as its preprocessing."""
+        return self.file.extra if self.file else {}
+
+    @property
+    def channels(self) -> dict[str, tuple[float, ...]]:
+        return channels_of(self.model, self.extra)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The builder's options that the user set."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {n: v for n, v in fields.items() if v is not None and n not in ("model", "input_shape")}
+
+    def open(self) -> nn.Module:
+        return open_network(self.file or self.model, **self.options)
+
+    def open_for(self, data: ImageData) -> nn.Module:
+        """The network, with as many outputs as the data has classes where that is left open."""
+        network = self.with_classes(len(data.classes)).open()
+        if is_detector(network):
+            raise InputError(f"{self.model} finds objects: use `ghostify detect`, with images that have boxes")
+        return network
+
+    def with_classes(self, classes: int) -> Self:
+        """The same, with as many outputs as there are classes where that is left open and the builder's to choose."""
+        if self.file or not takes_option(self.model, "num_classes") or self.num_classes is not None:
+            return self
+        return dataclasses.replace(self, num_classes=classes)
+
+    def shape(self, network: nn.Module) -> tuple[int, ...]:
+        """The input that the user named, else the one that the network is made for.
+
+        That is said by its file, by its builder, else it is ImageNet's; of a detector it is its plain part's.
+        """
+        if self.input_shape:
+            return self.input_shape
+        if is_detector(network):
+            return input_shape_of(network)
+        side = self.extra.get("image_size")
+        if isinstance(side, int):
+            return (3, side, side)
+        origin = known_origin(network)
+        return origin.input_shape if origin else (3, 224, 224)
+
+    def checked_shape(self, network: nn.Module, *others: nn.Module) -> tuple[int, ...]:
+        """The same; refused where the network or one of the others cannot take it."""
+        shape = self.shape(network)
+        for each in (network, *others):
+            count(each, shape)
+        return shape
+
+    def refuse_other_classes(self, data_name: str, classes: tuple[str, ...]) -> None:
+        """Refuse labels that count other classes than the network's file, or in another order.
+
+        Where one of both has numbers for names, as ``npz:`` has, they cannot be compared.
+        """
+        known = self.extra.get("classes")
+        if known is None or tuple(known) == classes or all(map(str.isdigit, known)) != all(map(str.isdigit, classes)):
+            return
+        pairs = enumerate(itertools.zip_longest(known, classes), 1)
+        number, (there, here) = next(pair for pair in pairs if pair[1][0] != pair[1][1])
+        raise InputError(
+            f"{self.model} knows other classes than {data_name}, or in another order: "
+            f"class {number} is {there!r} there and {here!r} here"
+        )
 
 
-def channels_of(model: str, extra: dict[str, Any]) -> dict[str, tuple[float, ...]]:
-    """What a network's file says of how images are normalised: nothing, or ``mean`` and ``std`` of three channels."""
+@dataclass(frozen=True)
+class NamedImages:
+    """Labelled images as the user names them: DATA, how they are prepared, and on which device they are computed.
+
+    Args:
+        data_name: DATA; None where a verb can do without.
+        image_size: Side of a folder's images, pixels; None: the network file's.
+        mean, std: Those of each channel, in 0..1; None: the network file's, else the data's.
+        device: "cpu" or "cuda".
+        workers: Processes that decode images of a folder.
+        hold_out: Share of the training images held out.
+    """
+
+    data_name: str | None = None
+    image_size: int | None = None
+    mean: Channels = None
+    std: Channels = None
+    device: str = "cpu"
+    workers: int = 0
+    hold_out: float = 0.0
+
+    def open(self, network: NamedNetwork) -> ImageData:
+        """The images, sized and normalised as the user says, else as the network's file says, where it does."""
+        if self.data_name is None:
+            raise InputError("expected images: name them with --data")
+        image_size = self.image_size
+        if self.data_name.partition(":")[0] in FOLDERS:
+            image_size = image_size or network.extra.get("image_size")
+        data = load_data(self.data_name, image_size=image_size, hold_out=self.hold_out)
+        return dataclasses.replace(data, **channels_for(network, self.mean, self.std, data))
+
+
+def channels_for(network: NamedNetwork, mean: Channels, std: Channels, usual: Any) -> dict[str, Any]:
+    """``mean`` and ``std`` as the user says, else as the network's file says, else those of ``usual``."""
+    known = {} if mean and std else network.channels
+    return {"mean": mean or known.get("mean", usual.mean), "std": std or known.get("std", usual.std)}
+
+
+def channels_of(model: str, extra: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
+    """How a network's file says that images are normalised: nothing, or ``mean`` and ``std`` of three channels."""
     found = {name: extra[name] for name in ("mean", "std") if extra.get(name) is not None}
     for name, values in found.items():
         three = isinstance(values, list | tuple) and len(values) == 3
@@ -87,19 +169,3 @@ def channels_of(model: str, extra: dict[str, Any]) -> dict[str, tuple[float, ...
             what = "three numbers above 0" if name == "std" else "three numbers"
             raise InputError(f"{model} says that {name} is {values!r}: expected {what}; give --mean and --std")
     return {name: tuple(values) for name, values in found.items()}
-
-
-def refuse_other_classes(model: str, data_name: str, classes: tuple[str, ...]) -> None:
-    """Refuse labels that count other classes than a network's file, or in another order.
-
-    Where one of both has numbers for names, as ``npz:`` has, nothing can be told.
-    """
-    known = extra_of(model).get("classes")
-    if known is None or tuple(known) == classes or all(map(str.isdigit, known)) != all(map(str.isdigit, classes)):
-        return
-    pairs = enumerate(itertools.zip_longest(known, classes), 1)
-    number, (there, here) = next(pair for pair in pairs if pair[1][0] != pair[1][1])
-    raise InputError(
-        f"{model} knows other classes than {data_name}, or in another order: "
-        f"class {number} is {there!r} there and {here!r} here"
-    )

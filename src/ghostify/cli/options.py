@@ -3,21 +3,24 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import torch
 from click.core import ParameterSource
 
+from ghostify.cli.opening import NamedImages
 from ghostify.jobs.recipe import LAST_SEED, OPTIMIZERS, PRECISIONS, SCHEDULES, Recipe
-from ghostify.layers.ghost_conv import CHEAP_KINDS
-from ghostify.transform.reconstruct import EFFORTS
+from ghostify.layers.ghost_conv import CHEAP_KINDS, Cheap
+from ghostify.transform.reconstruct import EFFORTS, Effort
 
-# Where an option's value is from when the user gave it.
-SAID = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+# Where an option's value is from when the user set it.
+BY_USER = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
 SEEDS = click.IntRange(0, LAST_SEED)
-Command = TypeVar("Command", bound=Callable[..., Any])
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def shape(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -38,7 +41,7 @@ def channels(context: click.Context, parameter: click.Parameter, value: str | No
 
 
 def deviations(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, ...] | None:
-    """Of the channels, too, and images are divided by them."""
+    """Three numbers, too, by which images are divided."""
     numbers = channels(context, parameter, value)
     if numbers is not None and min(numbers) <= 0:
         raise click.BadParameter(f"{value!r}: expected three numbers above 0 such as 0.5,0.5,0.5")
@@ -58,10 +61,10 @@ def ready_device(context: click.Context, parameter: click.Parameter, value: str)
     return value
 
 
-def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+def together(*options: Decorator) -> Decorator:
     """Several options as one decorator, in this order in the help."""
 
-    def add(command: Command) -> Command:
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed(options):
             command = option(command)
         return command
@@ -69,130 +72,304 @@ def together(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
     return add
 
 
+def bundle(name: str, kind: Callable[..., Any], *options: Decorator) -> Decorator:
+    """Several options as one object: the verb's parameter ``name`` is ``kind`` called with what they were set to.
+
+    Example:
+        >>> @click.command()
+        ... @bundle("size", complex, click.option("--real", default=1.0), click.option("--imag", default=2.0))
+        ... def verb(size: complex) -> None:
+        ...     print(size)
+        >>> verb.main(["--imag", "3"], standalone_mode=False)
+        (1+3j)
+    """
+
+    def add(verb: Callable[..., Any]) -> Callable[..., Any]:
+        before = len(getattr(verb, "__click_params__", []))
+
+        @wraps(verb)
+        def with_object(**values: Any) -> Any:
+            values[name] = kind(**{own: values.pop(own) for own in names})
+            return verb(**values)
+
+        command = together(*options)(with_object)
+        parameters: list[click.Parameter] = getattr(command, "__click_params__", [])
+        names = [str(parameter.name) for parameter in parameters[before:] if parameter.expose_value]
+        return command
+
+    return add
+
+
+@dataclass(frozen=True)
+class GhostOptions:
+    """The ghosts of a convolution, see ``GhostConv2d``."""
+
+    ratio: float
+    cheap_kernel_size: int
+    cheap: Cheap
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How a trained network's ghost is calibrated.
+
+    Args:
+        image_count: Training images for it.
+        effort: See ``convert``.
+    """
+
+    image_count: int
+    effort: Effort
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Where networks are timed, and on how many images at once."""
+
+    engine: str
+    batch_size: int
+    threads: int = field(default_factory=torch.get_num_threads)  # which ``threads_option`` has set
+
+
+@dataclass(frozen=True)
+class TrainingOutput:
+    """Where a training writes, whether it goes on with what is there, and whether it logs for TensorBoard."""
+
+    out: Path
+    resume: bool
+    tensorboard: bool
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
-shape_option = click.option("--input-shape", callback=shape, help="Such as 3,224,224; default: the network's own.")
-classes_option = click.option("--num-classes", type=click.IntRange(1), help="Outputs of the network.")
+shape_option = click.option(
+    "--input-shape",
+    callback=shape,
+    show_default="the network's own",
+    help="Channels, height and width of one input, such as 3,224,224.",
+)
 device_option = click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", callback=ready_device, show_default=True
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    callback=ready_device,
+    help="Processor to compute on; auto is the GPU where there is one.",
 )
-skip_option = click.option("--skip", multiple=True, help="Module name or pattern to leave; may be given again.")
+skip_option = click.option(
+    "--skip",
+    multiple=True,
+    help="Leave the module of this name, or all that match a pattern such as 'layer1.*'. May be repeated.",
+)
 hints_option = click.option(
-    "--hints", is_flag=True, help="Learn the teacher's maps at the ends of blocks and its logits, not softened answers."
+    "--hints",
+    is_flag=True,
+    help="Distil the teacher's features at the ends of blocks and its logits, instead of softened answers.",
 )
-factory_option = click.option("--factory", help="For a file built by code of yours: its package.module:factory.")
-source_options = together(
-    click.option("--weights", type=Path, help="State dict: .safetensors, .pt, .pth or .th."), factory_option
+factory_option = click.option(
+    "--factory", help="Builder of a file's network where that is your own code, as package.module:factory."
 )
-
-
+weights_option = click.option(
+    "--weights", type=Path, help="State dict to load into the network: .safetensors, .pt, .pth or .th."
+)
+new_head_option = click.option(
+    "--new-head", is_flag=True, help="Leave the last layer out of --weights, for other classes than theirs."
+)
+source_options = together(weights_option, factory_option)
+hold_out_help = "Share of the training images held out to validate each epoch."
+threads_help = "CPU threads to compute with."
 threads_option = click.option(
     "--threads",
     type=click.IntRange(1),
     callback=set_threads,
     expose_value=False,
-    help="CPU threads; default: all cores.",
+    show_default="all cores",
+    help=threads_help,
 )
+timed_threads_option = click.option("--threads", type=click.IntRange(1), default=1, help=threads_help)
 machine_options = together(
     device_option,
     threads_option,
+    click.option("--workers", type=click.IntRange(0), default=2, help="Processes that decode images of a folder."),
+)
+builder_options = together(
     click.option(
-        "--workers",
-        type=click.IntRange(0),
-        default=2,
-        show_default=True,
-        help="Processes that decode images of a folder.",
+        "--ratio",
+        type=int,
+        show_default="the builder's",
+        help="Ratio s of a ghost network's builder: one map in s is made by convolution.",
+    ),
+    click.option(
+        "--cheap-kernel-size",
+        type=int,
+        show_default="the builder's",
+        help="Kernel size d of that builder's cheap filters, odd.",
     ),
 )
 
 
-def seed_option(of_what: str) -> Callable[[Command], Command]:
-    return click.option("--seed", type=SEEDS, default=0, show_default=True, help=of_what)
+def classes_option(default: str = "the builder's") -> Decorator:
+    return click.option(
+        "--num-classes",
+        type=click.IntRange(1),
+        show_default=default,
+        help="Number of classes, which are the network's outputs.",
+    )
 
 
-def cheap_option(default: str) -> Callable[[Command], Command]:
-    return click.option("--cheap", type=click.Choice(CHEAP_KINDS), default=default, show_default=True)
+def hold_out_option(share: float) -> Decorator:
+    return click.option("--hold-out", type=float, default=share, help=hold_out_help)
 
 
-def effort_option(default: str, of_what: str) -> Callable[[Command], Command]:
-    return click.option("--effort", type=click.Choice(EFFORTS), default=default, show_default=True, help=of_what)
-
-
-def calibration_options(effort: str) -> Callable[[Command], Command]:
-    """On how many images a trained network's ghost is calibrated, and how well."""
+def mean_and_std_options(default: str, mean: str = "mean", std: str = "std") -> Decorator:
     return together(
         click.option(
-            "--images", type=int, default=1024, show_default=True, help="Training images of --data to calibrate on."
+            "--mean",
+            mean,
+            callback=channels,
+            show_default=default,
+            help="Mean of each channel in 0..1, such as 0.485,0.456,0.406; images are normalised by it.",
         ),
-        effort_option(effort, "Of the calibration."),
+        click.option(
+            "--std",
+            std,
+            callback=deviations,
+            show_default=default,
+            help="Standard deviation of each channel in 0..1, such as 0.229,0.224,0.225.",
+        ),
     )
 
 
-def ghost_options(
-    ratio: int | None = None, cheap_kernel_size: int | None = None, ratio_type: type = int
-) -> Callable[[Command], Command]:
-    """``--ratio`` and ``--cheap-kernel-size``; without a default the network's builder has its own."""
+def seed_option(what: str) -> Decorator:
+    return click.option("--seed", type=SEEDS, default=0, help=f"Seed of {what}.")
+
+
+def batch_size_option(default: int, what: str) -> Decorator:
+    return click.option("--batch-size", type=click.IntRange(1), default=default, help=what)
+
+
+def effort_option(default: str, what: str) -> Decorator:
+    return click.option("--effort", type=click.Choice(EFFORTS), default=default, help=what)
+
+
+def ghost_options(cheap: str, ratio_type: type = int) -> Decorator:
+    """Options that ``GhostOptions`` is made of."""
     return together(
-        click.option("--ratio", type=ratio_type, default=ratio, help="s: one map in s is a convolution's."),
-        click.option("--cheap-kernel-size", type=int, default=cheap_kernel_size, help="d of the cheap d×d filters."),
+        click.option(
+            "--ratio", type=ratio_type, default=2, help="Ratio s of the ghosts: one map in s is made by convolution."
+        ),
+        click.option("--cheap-kernel-size", type=int, default=3, help="Kernel size d of depthwise cheap filters, odd."),
+        click.option(
+            "--cheap",
+            type=click.Choice(CHEAP_KINDS),
+            default=cheap,
+            help="How ghosts are made of the other maps: by d×d depthwise filters, or by 1×1 combinations.",
+        ),
     )
 
 
-def data_options(default: str | None = None, required: bool = True) -> Callable[[Command], Command]:
-    """Which images, and with what to read and compute them; ``--threads`` acts at once."""
+def calibration_options(effort: str) -> Decorator:
+    """Options that ``Calibration`` is made of."""
     return together(
+        click.option(
+            "--images", "image_count", type=int, default=1024, help="Training images of --data to calibrate on."
+        ),
+        effort_option(
+            effort, "Fit the ghosts in closed form (fast), or let blocks learn their outputs, too (refined)."
+        ),
+    )
+
+
+def data_options(default: str | None = None, required: bool = True, hold_out: float | None = None) -> Decorator:
+    """``NamedImages`` as the verb's parameter ``images``; ``--threads`` acts at once."""
+    options: list[Decorator] = [
         click.option(
             "--data",
             "data_name",
             default=default,
             required=required and default is None,
-            show_default=True,
-            help="DATA, see `ghostify --help`.",
+            help="DATA to read, such as npz:cifar10.npz or imagefolder:DIR; see `ghostify --help`.",
         ),
         click.option(
             "--image-size",
             type=click.IntRange(1),
-            help="Side of a folder's images; default: the network file's, else 224.",
+            show_default="the network file's, else 224",
+            help="Side to which images of a folder are brought, pixels.",
         ),
-        click.option(
-            "--mean", callback=channels, help="Of the channels in 0..1; default: the network file's, else ImageNet's."
-        ),
-        click.option("--std", callback=deviations, help="Likewise."),
+        mean_and_std_options("the network file's, else ImageNet's"),
         machine_options,
+    ]
+    if hold_out is not None:
+        options.append(hold_out_option(hold_out))
+    return bundle("images", NamedImages, *options)
+
+
+def engine_option(engines: tuple[str, ...], default: str) -> Decorator:
+    return click.option(
+        "--engine", type=click.Choice(engines), default=default, help="Engine that runs the networks to be timed."
     )
 
 
-def recipe_options(*names: str, **defaults: Any) -> Callable[[Command], Command]:
-    """One option per field of ``Recipe``, or those named only, with a verb's own defaults."""
+RECIPE_HELP = {
+    "epochs": "Passes over the training images.",
+    "batch_size": "Images per forward pass and process.",
+    "accumulate": "Forward passes whose gradients make one step of the optimizer.",
+    "optimizer": "Optimizer: SGD with Nesterov momentum 0.9, or AdamW.",
+    "lr": "Peak learning rate.",
+    "lr_batch_size": "Images per step that --lr is for, such as 256: it is scaled in proportion. 0 leaves it as it is.",
+    "weight_decay": "Weight decay of weights; biases and BatchNorm have none.",
+    "schedule": "Learning rate over the epochs: cosine down to 0, or a tenth after 50, 75 and 94 % of them (steps), "
+    "after each third (thirds), or after 8 and 11 twelfths (1x).",
+    "warmup_epochs": "Epochs, or parts of one such as 0.5, in which the learning rate rises from 0.",
+    "label_smoothing": "Share of the target that is spread over all classes, such as 0.1.",
+    "ema": "Share of all steps that a moving average of the weights remembers, such as 0.02; 0 for none.",
+    "augment": "Crop and mirror images at random.",
+    "color_jitter": "How far brightness, contrast and saturation of a folder's images change at random, such as 0.4.",
+    "rand_augment": "Change each of a folder's images at random, by RandAugment.",
+    "precision": "Arithmetic of the training; auto is bf16 where the processor computes in it.",
+    "channels_last": "Keep maps in memory with their channels last.",
+    "cuda_graph": "Record a step on the GPU once and replay it, which is faster for small networks.",
+    "freeze_norm": "Hold BatchNorm's statistics, as for a trained network that has them folded away.",
+    "seed": "Seed of weights, order and augmentation.",
+}
+
+
+def recipe_options(*names: str, only_with: str = "", **defaults: Any) -> Decorator:
+    """One option per field of ``Recipe``, or those named only, with a verb's own defaults.
+
+    Args:
+        only_with: The option without which they do nothing.
+    """
     choices = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS}
     kinds = {"seed": SEEDS} | {name: click.Choice(names) for name, names in choices.items()}
 
-    def option(field: dataclasses.Field[Any]) -> Callable[[Command], Command]:
-        flag, default = field.name.replace("_", "-"), defaults.get(field.name, field.default)
+    def option(setting: dataclasses.Field[Any]) -> Decorator:
+        flag, default = setting.name.replace("_", "-"), defaults.get(setting.name, setting.default)
         name = f"--{flag}/--no-{flag}" if isinstance(default, bool) else f"--{flag}"
-        return click.option(name, type=kinds.get(field.name, type(default)), default=default, show_default=True)
+        kind = kinds.get(setting.name, type(default))
+        text = RECIPE_HELP[setting.name]
+        if only_with:
+            text = f"With {only_with}, {text[0].lower()}{text[1:]}"
+        return click.option(name, type=kind, default=default, help=text)
 
     return together(*(option(field) for field in dataclasses.fields(Recipe) if field.name in names or not names))
 
 
-def training_options(data: str | None = None, **defaults: Any) -> Callable[[Command], Command]:
-    """All that says what is trained on what and how, and whether to go on with it."""
-    return together(
-        data_options(data),
-        source_options,
-        click.option("--new-head", is_flag=True, help="Leave the last layer out of --weights: for other classes."),
-        recipe_options(**defaults),
-        click.option(
-            "--hold-out", type=float, default=0.1, show_default=True, help="Share of train held out to watch it."
-        ),
-        click.option("--resume", is_flag=True, help="Go on with what began in --out."),
-    )
-
-
-def take_recipe(options: dict[str, Any], row: Recipe | None = None) -> Recipe:
-    """The recipe among a verb's options, which are taken out of them; of a published row but for what was given."""
-    given = {field.name: options.pop(field.name) for field in dataclasses.fields(Recipe) if field.name in options}
-    if row is None:
-        return Recipe(**given)
+def changed_by_user(row: Recipe, recipe: Recipe) -> Recipe:
+    """A published row's recipe, but for the settings that the user set in another."""
     context = click.get_current_context()
-    said = {name: value for name, value in given.items() if context.get_parameter_source(name) in SAID}
-    return dataclasses.replace(row, **said)
+    names = [field.name for field in dataclasses.fields(Recipe)]
+    own = {name: getattr(recipe, name) for name in names if context.get_parameter_source(name) in BY_USER}
+    return dataclasses.replace(row, **own)
+
+
+tensorboard_option = click.option("--tensorboard", is_flag=True, help="Log for TensorBoard, too.")
+resume_option = click.option("--resume", is_flag=True, help="Go on with the training that began in --out.")
+
+
+def training_output(files: str) -> Decorator:
+    return bundle(
+        "output",
+        TrainingOutput,
+        click.option("--out", type=Path, required=True, help=f"Folder for {files}."),
+        resume_option,
+        tensorboard_option,
+    )

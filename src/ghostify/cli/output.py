@@ -1,4 +1,4 @@
-"""What a verb tells: tables or JSON on standard output, progress on standard error."""
+"""The output of a verb: tables or JSON on standard output, progress on standard error."""
 
 import json
 import os
@@ -97,12 +97,12 @@ def progress_bars() -> Iterator[Callable[[str, str, int, int], None]]:
     with Progress(*columns, TextColumn("{task.fields[detail]}"), console=console) as bars:
         tasks: dict[str, TaskID] = {}
 
-        def tell(task: str, detail: str, done: int, total: int) -> None:
+        def show_bar(task: str, detail: str, done: int, total: int) -> None:
             if task not in tasks:
                 tasks[task] = bars.add_task("", name=task, detail=detail)
             bars.update(tasks[task], completed=done, total=total, detail=detail)
 
-        yield tell
+        yield show_bar
 
 
 def plain_progress(task: str, detail: str, done: int, total: int) -> None:
@@ -111,5 +111,5 @@ def plain_progress(task: str, detail: str, done: int, total: int) -> None:
 
 
 def first_process() -> bool:
-    """Whether this is the only process, or the one of torchrun's that writes."""
+    """True in the only process, and in the one of torchrun's that writes."""
     return int(os.environ.get("RANK", "0")) == 0

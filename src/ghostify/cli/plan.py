@@ -1,19 +1,23 @@
-"""`ghostify plan`: what is to become of each convolution, for a wanted speed or cost."""
+"""`ghostify plan`: which change each convolution gets, for a speed or a cost."""
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 import torch
 
-from ghostify.cli.opening import Channels, images_for, open_given, refuse_other_classes
+from ghostify.cli.opening import NamedImages, NamedNetwork
 from ghostify.cli.options import (
+    Timing,
+    batch_size_option,
+    bundle,
     classes_option,
     data_options,
     effort_option,
+    engine_option,
     json_option,
     seed_option,
     skip_option,
@@ -23,120 +27,162 @@ from ghostify.cli.output import percent, print_table, progress_bars, show
 from ghostify.data.sample import draw_inputs
 from ghostify.errors import InputError
 from ghostify.inference.engines import FILE_ENGINES
-from ghostify.jobs.accuracy import Trial, plan_for_accuracy
+from ghostify.jobs.accuracy import AllowedDrop, Trial, plan_for_accuracy
 from ghostify.jobs.evaluate import check_fit
 from ghostify.planning import plan as plan_network
 from ghostify.planning.plan_file import Plan, write_plan
+from ghostify.transform.reconstruct import Effort
+
+
+@dataclass(frozen=True)
+class Target:
+    """The one target that a plan has.
+
+    Args:
+        target_speedup: Times as fast.
+        target_macs: Share of the multiply-adds.
+        max_accuracy_drop: Points of top-1.
+        effort: Effort of the conversions that are tried for an accuracy drop.
+    """
+
+    target_speedup: float | None
+    target_macs: float | None
+    max_accuracy_drop: float | None
+    effort: Effort
+
+    def __post_init__(self) -> None:
+        targets = (self.target_speedup, self.target_macs, self.max_accuracy_drop)
+        if sum(target is not None for target in targets) != 1:
+            raise InputError("expected one of --target-speedup, --target-macs and --max-accuracy-drop")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which changes a plan chooses from.
+
+    Args:
+        image_count: Training images to measure each change on.
+        skip, round_to, whole_blocks, merging: See ``plan``.
+    """
+
+    image_count: int
+    skip: tuple[str, ...]
+    round_to: int | None
+    whole_blocks: bool | None
+    merging: bool | None
 
 
 @click.command()
-@click.argument("model")
-@click.option("--target-speedup", type=float, help="How many times as fast, measured here.")
-@click.option("--target-macs", type=float, help="Or: the share of the multiply-adds that may be left.")
-@click.option(
-    "--max-accuracy-drop",
-    type=float,
-    help="Or: points of top-1 that the fastest may lose, without training; by labels.",
+@bundle("named", NamedNetwork, click.argument("model"), source_options, classes_option())
+@bundle(
+    "target",
+    Target,
+    click.option(
+        "--target-speedup", type=float, help="Reach this speed, measured here: 1.5 is one and a half times as fast."
+    ),
+    click.option("--target-macs", type=float, help="Or leave this share of the multiply-adds, such as 0.6."),
+    click.option(
+        "--max-accuracy-drop",
+        type=float,
+        help="Or find the fastest plan that loses at most so many points of top-1 without training, such as 1. "
+        "Labelled images that are held out judge it.",
+    ),
+    effort_option("fast", "With --max-accuracy-drop, the effort of `ghostify convert` for the plans that are tried."),
 )
-@effort_option("fast", "With --max-accuracy-drop: of the conversions that are tried.")
-@click.option("--engine", type=click.Choice(FILE_ENGINES), default="openvino", show_default=True)
-@click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Of what is timed.")
+@bundle(
+    "timing",
+    Timing,
+    engine_option(FILE_ENGINES, "openvino"),
+    batch_size_option(1, "Images of the batch that is timed."),
+)
 @data_options()
-@click.option(
-    "--images", type=click.IntRange(1), default=256, show_default=True, help="Training images to compare options on."
-)
-@source_options
-@classes_option
-@skip_option
-@click.option(
-    "--round-to", type=click.IntRange(1), help="Kept maps are a multiple of it; default: 4 for a speed, else 1."
-)
-@click.option(
-    "--whole-blocks/--no-whole-blocks",
-    default=None,
-    help="Whether residual blocks may become ghosts as a whole; default: for a speed.",
-)
-@click.option(
-    "--merging/--no-merging",
-    default=None,
-    help="Whether convolutions may take combinations of their inputs; default: for multiply-adds.",
+@bundle(
+    "choice",
+    Choice,
+    click.option(
+        "--images",
+        "image_count",
+        type=click.IntRange(1),
+        default=256,
+        help="Training images on which the output error of each change is measured.",
+    ),
+    skip_option,
+    click.option(
+        "--round-to",
+        type=click.IntRange(1),
+        show_default="4 for a speed, else 1",
+        help="Keep a multiple of this many channels.",
+    ),
+    click.option(
+        "--whole-blocks/--no-whole-blocks",
+        default=None,
+        show_default="for a speed",
+        help="Allow one convolution in place of a whole residual block.",
+    ),
+    click.option(
+        "--merging/--no-merging",
+        default=None,
+        show_default="for multiply-adds",
+        help="Allow convolutions to take few combinations of their inputs (low-rank).",
+    ),
 )
 @click.option("--out", type=Path, required=True, help="Folder for plan.json, and for what is measured on the way.")
-@seed_option("Of drawn images and trial networks.")
+@seed_option("drawn images and trial networks")
 @json_option
 def plan(
-    model: str,
-    target_speedup: float | None,
-    target_macs: float | None,
-    max_accuracy_drop: float | None,
-    effort: Any,
-    engine: str,
-    batch_size: int,
-    data_name: str,
-    images: int,
-    image_size: int | None,
-    mean: Channels,
-    std: Channels,
-    device: str,
-    workers: int,
-    skip: tuple[str, ...],
-    round_to: int | None,
-    whole_blocks: bool | None,
-    merging: bool | None,
+    named: NamedNetwork,
+    target: Target,
+    timing: Timing,
+    images: NamedImages,
+    choice: Choice,
     out: Path,
     seed: int,
     as_json: bool,
-    **options: Any,
 ) -> None:
-    """Choose which maps of MODEL to keep, ghost, drop and merge, so that it reaches a speed at the least harm.
+    """Choose which channels of MODEL to keep, ghost, prune and merge, so that a target is met with least output error.
 
-    For `ghostify convert --plan`. Nothing is trained, and no labels are needed. Called again with the same --out,
-    it goes on with what was measured there.
+    For `ghostify convert --plan`. Nothing is trained, and no labels are needed but for --max-accuracy-drop. Called
+    again with the same --out, it goes on with what was measured there.
     """
-    targets = (target_speedup, target_macs, max_accuracy_drop)
-    if sum(target is not None for target in targets) != 1:
-        raise InputError("expected one of --target-speedup, --target-macs and --max-accuracy-drop")
     torch.manual_seed(seed)
-    network = open_given(model, options).to(device).eval()
-    hold_out = 0.0 if max_accuracy_drop is None else 0.1
-    data = images_for(model, data_name, image_size, mean, std, hold_out)
-    calibration = [batch.to(device) for batch in draw_inputs(data, images, seed, workers=workers)]
+    network = named.open().to(images.device).eval()
+    by_accuracy = target.max_accuracy_drop is not None
+    data = dataclasses.replace(images, hold_out=0.1 if by_accuracy else 0.0).open(named)
+    batches = draw_inputs(data, choice.image_count, seed, workers=images.workers)
+    calibration = [batch.to(images.device) for batch in batches]
     trials: tuple[Trial, ...] = ()
     with progress_bars() as progress:
         planned = partial(
             plan_network,
             network,
-            example=calibration[0][:1].repeat(batch_size, 1, 1, 1),
+            example=calibration[0][:1].repeat(timing.batch_size, 1, 1, 1),
             calibration=calibration,
-            engine=engine,
-            threads=torch.get_num_threads(),
-            skip=skip,
-            round_to=round_to,
-            whole_blocks=whole_blocks,
-            merging=merging,
+            engine=timing.engine,
+            threads=timing.threads,
+            skip=choice.skip,
+            round_to=choice.round_to,
+            whole_blocks=choice.whole_blocks,
+            merging=choice.merging,
             measurements=out / "measurements.jsonl",
             seed=seed,
             progress=progress,
         )
-        if max_accuracy_drop is None:
-            found = planned(target_speedup=target_speedup, target_macs=target_macs)
+        if target.max_accuracy_drop is None:
+            found = planned(target_speedup=target.target_speedup, target_macs=target.target_macs)
         else:
             check_fit(network, data)
-            refuse_other_classes(model, data_name, data.classes)
+            named.refuse_other_classes(data.name, data.classes)
             found, trials = plan_for_accuracy(
                 network,
                 data,
                 calibration,
                 lambda speedup: planned(target_speedup=speedup),
-                max_drop=max_accuracy_drop,
-                effort=effort,
-                device=device,
-                seed=seed,
+                AllowedDrop(target.max_accuracy_drop, target.effort, images.device, seed),
                 progress=progress,
             )
     write_plan(found, out / "plan.json")
     result = {
-        "model": model,
+        "model": named.model,
         "target": dict([found.target]),
         "reachable": found.limit,
         "macs": found.macs,
@@ -159,7 +205,7 @@ def print_plan(found: Plan, trials: Sequence[Trial], out: Path) -> None:
     print()
     kind, target = found.target
     print_table(
-        ("multiply-adds", "times as fast, predicted", "harm"),
+        ("multiply-adds", "times as fast, predicted", "output error"),
         [
             (f"{p.macs:.3f}", "–" if p.speedup is None else f"{p.speedup:.2f}", f"{p.harm:.4f}")
             for p in reversed(found.curve)
@@ -167,7 +213,7 @@ def print_plan(found: Plan, trials: Sequence[Trial], out: Path) -> None:
         left=0,
     )
     for trial in trials:
-        verdict = "good" if trial.good else "too little"
+        verdict = "good" if trial.good else "too few"
         print(
             f"Tried {trial.speedup:.2f} times as fast: top-1 {percent(trial.top1)} % of the held-out images, {verdict}."
         )
@@ -176,9 +222,12 @@ def print_plan(found: Plan, trials: Sequence[Trial], out: Path) -> None:
     if found.speedup:
         speed, low, high = found.speedup
         print(
-            f"Planned: {speed:.2f} ({low:.2f}–{high:.2f}) times as fast in {found.made_on['engine']}, measured, "
-            f"for {target:g}; {found.macs:.3f} of the multiply-adds, harm {found.harm:.4f}."
+            f"Planned: {speed:.2f} times as fast ({low:.2f}–{high:.2f}), measured in {found.made_on['engine']}, "
+            f"for a target of {target:g}; {found.macs:.3f} of the multiply-adds, output error {found.harm:.4f}."
         )
     else:
-        print(f"Planned: {found.macs:.3f} of the multiply-adds, for {target:g}; harm {found.harm:.4f}.")
-    print(f"{out / 'plan.json'}: to be edited, and for `ghostify convert --plan`.")
+        print(
+            f"Planned: {found.macs:.3f} of the multiply-adds, "
+            f"for a target of {target:g}; output error {found.harm:.4f}."
+        )
+    print(f"Wrote {out / 'plan.json'}, which may be edited, for `ghostify convert --plan`.")

@@ -17,11 +17,11 @@ def recipes(as_json: bool) -> None:
     show(
         {"recipes": {name: dataclasses.asdict(row) for name, row in ROWS.items()}},
         as_json,
-        lambda: print_table(headings, [told(name, row) for name, row in ROWS.items()]),
+        lambda: print_table(headings, [recipe_row(name, row) for name, row in ROWS.items()]),
     )
 
 
-def told(name: str, row: Row) -> tuple[str, ...]:
+def recipe_row(name: str, row: Row) -> tuple[str, ...]:
     recipe = row.recipe
     step, lr = recipe.batch_size * recipe.accumulate, f"{recipe.lr:g}"
     if recipe.lr_batch_size:

@@ -6,71 +6,71 @@ from typing import Any
 
 import click
 
-from ghostify.cli.opening import Channels, images_for, open_for
+from ghostify.cli.opening import NamedImages, NamedNetwork
 from ghostify.cli.options import (
+    bundle,
     calibration_options,
-    cheap_option,
+    data_options,
     ghost_options,
     json_option,
-    take_recipe,
-    training_options,
+    new_head_option,
+    recipe_options,
+    resume_option,
+    source_options,
 )
 from ghostify.cli.output import interval, print_table, progress_bars, show
 from ghostify.errors import InputError
+from ghostify.jobs.recipe import Recipe
+from ghostify.jobs.run_settings import GhostSettings, RunSettings
 
 
 @click.command()
-@click.option("--model", default="vgg16_cifar", show_default=True, help="MODEL, see `ghostify --help`.")
-@training_options("digits", epochs=6, batch_size=64, lr=0.05)
-@ghost_options(2, 3)
-@cheap_option("pointwise")
-@calibration_options("fast")
-@click.option("--ghost-epochs", type=click.IntRange(1), help="Of the ghost; default: half of the others'.")
-@click.option("--out", type=Path, default=Path("ghostify-run"), show_default=True, help="Folder for all results.")
+@bundle(
+    "named",
+    NamedNetwork,
+    click.option("--model", default="vgg16_cifar", help="MODEL to train, see `ghostify --help`."),
+    source_options,
+    new_head_option,
+)
+@data_options("digits", hold_out=0.1)
+@bundle("recipe", Recipe, recipe_options(epochs=6, batch_size=64, lr=0.05))
+@bundle(
+    "ghost",
+    GhostSettings,
+    ghost_options("pointwise"),
+    calibration_options("fast"),
+    click.option(
+        "--ghost-epochs",
+        type=click.IntRange(1),
+        show_default="half of --epochs",
+        help="Epochs with labels that the ghost is trained for.",
+    ),
+)
+@click.option("--out", type=Path, default=Path("ghostify-run"), help="Folder for all results.")
+@resume_option
 @json_option
 def run(
-    model: str,
-    data_name: str,
-    ratio: int,
-    cheap_kernel_size: int,
-    cheap: Any,
-    images: int,
-    effort: Any,
-    ghost_epochs: int | None,
-    hold_out: float,
+    named: NamedNetwork,
+    images: NamedImages,
+    recipe: Recipe,
+    ghost: GhostSettings,
     out: Path,
     resume: bool,
-    image_size: int | None,
-    mean: Channels,
-    std: Channels,
-    device: str,
-    workers: int,
     as_json: bool,
-    **options: Any,
 ) -> None:
     """Train a network, make its ghost, train its narrower rival; measure all three; write a report."""
     from ghostify.jobs import run as job  # here: drawing, templates and pruning are an extra that other verbs spare
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("run measures, and is for one process: use train under torchrun")
-    recipe = take_recipe(options)
-    data = images_for(model, data_name, image_size, mean, std, hold_out)
+    data = images.open(named)
     with progress_bars() as progress:
         proof = job.run(
-            lambda: open_for(data, model, dict(options)),
+            lambda: named.open_for(data),
             data,
-            recipe,
+            RunSettings(recipe, ghost, images.device, images.workers, resume=resume),
             out,
-            setting={"model": model, "data": data_name},
-            ratio=ratio,
-            cheap_kernel_size=cheap_kernel_size,
-            cheap=cheap,
-            images=images,
-            effort=effort,
-            ghost_epochs=ghost_epochs,
-            device=device,
-            workers=workers,
-            resume=resume,
+            about={"model": named.model, "data": data.name},
             progress=progress,
         )
     metrics = proof.metrics()

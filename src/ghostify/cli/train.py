@@ -3,123 +3,187 @@
 import dataclasses
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
-from ghostify.cli.opening import Channels, channels_of, extra_of, images_for, open_for
-from ghostify.cli.options import ghost_options, hints_option, json_option, take_recipe, training_options
+from ghostify.cli.opening import NamedImages, NamedNetwork
+from ghostify.cli.options import (
+    TrainingOutput,
+    builder_options,
+    bundle,
+    changed_by_user,
+    data_options,
+    hints_option,
+    json_option,
+    new_head_option,
+    recipe_options,
+    source_options,
+    training_output,
+)
 from ghostify.cli.output import first_process, print_history, progress_bars, score_row, score_text, show
+from ghostify.data import ImageData
 from ghostify.errors import InputError
 from ghostify.jobs.evaluate import evaluate
-from ghostify.jobs.recipes import ROWS
+from ghostify.jobs.recipe import Recipe
+from ghostify.jobs.recipes import ROWS, Row
 from ghostify.jobs.train import Teacher
 from ghostify.jobs.train import train as train_network
 from ghostify.jobs.training_folder import HISTORY, NETWORK, TrainingFolder
 from ghostify.measure.environment import describe_environment
-from ghostify.network_file import load, save
+from ghostify.network_file import save
+
+
+@dataclass(frozen=True)
+class NamedTeacher:
+    """A teacher as the user names it, see ``Teacher``.
+
+    Args:
+        teacher: A network's file; None: labels alone.
+    """
+
+    teacher: Path | None
+    teacher_weight: float
+    temperature: float
+    hints: bool
+
+    def open(self, factory: str | None, data: ImageData) -> Teacher | None:
+        """The teacher; refused where it learned from images that were normalised otherwise."""
+        if self.teacher is None:
+            return None
+        named = NamedNetwork(str(self.teacher), factory=factory)
+        network = named.open()
+        for name, values in named.channels.items():
+            if values != getattr(data, name):
+                expected = ",".join(f"{value:g}" for value in values)
+                raise InputError(
+                    f"{self.teacher} learned from images with another {name}: expected --{name} {expected}"
+                )
+        return Teacher(network, self.teacher_weight, self.temperature, self.hints)
+
+    def settings(self) -> dict[str, Any] | None:
+        if self.teacher is None:
+            return None
+        weight, temperature = self.teacher_weight, self.temperature
+        return {"network": str(self.teacher), "weight": weight, "temperature": temperature, "hints": self.hints}
 
 
 @click.command()
-@click.argument("model", required=False)
-@click.option("--recipe", "row_name", type=click.Choice(ROWS), help="A published row, see `ghostify recipes`.")
-@training_options()
-@ghost_options()
-@click.option("--teacher", type=Path, help="Network file to learn from beside the labels, such as a ghost's original.")
-@click.option("--teacher-weight", type=float, default=Teacher.weight, show_default=True, help="Of the loss, 0..1.")
-@click.option("--temperature", type=float, default=Teacher.temperature, show_default=True, help="Of the teacher.")
-@hints_option
-@click.option("--tensorboard", is_flag=True, help="Log for TensorBoard, too.")
-@click.option("--out", type=Path, required=True, help="Folder for settings, log, checkpoint, best and last network.")
+@bundle(
+    "named",
+    NamedNetwork,
+    click.argument("model", default=""),
+    source_options,
+    new_head_option,
+    builder_options,
+)
+@click.option(
+    "--recipe",
+    "row_name",
+    type=click.Choice(ROWS),
+    help="Train for a published row of `ghostify recipes`, without MODEL.",
+)
+@data_options(hold_out=0.1)
+@bundle("recipe", Recipe, recipe_options())
+@bundle(
+    "named_teacher",
+    NamedTeacher,
+    click.option(
+        "--teacher", type=Path, help="Network file to learn from beside the labels, such as that of a ghost's original."
+    ),
+    click.option(
+        "--teacher-weight",
+        type=float,
+        default=Teacher.weight,
+        help="Share of the loss that is disagreement with the teacher, above 0 to 1.",
+    ),
+    click.option(
+        "--temperature",
+        type=float,
+        default=Teacher.temperature,
+        help="Temperature that softens both networks' answers.",
+    ),
+    hints_option,
+)
+@training_output("settings, log, checkpoint, best and last network")
 @json_option
 def train(
-    model: str | None,
+    named: NamedNetwork,
     row_name: str | None,
-    data_name: str,
-    hold_out: float,
-    out: Path,
-    resume: bool,
-    teacher: Path | None,
-    teacher_weight: float,
-    temperature: float,
-    hints: bool,
-    tensorboard: bool,
-    image_size: int | None,
-    mean: Channels,
-    std: Channels,
-    device: str,
-    workers: int,
+    images: NamedImages,
+    recipe: Recipe,
+    named_teacher: NamedTeacher,
+    output: TrainingOutput,
     as_json: bool,
-    **options: Any,
 ) -> None:
     """Train MODEL on DATA and score it on the test images. torchrun may start several processes.
 
-    With --recipe the network and all settings are those of a published row, but for what is given beside it, and
+    With --recipe the network and all settings are those of a published row, but for what is set beside it, and
     for a tenth of the images that is held out to watch it; --hold-out 0 learns from all.
     """
-    if (model is None) == (row_name is None):
+    if bool(named.model) == bool(row_name):
         raise InputError("expected a MODEL or --recipe NAME, and not both")
-    if hints and teacher is None:
+    if named_teacher.hints and named_teacher.teacher is None:
         raise InputError("--hints are a teacher's: name it with --teacher")
-    row = ROWS[row_name] if row_name is not None else None
-    recipe = take_recipe(options, row.recipe if row else None)
+    row = None if row_name is None else ROWS[row_name]
     if row is not None:
-        model = row.model
-        options |= {name: value for name, value in row.options.items() if options[name] is None}
-    data = images_for(str(model), data_name, image_size, mean, std, hold_out)
+        recipe, named = changed_by_user(row.recipe, recipe), network_of(row, named)
+    data = images.open(named)
     torch.manual_seed(recipe.seed)
-    network = open_for(data, str(model), options)
-    known = load(teacher, factory=options["factory"]) if teacher else None
-    for name, values in (channels_of(str(teacher), extra_of(str(teacher))) if teacher else {}).items():
-        if values != getattr(data, name):
-            told = ",".join(f"{value:g}" for value in values)
-            raise InputError(f"{teacher} learned from images with another {name}: expected --{name} {told}")
-    folder = TrainingFolder(out, data.preprocessing, tensorboard)
+    network = named.open_for(data)
+    teacher = named_teacher.open(named.factory, data)
+    folder = TrainingFolder(output.out, data.preprocessing, output.tensorboard)
     settings = {
-        "model": model,
+        "model": named.model,
         "row": row_name,
-        "data": data_name,
+        "data": data.name,
         "recipe": dataclasses.asdict(recipe),
-        "teacher": {"network": str(teacher), "weight": teacher_weight, "temperature": temperature, "hints": hints}
-        if teacher
-        else None,
+        "teacher": named_teacher.settings(),
         "command": shlex.join(["ghostify", *sys.argv[1:]]),
     }
     if first_process():
-        folder.begin(settings, device)
+        folder.begin(settings, images.device)
     with progress_bars() as progress:
         history = train_network(
             network,
             data,
             recipe,
-            teacher=Teacher(known, teacher_weight, temperature, hints) if known else None,
+            teacher=teacher,
             checkpoint=folder.checkpoint,
-            resume=resume,
-            device=device,
-            workers=workers,
+            resume=output.resume,
+            device=images.device,
+            workers=images.workers,
             progress=progress,
             after_epoch=folder.after_epoch,
         )
     if not first_process():
         return
-    score = evaluate(network, data.test, data, device=device, workers=workers)
-    save(network, out / NETWORK, extra=data.preprocessing)
+    score = evaluate(network, data.test, data, device=images.device, workers=images.workers)
+    file = output.out / NETWORK
+    save(network, file, extra=data.preprocessing)
     result = {
         **settings,
         "history": [dataclasses.asdict(epoch) for epoch in history],
         **score_row(score),
         "published": {"top1": row.top1, "top5": row.top5, "source": row.source} if row else None,
-        "environment": describe_environment(device),
-        "out": str(out / NETWORK),
+        "environment": describe_environment(images.device),
+        "out": str(file),
     }
     folder.write_json(HISTORY, result)
 
     def tables() -> None:
         print_history(history)
-        print(f"{score_text(score)}; wrote {out / NETWORK}")
+        print(f"{score_text(score)}; wrote {file}")
         if row is not None:
             print(f"Published: {row.top1} % after {row.recipe.epochs} epochs of {row.data} ({row.source}).")
 
     show(result, as_json, tables)
+
+
+def network_of(row: Row, named: NamedNetwork) -> NamedNetwork:
+    """The network of a published row, but for the options that the user set."""
+    left_open = {name: value for name, value in row.options.items() if getattr(named, name) is None}
+    return dataclasses.replace(named, model=row.model, **left_open)

@@ -18,13 +18,35 @@ FIRST_SPEEDUP, STEPS = 1.3, 5
 
 
 @dataclass(frozen=True)
+class AllowedDrop:
+    """How much accuracy a plan may cost, and how that is tried.
+
+    Args:
+        points: Points of top-1, 0 to below 100.
+        effort: Effort of the conversions. With "fast" the search is quick and the drop the larger one: refined, the
+            same plan loses less.
+        device: "cpu" or "cuda".
+        seed: Seed of the conversions.
+    """
+
+    points: float
+    effort: Effort = "fast"
+    device: str = "cpu"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.points < 100:
+            raise InputError(f"max_drop is {self.points}: expected points of top-1 from 0 to below 100")
+
+
+@dataclass(frozen=True)
 class Trial:
     """A plan that was carried out without labels and scored.
 
     Args:
-        speedup: That was asked for.
-        top1: Of the ghost on the held-out images, 0..1.
-        good: Whether it is within the allowed drop.
+        speedup: The one that was asked for.
+        top1: The ghost's on the held-out images, 0..1.
+        good: The drop is within the allowed one.
     """
 
     speedup: float
@@ -37,32 +59,23 @@ def plan_for_accuracy(
     data: ImageData,
     batches: Sequence[Tensor],
     planned: Callable[[float], Plan],
+    allowed: AllowedDrop,
     *,
-    max_drop: float,
-    effort: Effort = "fast",
-    device: str = "cpu",
-    seed: int = 0,
     progress: Progress | None = None,
 ) -> tuple[Plan, tuple[Trial, ...]]:
-    """Search for the highest speed-up whose ghost, made without labels, loses at most ``max_drop`` of top-1.
+    """Search for the highest speed-up whose ghost, made without labels, loses no more than allowed.
 
     Args:
         data: With images held out of train, which judge; the test images are not looked at.
         batches: To calibrate on.
         planned: Gives a plan for a speed-up, or says what is in reach, which is searched then.
-        max_drop: Points of top-1, 0 to 100.
-        effort: Of the conversions. With "fast" the search is quick and the drop the larger one: refined, the same plan
-            loses less.
+        allowed: The drop, and how it is tried.
     Returns:
         The plan, and what was tried.
     Raises:
         InputError: If nothing is held out, no speed-up is in reach, or no plan that was tried keeps to the drop.
     """
-    if not 0 <= max_drop < 100:
-        raise InputError(f"max_drop is {max_drop}: expected points of top-1 from 0 to below 100")
-    if data.val is None:
-        raise InputError("an accuracy drop is judged by images held out of train: expected some")
-    original = evaluate(model, data.val, data, device=device).top1
+    original = held_out_top1(model, data, allowed.device)
     best: Plan | None = None
     trials: list[Trial] = []
     refusal: OutOfReachError | None = None
@@ -75,9 +88,9 @@ def plan_for_accuracy(
         except OutOfReachError as error:
             refusal, limit = error, error.limit
         else:
-            ghost = convert(model, plan=found, calibration=batches, effort=effort, seed=seed).model
-            top1 = evaluate(ghost, data.val, data, device=device).top1
-            trials.append(Trial(speedup, top1, 100 * (original - top1) <= max_drop))
+            ghost = convert(model, plan=found, calibration=batches, effort=allowed.effort, seed=allowed.seed).model
+            top1 = held_out_top1(ghost, data, allowed.device)
+            trials.append(Trial(speedup, top1, 100 * (original - top1) <= allowed.points))
             if trials[-1].good:
                 best, low = found, speedup
             else:
@@ -92,10 +105,21 @@ def plan_for_accuracy(
     if refusal is not None and not trials:
         raise refusal
     if best is None:
-        least = min(trials, key=lambda trial: trial.speedup)
-        raise InputError(
-            f"no speed-up down to {least.speedup:.2f} keeps to a drop of {max_drop:g} points: "
-            f"that one loses {100 * (original - least.top1):.2f} of {100 * original:.2f}; "
-            "allow more, or refine (effort) and fine-tune with labels"
-        )
+        raise InputError(too_much_lost(trials, original, allowed))
     return best, tuple(trials)
+
+
+def held_out_top1(model: nn.Module, data: ImageData, device: str) -> float:
+    if data.val is None:
+        raise InputError("an accuracy drop is judged by images held out of train: expected some")
+    return evaluate(model, data.val, data, device=device).top1
+
+
+def too_much_lost(trials: Sequence[Trial], original: float, allowed: AllowedDrop) -> str:
+    """A sentence for when no trial keeps to the drop."""
+    least = min(trials, key=lambda trial: trial.speedup)
+    return (
+        f"no speed-up down to {least.speedup:.2f} keeps to a drop of {allowed.points:g} points: "
+        f"that one loses {100 * (original - least.top1):.2f} of {100 * original:.2f}; "
+        "allow more, or refine (effort) and fine-tune with labels"
+    )

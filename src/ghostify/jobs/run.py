@@ -1,10 +1,10 @@
 """The whole story: train a network, make its ghost, train its narrower rival, and measure all three."""
 
 import copy
+import itertools
 import json
-import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ from ghostify.jobs.checkpoint import Epoch
 from ghostify.jobs.evaluate import Score, check_fit, evaluate
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.report import write_report
+from ghostify.jobs.run_settings import RunSettings
 from ghostify.jobs.train import Teacher, train
-from ghostify.layers.ghost_conv import Cheap
 from ghostify.measure.count import Count, count
 from ghostify.measure.environment import describe_environment, disturbance
 from ghostify.measure.latency import Comparison
@@ -33,11 +33,8 @@ from ghostify.network_file import save
 from ghostify.planning import convert
 from ghostify.progress import Progress
 from ghostify.transform.narrow import narrow
-from ghostify.transform.reconstruct import Effort
 
 METRICS, REPORT = "metrics.json", "report.html"
-# Of the original's peak learning rate: a high one spoils a good start.
-GHOST_LR = 0.1
 TITLES = {"original": "original", "ghost": "ghost", "narrow": "narrower network"}
 
 
@@ -52,7 +49,7 @@ class Contestant:
         history: Its training.
         score: On the test images.
         latency: Against the original; None for the original itself.
-        peak_memory_mb: Of one call with one image; None where the system does not tell.
+        peak_memory_mb: Peak of one call with one image; None where it is not known.
     """
 
     name: str
@@ -66,14 +63,14 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Proof:
-    """What a run found.
+    """The result of a run.
 
     Args:
         contestants: The original, its ghost and, where the network can be narrowed, its rival.
         ghost_over_narrow: Latency of the ghost over that of the rival.
-        explanation: Where the time of original and ghost went, layer by layer; None where no engine told.
+        explanation: Where the time of original and ghost went, layer by layer; None where that is not known.
         setting: Network, data, recipe and machine.
-        notes: What could not be done, or not well, in sentences.
+        notes: Sentences on what could not be done, or not well.
     """
 
     contestants: list[Contestant]
@@ -109,7 +106,7 @@ class Proof:
         return {**self.setting, **found}
 
     def findings(self) -> list[str]:
-        """What the figures say, in sentences."""
+        """The result in sentences."""
         original, ghost, *rest = self.contestants
         sentences = [start(self.setting, original), gain(ghost, original, ghost.latency)]
         sentences += [gain(ghost, rival, self.ghost_over_narrow) for rival in rest]
@@ -117,14 +114,14 @@ class Proof:
 
 
 def start(setting: dict[str, Any], original: Contestant) -> str:
-    """What the ghost began with and learned since, in a sentence."""
+    """The ghost's accuracy before its training, and how long that is, in a sentence."""
     kept, images = setting["calibration"]["val_top1"], setting["calibration"]["images"]
     known = original.history[-1].val_top1
-    epochs = f"{setting['ghost_recipe']['epochs']} epochs with labels for the original's {setting['recipe']['epochs']}"
+    epochs = f"{setting['ghost_recipe']['epochs']} epochs with labels, the original {setting['recipe']['epochs']}"
     if kept is None or known is None:
-        return f"The ghost was made of the trained original with {images} images, and had {epochs}."
-    shares = f"{100 * kept:.1f} % of the held-out images right, the original {100 * known:.1f} %"
-    return f"Made of the trained original with {images} images and no labels, the ghost had {shares}; then {epochs}."
+        return f"The ghost was made of the trained original with {images} images, and was trained for {epochs}."
+    made = f"Made of the trained original with {images} images and no labels, the ghost had {100 * kept:.1f} % of the"
+    return f"{made} held-out images right, the original {100 * known:.1f} %; then it was trained for {epochs}."
 
 
 def gain(ghost: Contestant, other: Contestant, latency: Comparison | None) -> str:
@@ -132,168 +129,209 @@ def gain(ghost: Contestant, other: Contestant, latency: Comparison | None) -> st
     points = 100 * (ghost.score.top1 - other.score.top1)
     (low, high), (other_low, other_high) = ghost.score.interval, other.score.interval
     overlap = "the intervals overlap" if low <= other_high and other_low <= high else "the intervals are apart"
-    share = ghost.counted.macs / other.counted.macs
+    share = 100 * ghost.counted.macs / other.counted.macs
     title = f"the {TITLES[other.name]}"
     time = latency.verdict(title, "the ghost") if latency else "latency was not compared"
-    return f"Against {title}: {share:.2f} of its MACs, {points:+.1f} points of top-1 ({overlap}); {time}."
+    return f"Against {title}: {share:.0f} % of its MACs, {points:+.1f} points of top-1 ({overlap}); {time}."
 
 
 def run(
     build: Callable[[], nn.Module],
     data: ImageData,
-    recipe: Recipe,
+    settings: RunSettings,
     out: Path,
     *,
-    setting: dict[str, Any],
-    ratio: int = 2,
-    cheap_kernel_size: int = 3,
-    cheap: Cheap = "pointwise",
-    images: int = 1024,
-    effort: Effort = "fast",
-    ghost_epochs: int | None = None,
-    device: str = "cpu",
-    workers: int = 0,
-    blocks: int = 30,
-    resume: bool = False,
+    about: Mapping[str, Any],
     progress: Progress | None = None,
 ) -> Proof:
     """Train a network, turn it into its ghost, train the same network made narrower instead; measure all three.
 
-    The ghost starts from what the trained original knows, and the original teaches it. The narrower
+    The ghost starts as the trained original's approximation, and learns with the original as its teacher. The narrower
     network has the ghost's MACs, starts from the random weights that the original started from, as far as
     it has them, and follows the original's recipe. The test images are used once, for the last weights.
 
     Args:
         build: Makes the original; called after seeding, so that it gives the same weights each time.
-        recipe: Of original and narrower network; the ghost's peak learning rate is a tenth of it.
+        settings: How to train and measure.
         out: Folder for ``metrics.json``, ``report.html``, the networks and the checkpoints.
-        setting: What else to record, such as the names of network and data.
-        ratio, cheap_kernel_size, cheap, effort: Of the ghost, see ``convert``.
-        images: Training images to calibrate the ghost on.
-        ghost_epochs: Of the ghost; None for half of the original's.
-        blocks: Blocks timed of each network, see ``compare``.
-        resume: Go on with trainings that began in ``out``.
+        about: Values to record beside the settings, such as the names of network and data.
     Raises:
         InputError: If network, data and settings do not go together, or ``out`` holds another run.
     """
-    if (out / METRICS).exists() and not resume:
-        raise InputError(f"{out} holds a finished run: choose another --out, or remove it")
-    images_there = min(images, count_images(data.train))
-    if images_there < FEWEST_IMAGES:
-        raise InputError(f"{images_there} images to make the ghost with: expected at least {FEWEST_IMAGES}")
-    shape = (3, data.image_size, data.image_size)
-    ghost_recipe = replace(
-        recipe,
-        epochs=math.ceil(recipe.epochs / 2) if ghost_epochs is None else ghost_epochs,
-        lr=recipe.lr * GHOST_LR,
-        warmup_epochs=min(recipe.warmup_epochs, 0.5),
-    )
-
-    def fresh() -> nn.Module:
-        torch.manual_seed(recipe.seed)
-        return build()
-
-    def trained(
-        name: str, network: nn.Module, its_recipe: Recipe, teacher: Teacher | None = None, began: str = ""
-    ) -> nn.Module:
-        histories[name] = train(
-            network,
-            data,
-            its_recipe,
-            teacher=teacher,
-            checkpoint=out / "checkpoints" / f"{name}{began}.pt",
-            resume=resume,
-            device=device,
-            workers=workers,
-            progress=renamed(progress, f"train {name}"),
-        )
-        save(network, out / f"{name}.safetensors", extra=data.preprocessing)
-        return network
-
-    histories: dict[str, list[Epoch]] = {}
-    check_fit(fresh(), data)
-    # What cannot become a ghost is refused now, not after an hour of training.
-    convert(fresh(), ratio=ratio, cheap_kernel_size=cheap_kernel_size, cheap=cheap, input_shape=shape)
-    networks = {"original": trained("original", fresh(), recipe)}
-    ghost = convert(
-        networks["original"],
-        ratio=ratio,
-        cheap_kernel_size=cheap_kernel_size,
-        cheap=cheap,
-        input_shape=shape,
-        calibration=[batch.to(device) for batch in draw_inputs(data, images, recipe.seed, workers=workers)],
-        effort=effort,
-        seed=recipe.seed,
-        progress=renamed(progress, "make the ghost"),
-    ).model
-    untaught = evaluate(ghost, data.val, data, device=device, workers=workers).top1 if data.val is not None else None
-    # A ghost that was made otherwise is no beginning of this one's training.
-    began = f", {effort} on {images} images"
-    networks["ghost"] = trained("ghost", ghost, ghost_recipe, Teacher(networks["original"]), began)
-    narrower, notes = make_narrower(fresh(), shape, count(ghost, shape).macs)
+    trainings = Trainings(build, data, settings, out, progress)
+    trainings.refuse_early()
+    networks = {"original": trainings.train("original", trainings.fresh(), settings.recipe)}
+    ghost, top1_before = trainings.make_ghost(networks["original"].network)
+    networks["ghost"] = trainings.train_ghost(ghost, networks["original"].network)
+    narrower, notes = make_narrower(trainings.fresh(), shape_of(data), count(ghost, shape_of(data)).macs)
     if narrower is not None:
-        networks["narrow"] = trained("narrow", narrower, recipe)
-
-    # Measured one after the other, with nothing else running.
-    example = torch.zeros(1, *shape, device=device)
-    steps = 3 * len(networks) + 1
-    done = 0
-
-    def tell(what: str) -> None:
-        nonlocal done
-        if progress:
-            progress("measure", what, done, steps)
-        done += 1
-
-    contestants: list[Contestant] = []
-    threads = torch.get_num_threads()
-    for name, network in networks.items():
-        network.eval().to(device, memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # as in train
-        tell(f"accuracy of the {name}")
-        score = evaluate(network, data.test, data, device=device, workers=workers)
-        tell(f"latency of the {name}")
-        latency = (
-            compare(networks["original"], network, example, threads=threads, blocks=blocks) if contestants else None
-        )
-        tell(f"memory of the {name}")
-        memory = peak_memory_mb(network, example, threads=threads)
-        counted = count(network, shape)
-        contestants.append(Contestant(name, network, counted, histories[name], score, latency, memory))
-    rival = (
-        compare(networks["narrow"], networks["ghost"], example, threads=threads, blocks=blocks)
-        if "narrow" in networks
-        else None
-    )
-    tell("time by layer")
-    explanation, unexplained = explain_by_layer(networks["original"], networks["ghost"], example, threads)
-    if progress:
-        progress("measure", "done", steps, steps)
-
+        networks["narrow"] = trainings.train("narrow", narrower, settings.recipe)
+    measured = measure(networks, data, settings, progress)
     setting = {
-        **setting,
-        "recipe": asdict(recipe),
-        "ghost_recipe": asdict(ghost_recipe),
-        "ratio": ratio,
-        "cheap_kernel_size": cheap_kernel_size,
-        "cheap": cheap,
-        "calibration": {"images": images, "effort": effort, "val_top1": untaught},
-        "environment": describe_environment(device),
+        **about,
+        **settings_as_json(settings, top1_before),
+        "environment": describe_environment(settings.device),
     }
     disturbed = disturbance(setting["environment"])
-    notes += unexplained + [disturbed] * bool(disturbed)
-    proof = Proof(contestants, rival, explanation, setting, notes)
+    notes = [*notes, *measured.notes, *([disturbed] if disturbed else [])]
+    proof = Proof(measured.contestants, measured.ghost_over_narrow, measured.explanation, setting, notes)
     with replacing(out / METRICS) as temporary:
         temporary.write_text(json.dumps(proof.metrics(), indent=2) + "\n")
-    write_report(
-        out / REPORT, proof.metrics(), proof.findings(), networks["original"], networks["ghost"], data, explanation
-    )
+    original, ghost = networks["original"].network, networks["ghost"].network
+    write_report(out / REPORT, proof.metrics(), proof.findings(), original, ghost, data, measured.explanation)
     return proof
+
+
+def shape_of(data: ImageData) -> tuple[int, int, int]:
+    return 3, data.image_size, data.image_size
+
+
+def settings_as_json(settings: RunSettings, top1_before: float | None) -> dict[str, Any]:
+    """Recipes, ghost and calibration, for the record."""
+    ghost = settings.ghost
+    return {
+        "recipe": asdict(settings.recipe),
+        "ghost_recipe": asdict(ghost.recipe(settings.recipe)),
+        "ratio": ghost.ratio,
+        "cheap_kernel_size": ghost.cheap_kernel_size,
+        "cheap": ghost.cheap,
+        "calibration": {"images": ghost.image_count, "effort": ghost.effort, "val_top1": top1_before},
+    }
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network and its training."""
+
+    network: nn.Module
+    history: list[Epoch]
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """The trainings of a run, see ``run`` for its arguments."""
+
+    build: Callable[[], nn.Module]
+    data: ImageData
+    settings: RunSettings
+    out: Path
+    progress: Progress | None
+
+    def refuse_early(self) -> None:
+        """Refuse before an hour of training what would be refused after it."""
+        if (self.out / METRICS).exists() and not self.settings.resume:
+            raise InputError(f"{self.out} holds a finished run: choose another --out, or remove it")
+        images = min(self.settings.ghost.image_count, count_images(self.data.train))
+        if images < FEWEST_IMAGES:
+            raise InputError(f"{images} images to make the ghost with: expected at least {FEWEST_IMAGES}")
+        check_fit(self.fresh(), self.data)
+        ghost = self.settings.ghost
+        convert(
+            self.fresh(),
+            ratio=ghost.ratio,
+            cheap_kernel_size=ghost.cheap_kernel_size,
+            cheap=ghost.cheap,
+            input_shape=shape_of(self.data),
+        )
+
+    def fresh(self) -> nn.Module:
+        """The original with its first random weights."""
+        torch.manual_seed(self.settings.recipe.seed)
+        return self.build()
+
+    def train(
+        self, name: str, network: nn.Module, recipe: Recipe, teacher: Teacher | None = None, began: str = ""
+    ) -> Trained:
+        """Train a network and save it under its name; one that ``began`` otherwise has a checkpoint of its own."""
+        history = train(
+            network,
+            self.data,
+            recipe,
+            teacher=teacher,
+            checkpoint=self.out / "checkpoints" / f"{name}{began}.pt",
+            resume=self.settings.resume,
+            device=self.settings.device,
+            workers=self.settings.workers,
+            progress=renamed(self.progress, f"train {name}"),
+        )
+        save(network, self.out / f"{name}.safetensors", extra=self.data.preprocessing)
+        return Trained(network, history)
+
+    def make_ghost(self, original: nn.Module) -> tuple[nn.Module, float | None]:
+        """The ghost of the trained original, and its top-1 on held-out images before it is trained."""
+        data, device, workers, ghost = self.data, self.settings.device, self.settings.workers, self.settings.ghost
+        seed = self.settings.recipe.seed
+        model = convert(
+            original,
+            ratio=ghost.ratio,
+            cheap_kernel_size=ghost.cheap_kernel_size,
+            cheap=ghost.cheap,
+            input_shape=shape_of(data),
+            calibration=[batch.to(device) for batch in draw_inputs(data, ghost.image_count, seed, workers=workers)],
+            effort=ghost.effort,
+            seed=seed,
+            progress=renamed(self.progress, "make the ghost"),
+        ).model
+        if data.val is None:
+            return model, None
+        return model, evaluate(model, data.val, data, device=device, workers=workers).top1
+
+    def train_ghost(self, ghost: nn.Module, original: nn.Module) -> Trained:
+        made = self.settings.ghost
+        began = f", {made.effort} on {made.image_count} images"
+        return self.train("ghost", ghost, made.recipe(self.settings.recipe), Teacher(original), began)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All that is measured once the networks are trained, see ``Proof``."""
+
+    contestants: list[Contestant]
+    ghost_over_narrow: Comparison | None
+    explanation: Explanation | None
+    notes: list[str]
+
+
+def measure(
+    networks: Mapping[str, Trained], data: ImageData, settings: RunSettings, progress: Progress | None
+) -> Measured:
+    """Measure the networks, the original first, one after the other with nothing else running."""
+    example = torch.zeros(1, *shape_of(data), device=settings.device)
+    threads = torch.get_num_threads()
+    numbers, steps = itertools.count(), 3 * len(networks) + 1
+
+    def report(what: str) -> None:
+        if progress:
+            progress("measure", what, next(numbers), steps)
+
+    def compared(a: str, b: str) -> Comparison:
+        a_network, b_network = networks[a].network, networks[b].network
+        return compare(a_network, b_network, example, threads=threads, blocks=settings.blocks)
+
+    contestants: list[Contestant] = []
+    for name, trained in networks.items():
+        network = trained.network.eval()
+        network.to(settings.device, memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # as in train
+        report(f"accuracy of the {name}")
+        score = evaluate(network, data.test, data, device=settings.device, workers=settings.workers)
+        report(f"latency of the {name}")
+        latency = compared("original", name) if contestants else None
+        report(f"memory of the {name}")
+        memory = peak_memory_mb(network, example, threads=threads)
+        counted = count(network, shape_of(data))
+        contestants.append(Contestant(name, network, counted, trained.history, score, latency, memory))
+    rival = compared("narrow", "ghost") if "narrow" in networks else None
+    report("time by layer")
+    before, after = networks["original"].network, networks["ghost"].network
+    explanation, notes = explain_by_layer(before, after, example, threads)
+    report("done")
+    return Measured(contestants, rival, explanation, notes)
 
 
 def explain_by_layer(
     original: nn.Module, ghost: nn.Module, example: Tensor, threads: int
 ) -> tuple[Explanation | None, list[str]]:
-    """Where the time goes in OpenVINO on the CPU, or what stands against telling, in a sentence."""
+    """Where the time goes in OpenVINO on the CPU; None and why not, in a sentence, where that cannot be known."""
     try:
         before, after = (copy.deepcopy(network).cpu() for network in (original, ghost))
         return explain(before, after, example.cpu(), engine="openvino", threads=threads), []
@@ -304,7 +342,7 @@ def explain_by_layer(
 
 
 def make_narrower(model: nn.Module, shape: tuple[int, int, int], macs: int) -> tuple[nn.Module | None, list[str]]:
-    """The same network with fewer maps, or what stands against that, in a sentence."""
+    """The same network with fewer channels; None and why not, in a sentence, where it cannot have fewer."""
     try:
         return narrow(model, shape, macs), []
     except InputError as error:

@@ -41,9 +41,9 @@ class Comparison:
         b_ms: The same of b.
         a_ms_quartiles: First and third quartile over blocks.
         b_ms_quartiles: The same of b.
-        least_ms: Milliseconds of the fastest single call of a and of b, which others on the machine disturb least; None
-            where single calls are not known.
-        first_ms: Milliseconds of the first call of a and of b, compilation included; None where they are not known.
+        least_ms: The fastest single call of a and of b: what is left of it where others share the machine;
+            None where single calls are not known.
+        first_ms: The first call of a and of b, cold, with whatever is compiled then; None where it is not known.
         blocks: Blocks timed of each network.
         calls_per_block: Calls averaged within a block, of a and of b.
     """
@@ -66,7 +66,7 @@ class Comparison:
 
     @property
     def different(self) -> bool:
-        """True if the interval leaves out 1."""
+        """True where the interval leaves out 1."""
         return not self.ratio_low <= 1 <= self.ratio_high
 
     def verdict(self, a: str = "a", b: str = "b") -> str:
@@ -74,13 +74,33 @@ class Comparison:
 
         Example:
             >>> summarise([10.0] * 9, [5.0] * 9).verdict("conv", "ghost")
-            'ghost takes 0.500 (0.500–0.500) of the time of conv: 2.00 times as fast'
+            'ghost is 2.00 times as fast as conv (2.00–2.00)'
         """
-        figures = f"{b} takes {self.ratio:.3f} ({self.ratio_low:.3f}–{self.ratio_high:.3f}) of the time of {a}"
-        if not self.different:
-            return f"{figures}: not measurably different"
-        speed = f"{1 / self.ratio:.2f} times as fast" if self.ratio < 1 else f"{self.ratio:.2f} times as slow"
-        return f"{figures}: {speed}"
+        if self.different:
+            return f"{b} is {relative_time(self.ratio, a, (self.ratio_low, self.ratio_high))}"
+        speed, low, high = (f"{1 / ratio:.2f}" for ratio in (self.ratio, self.ratio_high, self.ratio_low))
+        return f"{b} is not measurably faster or slower than {a}: {speed} times as fast ({low}–{high})"
+
+
+def relative_time(ratio: float, other: str, interval: tuple[float, float] | None = None) -> str:
+    """A latency over that of ``other``, as people say it.
+
+    Args:
+        interval: Lower and upper end of the ratio, to be said in brackets.
+    Example:
+        >>> relative_time(1.161, "conv", (1.15, 1.17)), relative_time(0.625, "conv")
+        ('16 % slower than conv (15–17 %)', '1.60 times as fast as conv')
+    """
+    ends = interval or ()
+    if 1 < ratio < 2:
+        digits = 0 if ratio >= 1.1 else 1
+        value, *ends_said = (f"{100 * (r - 1):.{digits}f}" for r in (ratio, *ends))
+        text, unit = f"{value} % slower than {other}", " %"
+    else:
+        fast = ratio <= 1
+        value, *ends_said = (f"{1 / r if fast else r:.2f}" for r in (ratio, *(reversed(ends) if fast else ends)))
+        text, unit = f"{value} times as {'fast' if fast else 'slow'} as {other}", ""
+    return f"{text} ({'–'.join(ends_said)}{unit})" if interval else text
 
 
 def summarise(
