@@ -11,6 +11,7 @@ import torch
 from ghostify import count, create_model, load
 from ghostify.cli import main
 from ghostify.data import load_data
+from ghostify.jobs.learn import RunOptions
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.train import Teacher, train
 from ghostify.transform.narrow import narrow
@@ -83,7 +84,11 @@ def test_a_recorded_step_teaches_what_a_launched_one_does(colours: Path, monkeyp
         torch.manual_seed(0)
         model, teacher = create_model("resnet20"), create_model("ghost_resnet20")
         history = train(
-            model, data, dataclasses.replace(recipe, cuda_graph=cuda_graph), teacher=Teacher(teacher), device="cuda"
+            model,
+            data,
+            dataclasses.replace(recipe, cuda_graph=cuda_graph),
+            teacher=Teacher(teacher),
+            options=RunOptions("cuda"),
         )
         assert "forward" not in model.__dict__ | teacher.__dict__
         losses.append([epoch.train_loss for epoch in history])

@@ -30,6 +30,7 @@ from ghostify.data.coco import draw_images, load_coco
 from ghostify.data.sample import draw_inputs
 from ghostify.errors import InputError
 from ghostify.jobs.evaluate import check_fit
+from ghostify.jobs.learn import RunOptions
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.train import Teacher, train
 from ghostify.measure.count import count
@@ -161,8 +162,7 @@ def convert(
                 data,
                 recipe,
                 teacher=Teacher(network, hints=hints),
-                device=device,
-                workers=workers,
+                options=RunOptions(device, workers),
                 progress=progress,
             )
         save(conversion.model, out / "ghost.safetensors", extra=extra)

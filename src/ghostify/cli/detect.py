@@ -33,6 +33,7 @@ from ghostify.data.coco import DetectionData, load_coco
 from ghostify.jobs.boxes import draw_boxes, find_in_files
 from ghostify.jobs.coco_score import NUMBERS, CocoScore
 from ghostify.jobs.detect import evaluate_detector, train_detector
+from ghostify.jobs.learn import RunOptions
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.training_folder import HISTORY, NETWORK, TrainingFolder
 from ghostify.measure.environment import describe_environment
@@ -121,10 +122,7 @@ def train(
             network,
             data,
             recipe,
-            checkpoint=folder.checkpoint,
-            resume=resume,
-            device=device,
-            workers=workers,
+            options=RunOptions(device, workers, folder.checkpoint, resume),
             progress=progress,
             after_epoch=folder.after_epoch,
         )

@@ -14,6 +14,7 @@ from ghostify.cli.options import ghost_options, hints_option, json_option, take_
 from ghostify.cli.output import first_process, print_history, progress_bars, score_row, score_text, show
 from ghostify.errors import InputError
 from ghostify.jobs.evaluate import evaluate
+from ghostify.jobs.learn import RunOptions
 from ghostify.jobs.recipes import ROWS
 from ghostify.jobs.train import Teacher
 from ghostify.jobs.train import train as train_network
@@ -95,10 +96,7 @@ def train(
             data,
             recipe,
             teacher=Teacher(known, teacher_weight, temperature, hints) if known else None,
-            checkpoint=folder.checkpoint,
-            resume=resume,
-            device=device,
-            workers=workers,
+            options=RunOptions(device, workers, folder.checkpoint, resume),
             progress=progress,
             after_epoch=folder.after_epoch,
         )

@@ -21,6 +21,7 @@ from ghostify.inference.compare import compare
 from ghostify.inference.explain import Explanation, explain
 from ghostify.jobs.checkpoint import Epoch
 from ghostify.jobs.evaluate import Score, check_fit, evaluate
+from ghostify.jobs.learn import RunOptions
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.report import write_report
 from ghostify.jobs.train import Teacher, train
@@ -201,10 +202,7 @@ def run(
             data,
             its_recipe,
             teacher=teacher,
-            checkpoint=out / "checkpoints" / f"{name}{began}.pt",
-            resume=resume,
-            device=device,
-            workers=workers,
+            options=RunOptions(device, workers, out / "checkpoints" / f"{name}{began}.pt", resume),
             progress=renamed(progress, f"train {name}"),
         )
         save(network, out / f"{name}.safetensors", extra=data.preprocessing)
