@@ -17,8 +17,10 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def peak_memory_mb(model: nn.Module, example: Tensor, *, threads: int = 1) -> float | None:
     """Peak memory that a network needs to run one batch in eager PyTorch: weights, maps and scratch.
 
-    On a GPU, the allocator's peak. On a CPU, the growth of the resident memory of a fresh process from
-    before the network is there to the peak of its second call; what importing PyTorch takes is not in it.
+    On a GPU, the network's tensors and what the allocator's peak grows by in the second call; whatever else is there,
+    such as other networks or the libraries' workspaces, is not in it. On a CPU, the growth of the resident memory of a
+    fresh process from before the network is there to the peak of its second call; what importing PyTorch takes is not
+    in it.
 
     Args:
         example: One batch ``[batch, channels, height, width]`` on the network's device.
@@ -28,11 +30,7 @@ def peak_memory_mb(model: nn.Module, example: Tensor, *, threads: int = 1) -> fl
         handed to another process.
     """
     if example.is_cuda:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        with evaluating(model), torch.inference_mode():
-            model(example)
-        return torch.cuda.max_memory_allocated() / 1e6
+        return gpu_peak_mb(model, example)
     if not CLEAR.exists():
         return None
     try:
@@ -48,6 +46,24 @@ def peak_memory_mb(model: nn.Module, example: Tensor, *, threads: int = 1) -> fl
             return pool.submit(grown_mb, pickled, example.numpy(), threads).result()
     except (BrokenProcessPool, AttributeError, ImportError):  # there, its class is not to be found
         return None
+
+
+def gpu_peak_mb(model: nn.Module, example: Tensor) -> float:
+    device = example.device
+    with evaluating(model), torch.inference_mode():
+        model(example)
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        model(example)
+        torch.cuda.synchronize(device)
+    return (own_bytes(model) + torch.cuda.max_memory_allocated(device) - before) / 1e6
+
+
+def own_bytes(model: nn.Module) -> int:
+    """Size of a network's weights and statistics, each storage counted once."""
+    storages = [tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers())]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def grown_mb(pickled: bytes, example: object, threads: int) -> float:
