@@ -14,6 +14,7 @@ from ghostify.data import load_data
 from ghostify.jobs.learn import RunOptions
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.train import Teacher, train
+from ghostify.measure.memory import peak_memory_mb
 from ghostify.transform.narrow import narrow
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -95,3 +96,30 @@ def test_a_recorded_step_teaches_what_a_launched_one_does(colours: Path, monkeyp
         states.append(model.state_dict())
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
     torch.testing.assert_close(states[1]["bn1.running_mean"], states[0]["bn1.running_mean"], rtol=0.05, atol=1e-3)
+
+
+def test_a_training_there_follows_one_on_the_cpu_and_leaves_both_random_states(colours: Path) -> None:
+    data, recipe = load_data(f"npz:{colours}"), Recipe(epochs=1, batch_size=16)
+    model = create_model("tiny:Tiny")
+    before = torch.get_rng_state(), torch.cuda.get_rng_state()
+    for device in ("cpu", "cuda", "cpu"):
+        train(model, data, recipe, options=RunOptions(device))
+        assert next(model.parameters()).device.type == device
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert torch.equal(torch.cuda.get_rng_state(), before[1])
+
+
+def test_a_file_is_checked_against_a_network_there(
+    capsys: pytest.CaptureFixture[str], colours: Path, trained: Path, tmp_path: Path
+) -> None:
+    for data in ((), ("--data", f"npz:{colours}")):
+        report = told(capsys, "export", str(trained), *data, "--out", str(tmp_path / f"file {len(data)}"))
+        assert report["difference"] < 1e-4
+
+
+def test_peak_memory_there_does_not_count_what_else_is_there() -> None:
+    model, example = create_model("resnet20").cuda(), torch.zeros(8, 3, 32, 32, device="cuda")
+    alone = peak_memory_mb(model, example)
+    others = torch.zeros(100_000_000, device="cuda")
+    assert peak_memory_mb(model, example) == pytest.approx(alone, rel=0.05)
+    assert len(others) == 100_000_000

@@ -59,6 +59,7 @@ def export(
 
     With --data the file is checked on test images, and its accuracy stands beside the network's;
     network.json says how images become inputs. Of a detector the file holds backbone, pyramid and head.
+    The file is for the CPU and checked there; --device is where the network computes what it is checked against.
     """
     extra = extra_of(model)
     check: Any = None
@@ -79,21 +80,24 @@ def export(
         shape = input_shape or (3, data.image_size, data.image_size)
         extra = {**data.preprocessing, **extra, "mean": data.mean, "std": data.std, "image_size": data.image_size}
         check = draw(data.test, data, images, workers=workers)
-    threads, forms = torch.get_num_threads(), None
+    forms = None
     if choose_forms:
         with progress_bars() as progress:
             forms, _ = measured_forms(
-                network.eval(), torch.randn(1, *shape), engine=ENGINE[kind], threads=threads, progress=progress
+                network.eval(),
+                torch.randn(1, *shape),
+                engine=ENGINE[kind],
+                threads=torch.get_num_threads(),
+                progress=progress,
             )
     report = export_network(
-        network.eval(),
+        network.eval().to(device),
         out / f"network{SUFFIX[kind]}",
-        torch.zeros(1, *shape) if check else torch.randn(1, *shape),
+        torch.zeros(1, *shape, device=device) if check else torch.randn(1, *shape, device=device),
         format=kind,
         check=check,
         preprocessing=extra,
         forms=forms,
-        threads=threads,
     )
     show(dataclasses.asdict(report) | {"path": str(report.path)}, as_json, lambda: print(sentences(report)))
 
