@@ -1,6 +1,7 @@
 """Peak memory holds at least what it must."""
 
 import sys
+from importlib import import_module
 
 import pytest
 import torch
@@ -15,6 +16,18 @@ def test_it_is_at_least_the_weights_and_the_largest_map_and_not_twice_that() -> 
     peak = peak_memory_mb(nn.Linear(4000, 5000), torch.zeros(2000, 4000))
     assert peak is not None
     assert weights_mb + map_mb < peak < 2 * (weights_mb + map_mb)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no process is started elsewhere")
+def test_what_other_processes_are_to_import_first_stays_as_it_was() -> None:
+    forkserver = import_module("multiprocessing.forkserver")
+    before = forkserver._forkserver._preload_modules
+    try:
+        forkserver.set_forkserver_preload(["json"])
+        assert peak_memory_mb(nn.Linear(4, 4), torch.zeros(1, 4)) is not None
+        assert forkserver._forkserver._preload_modules == ["json"]
+    finally:
+        forkserver.set_forkserver_preload(before)
 
 
 def test_a_network_that_cannot_be_handed_to_another_process_has_no_figure() -> None:

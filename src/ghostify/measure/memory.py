@@ -2,9 +2,13 @@
 
 import multiprocessing
 import pickle
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,9 +44,8 @@ def peak_memory_mb(model: nn.Module, example: Tensor, *, threads: int = 1) -> fl
     # A fork of a server that has imported PyTorch and nothing else; a fork of this process would start
     # with all that it holds, and a new process would import PyTorch each time.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
     try:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
+        with preloading(__name__), ProcessPoolExecutor(1, mp_context=context) as pool:
             return pool.submit(grown_mb, pickled, example.numpy(), threads).result()
     except (BrokenProcessPool, AttributeError, ImportError):  # there, its class is not to be found
         return None
@@ -64,6 +67,18 @@ def own_bytes(model: nn.Module) -> int:
     """Size of a network's weights and statistics, each storage counted once."""
     storages = [tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers())]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+@contextmanager
+def preloading(module: str) -> Iterator[None]:
+    """Let the server that processes are forked from import a module first, where it is started meanwhile."""
+    forkserver: Any = import_module("multiprocessing.forkserver")  # not on Windows
+    before = forkserver._forkserver._preload_modules
+    forkserver.set_forkserver_preload([module])
+    try:
+        yield
+    finally:
+        forkserver.set_forkserver_preload(before)
 
 
 def grown_mb(pickled: bytes, example: object, threads: int) -> float:
