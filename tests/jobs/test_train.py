@@ -14,7 +14,7 @@ import killing
 import numpy as np
 import pytest
 import torch
-from accelerate.state import is_initialized
+from accelerate.state import AcceleratorState, PartialState, is_initialized
 from tensorboard.backend.event_processing import event_accumulator
 from tiny_training import RECIPE, trained
 from torch import Tensor, nn
@@ -461,10 +461,16 @@ def test_a_device_that_other_code_of_the_process_chose_for_accelerate_is_left_to
     colours: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with accelerator_on("cuda") as others:
+    try:
+        others = PartialState()
+        assert others.device.type == "cuda"
         with pytest.raises(InputError, match="device is 'cpu', but this process has set up accelerate on cuda"):
             trained(colours, device="cpu")
+        with accelerator_on("cuda"):
+            pass
         assert others.device.type == "cuda"
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_a_training_leaves_the_random_state_as_it_was(colours: Path, monkeypatch: pytest.MonkeyPatch) -> None:

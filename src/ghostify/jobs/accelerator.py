@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState, PartialState, is_initialized
+from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from ghostify.errors import InputError
 
@@ -28,7 +28,7 @@ def accelerator_on(device: str, accumulate: int = 1) -> Iterator[Accelerator]:
     """
     if device not in DEVICES:
         raise InputError(f"device is {device!r}: expected {' or '.join(DEVICES)}")
-    ours = not is_initialized()
+    ours = PartialState._shared_state == {}
     if not ours and PartialState().device.type != device:
         raise InputError(
             f"device is {device!r}, but this process has set up accelerate on {PartialState().device.type}: "
