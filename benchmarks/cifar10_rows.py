@@ -31,6 +31,7 @@ from ghostify.data import ImageData, load_data
 from ghostify.data.augment import normalise
 from ghostify.data.images import join_batches
 from ghostify.jobs.checkpoint import Epoch
+from ghostify.jobs.learn import RunOptions
 from ghostify.jobs.recipes import ROWS
 from ghostify.jobs.train import train
 from ghostify.measure.environment import describe_environment
@@ -80,9 +81,7 @@ def main() -> None:
                 model,
                 data,
                 in_arithmetic(recipe, arguments),
-                checkpoint=arguments.work / f"{', '.join(key)}.pt",
-                resume=True,
-                device=arguments.device,
+                options=RunOptions(arguments.device, checkpoint=arguments.work / f"{', '.join(key)}.pt", resume=True),
                 progress=lambda task, detail, step, steps: print(detail, end="\r", file=sys.stderr),
             )
             torch.save(model.state_dict(), arguments.work / f"{', '.join(key)}.pth")

@@ -30,6 +30,7 @@ from ghostify.allocator import keep_freed_memory
 from ghostify.data import ImageData, load_data
 from ghostify.data.sample import draw_inputs
 from ghostify.jobs.evaluate import evaluate
+from ghostify.jobs.learn import RunOptions
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.train import Teacher, train
 from ghostify.measure.environment import describe_environment
@@ -83,9 +84,9 @@ def main() -> None:
                         data,
                         in_arithmetic(replace(recipe, epochs=epochs, seed=draw), arguments),
                         teacher=teacher,
-                        checkpoint=file and file.with_suffix(f".{epochs}_epochs.pt"),
-                        resume=True,
-                        device=arguments.device,
+                        options=RunOptions(
+                            arguments.device, checkpoint=file and file.with_suffix(f".{epochs}_epochs.pt"), resume=True
+                        ),
                         progress=lambda task, detail, step, steps: print(detail, end="\r", file=sys.stderr),
                     )
                 row = {

@@ -39,6 +39,7 @@ from ghostify.allocator import keep_freed_memory
 from ghostify.data import ImageData, load_data
 from ghostify.data.sample import draw_inputs
 from ghostify.fitting.refine import refine_whole_
+from ghostify.jobs.learn import RunOptions
 from ghostify.jobs.train import Teacher, train
 from ghostify.measure.environment import describe_environment
 from ghostify.models.weights import load_weights_
@@ -111,9 +112,11 @@ def main() -> None:
                         data,
                         in_arithmetic(replace(recipe, epochs=epochs, seed=seed), arguments),
                         teacher=Teacher(copy.deepcopy(original), weight=weight, hints=learning == "hints"),
-                        checkpoint=file.with_suffix(f".{epochs}_epochs_{learning}_{recipe.lr:g}.pt"),
-                        resume=True,
-                        device=arguments.device,
+                        options=RunOptions(
+                            arguments.device,
+                            checkpoint=file.with_suffix(f".{epochs}_epochs_{learning}_{recipe.lr:g}.pt"),
+                            resume=True,
+                        ),
                     )
                 row = {
                     "network": arguments.network,

@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from ghostify import create_model, load
 from ghostify.errors import InputError
-from ghostify.jobs.cuda_graph import record_
+from ghostify.jobs.cuda_graph import record_, recording
 from ghostify.jobs.learn import make_optimizer
 from ghostify.jobs.recipe import Recipe
 from ghostify.measure.environment import describe_environment
@@ -43,7 +43,9 @@ def main() -> None:
     launched = itertools.product(arguments.networks, ("bf16", "fp32"), orders, (False, True), (False,))
     replayed = itertools.product(arguments.networks, ("bf16",), orders[:1], (False,), (True,))
     for network, precision, order, chosen, recorded in replayed if arguments.recorded else launched:
-        ms, busy = step_ms(opened(network), precision, order, chosen, recorded, arguments.device)
+        model = opened(network)
+        with recording([model]):
+            ms, busy = step_ms(model, precision, order, chosen, recorded, arguments.device)
         rows.append(
             {
                 "network": network,

@@ -11,8 +11,10 @@ import torch
 from ghostify import count, create_model, load
 from ghostify.cli import main
 from ghostify.data import load_data
+from ghostify.jobs.learn import RunOptions
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.train import Teacher, train
+from ghostify.measure.memory import peak_memory_mb
 from ghostify.transform.narrow import narrow
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -83,10 +85,41 @@ def test_a_recorded_step_teaches_what_a_launched_one_does(colours: Path, monkeyp
         torch.manual_seed(0)
         model, teacher = create_model("resnet20"), create_model("ghost_resnet20")
         history = train(
-            model, data, dataclasses.replace(recipe, cuda_graph=cuda_graph), teacher=Teacher(teacher), device="cuda"
+            model,
+            data,
+            dataclasses.replace(recipe, cuda_graph=cuda_graph),
+            teacher=Teacher(teacher),
+            options=RunOptions("cuda"),
         )
         assert "forward" not in model.__dict__ | teacher.__dict__
         losses.append([epoch.train_loss for epoch in history])
         states.append(model.state_dict())
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
     torch.testing.assert_close(states[1]["bn1.running_mean"], states[0]["bn1.running_mean"], rtol=0.05, atol=1e-3)
+
+
+def test_a_training_there_follows_one_on_the_cpu_and_leaves_both_random_states(colours: Path) -> None:
+    data, recipe = load_data(f"npz:{colours}"), Recipe(epochs=1, batch_size=16)
+    model = create_model("tiny:Tiny")
+    before = torch.get_rng_state(), torch.cuda.get_rng_state()
+    for device in ("cpu", "cuda", "cpu"):
+        train(model, data, recipe, options=RunOptions(device))
+        assert next(model.parameters()).device.type == device
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert torch.equal(torch.cuda.get_rng_state(), before[1])
+
+
+def test_a_file_is_checked_against_a_network_there(
+    capsys: pytest.CaptureFixture[str], colours: Path, trained: Path, tmp_path: Path
+) -> None:
+    for data in ((), ("--data", f"npz:{colours}")):
+        report = told(capsys, "export", str(trained), *data, "--out", str(tmp_path / f"file {len(data)}"))
+        assert report["difference"] < 1e-4
+
+
+def test_peak_memory_there_does_not_count_what_else_is_there() -> None:
+    model, example = create_model("resnet20").cuda(), torch.zeros(8, 3, 32, 32, device="cuda")
+    alone = peak_memory_mb(model, example)
+    others = torch.zeros(100_000_000, device="cuda")
+    assert peak_memory_mb(model, example) == pytest.approx(alone, rel=0.05)
+    assert len(others) == 100_000_000

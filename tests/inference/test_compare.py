@@ -1,5 +1,8 @@
 """A comparison in each engine; never the clock."""
 
+import logging
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -43,3 +46,25 @@ def test_what_an_engine_cannot_do_is_said_in_a_line() -> None:
     network, example = create_model("tiny:Tiny").eval(), torch.zeros(2, 3, 8, 8, dtype=torch.bfloat16)
     with pytest.raises(InputError, match="onnxruntime has no bf16"):
         compare(network, network, example, engine="onnxruntime", blocks=6)
+
+
+def test_comparing_leaves_logs_and_compiled_functions_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert logging.getLogger("torch.utils.cpp_extension").level == logging.NOTSET
+    compiled: list[object] = []
+
+    def count_and_run(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., object]:
+        compiled.append(graph)
+        return graph.forward
+
+    whole_compile = torch.compile
+    theirs = whole_compile(lambda x: x + 1, backend=count_and_run)
+    theirs(torch.zeros(3))
+    monkeypatch.setattr(torch, "compile", lambda model, options: whole_compile(model, backend=count_and_run))
+    example = torch.zeros(2, 3, 8, 8)
+    for width in range(8, 14):
+        a, b = (create_model("tiny:Tiny", width=width, num_classes=classes) for classes in (3, 4))
+        compare(a, b, example, engine="compile", blocks=6, block_ms=1)
+    # More of one class than the compiler takes by default, and each is compiled.
+    assert len(compiled) == 1 + 12
+    theirs(torch.zeros(3))
+    assert len(compiled) == 1 + 12

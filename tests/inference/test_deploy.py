@@ -374,3 +374,8 @@ def test_names_and_tensors_that_pytorch_cannot_take_along_are_refused_in_a_line(
     normalised(torch.randn(1, 3, 8, 8))
     with pytest.raises(InputError, match=r"expected torch\.nn\.utils\.remove_weight_norm"):
         deploy(nn.Sequential(normalised), torch.randn(1, 3, 8, 8))
+
+
+def test_an_unknown_engine_is_refused() -> None:
+    with pytest.raises(InputError, match=r"^engine is 'egaer': expected one of eager, compile, onnxruntime, openvino$"):
+        deploy(Crossroads(), torch.randn(1, 3, 9, 7), engine="egaer")

@@ -1,4 +1,4 @@
-"""An engine's process leaves Ctrl-C to its parent, and does not outlive it."""
+"""An engine's process leaves Ctrl-C to its parent, does not outlive it, and is missed in a line where it dies."""
 
 import json
 import os
@@ -6,11 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
+import onnxruntime
 import pytest
+import torch
 
+from ghostify import InputError, create_model
 from ghostify.inference import worker
+from ghostify.inference.engines import ENGINES, FileRunner, engine_version
+from ghostify.inference.export import write_onnx
 
 QUESTION = json.dumps({"ask": "memory"}) + "\n"  # refused, as nothing is open: an answer all the same
 # Starts a worker, has its answer, stops it as `FileRunner` does between questions, tells its number and waits.
@@ -62,3 +68,64 @@ def test_a_stopped_worker_ends_with_its_parent() -> None:
 def is_running(number: int) -> bool:
     status = Path(f"/proc/{number}/status")
     return status.exists() and "\nState:\tZ" not in status.read_text()  # a zombie only waits to be counted
+
+
+@pytest.fixture(scope="module")
+def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("files") / "net.onnx"
+    write_onnx(create_model("tiny:Tiny").eval(), file, torch.zeros(2, 3, 8, 8))
+    return file
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_every_question_to_a_worker_that_died_is_answered_in_a_line(onnx_file: Path) -> None:
+    x = torch.zeros(2, 3, 8, 8)
+    with FileRunner(onnx_file, "onnxruntime", x) as runner:
+        runner.process.kill()
+        for ask in (
+            lambda: runner.times_ms(1),
+            lambda: runner.outputs(x),
+            lambda: runner.operators(1),
+            runner.peak_memory_mb,
+        ):
+            with pytest.raises(InputError, match=r"^the process of onnxruntime died: exit status -9, SIGKILL$"):
+                ask()
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "raise SystemExit(3)",
+        "import sys; sys.stdin.readline(); print('half an ans', end='', flush=True); raise SystemExit(3)",
+        "import sys; sys.stdin.close(); raise SystemExit(3)",
+    ],
+)
+def test_a_worker_that_dies_before_or_amid_its_first_answer_is_told_by_its_status(
+    program: str, onnx_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dying = tmp_path / "dying.py"
+    dying.write_text(program)
+    monkeypatch.setattr(worker, "__file__", str(dying))
+    with pytest.raises(InputError, match=r"^the process of onnxruntime died: exit status 3$"):
+        FileRunner(onnx_file, "onnxruntime")
+
+
+def test_an_engine_that_no_file_runs_in_is_refused(onnx_file: Path) -> None:
+    for engine in ("eager", "onnxruntim"):
+        with pytest.raises(InputError, match=f"^engine is '{engine}': expected one of onnxruntime, openvino$"):
+            FileRunner(onnx_file, engine)
+
+
+def test_the_version_of_an_engine_is_its_modules_under_whatever_name_it_was_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("importlib.metadata.Distribution.from_name", not_installed)
+    assert engine_version("onnxruntime") == onnxruntime.__version__
+    assert engine_version("eager") == engine_version("compile") == torch.__version__
+    assert all(engine_version(engine) for engine in ENGINES)
+    with pytest.raises(InputError, match="expected one of eager, compile, onnxruntime, openvino"):
+        engine_version("onnx")
+
+
+def not_installed(name: str) -> None:
+    raise PackageNotFoundError(name)

@@ -1,15 +1,21 @@
 """An exported file gives what the network gives, and one that does not is not left behind."""
 
 import json
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import onnx
+import onnxruntime
+import onnxscript
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import ghostify
 from ghostify import GhostConv2d, InputError, export
+from ghostify.cli import main
+from ghostify.cli.export import export as verb
 from ghostify.inference.engines import FileRunner, Operator, undisturbed_ms
 from ghostify.inference.export import move_together, parity
 
@@ -145,6 +151,8 @@ def test_bad_input_is_refused_in_a_line(small: nn.Module, tmp_path: Path) -> Non
     example = torch.randn(1, 3, 9, 7)
     with pytest.raises(InputError, match="expected one of onnx, openvino"):
         export(small, tmp_path / "a.onnx", example, format="tflite")  # type: ignore[arg-type]  # no such format
+    with pytest.raises(InputError, match=r"expected an input \[batch, channels, height, width\]"):
+        export(small, tmp_path / "a.onnx", [1.0])  # type: ignore[arg-type]  # no tensor
     with pytest.raises(InputError, match=r"ends in \.xml"):
         export(small, tmp_path / "a.onnx", example, format="openvino")
     with pytest.raises(InputError, match="at least one batch"):
@@ -180,3 +188,63 @@ def test_onnxruntime_gets_gates_and_means_that_take_blocks_of_maps(tmp_path: Pat
     assert kinds.count("GlobalAveragePool") == kinds.count("Resize") == 1
     assert kinds.count("ReduceMean") == 1  # the last one leaves no maps
     assert export(Gated().eval(), tmp_path / "net.xml", torch.randn(2, 3, 9, 7), format="openvino").difference < 1e-5
+
+
+def test_a_file_is_kept_whatever_name_its_engine_was_installed_under(
+    small: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of onnxruntime-gpu, whose module is onnxruntime."""
+
+    def not_installed(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.Distribution.from_name", not_installed)
+    export(small, tmp_path / "net.onnx", torch.randn(1, 3, 9, 7))
+    versions = json.loads((tmp_path / "net.json").read_text())["versions"]
+    assert versions == {
+        "ghostify": ghostify.__version__,
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+        "onnxscript": onnxscript.__version__,
+        "onnxruntime": onnxruntime.__version__,
+    }
+
+
+class OnAnotherDevice(nn.Module):
+    """A network of a device that is not the batches', where single precision may be less than that."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.place = nn.Parameter(torch.empty(0, device="meta"))
+        self.answers = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.device == self.place.device
+        assert torch.backends.cudnn.conv.fp32_precision == torch.backends.cuda.matmul.fp32_precision == "ieee"
+        return self.answers(torch.ones(x.shape))
+
+
+def test_a_check_moves_its_batches_to_the_network_which_computes_in_whole_float32(small: nn.Module) -> None:
+    x = torch.ones(2, 3, 9, 7)
+    before = torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision
+    found = parity(OnAnotherDevice(small), Told([small(x)]), [(x, small(x).argmax(1))])
+    assert (found["difference"], found["top1_before"], found["top1_after"]) == (0, 1, 1)
+    assert before == (torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision)
+
+
+@pytest.mark.parametrize("data", [[], ["--data", "digits", "--images", "3"]])
+def test_the_verb_exports_a_network_of_the_device_that_is_named(
+    data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The meta device stands for a GPU: nothing is computed before the file is written."""
+    seen: list[torch.device] = []
+
+    def stop(network: nn.Module, path: Path, example: Tensor, **options: object) -> None:
+        seen.extend((*(p.device for p in network.parameters()), example.device))
+        raise InputError("seen")
+
+    monkeypatch.setattr("ghostify.cli.export.export_network", stop)
+    (option,) = (option for option in verb.params if option.name == "device")
+    monkeypatch.setattr(option, "callback", lambda context, parameter, value: "meta" if value == "cuda" else value)
+    assert main(["export", "resnet20", *data, "--device", "cuda", "--out", str(tmp_path)]) == 2
+    assert {device.type for device in seen} == {"meta"}

@@ -45,3 +45,33 @@ def test_a_form_is_taken_where_the_whole_interval_says_that_it_is_faster(monkeyp
 def test_a_network_without_ghosts_is_refused() -> None:
     with pytest.raises(InputError, match="has no ghost layers"):
         choose_forms(nn.Conv2d(3, 8, 1), torch.randn(1, 3, 8, 8))
+
+
+def test_the_networks_that_are_timed_are_those_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[Any] = []
+
+    def none_is_faster(a: Any, b: Any, example: Tensor, **options: Any) -> Any:
+        timed.extend((a, b))
+        return summarise([10.0] * 8, [10.0] * 8)
+
+    monkeypatch.setattr(forms, "compare", none_is_faster)
+    network, example = Twins().eval(), torch.randn(1, 8, 9, 7)
+    for engine, form in (("eager", "joined"), ("openvino", "split")):
+        timed.clear()
+        chosen, trials = choose_forms(network, example, engine=engine)
+        expected = deploy(network, example, engine=engine)
+        assert (
+            chosen == {ghost.name: ghost.form for ghost in expected.ghosts} == {"a": form, "b": form, "dense": "dense"}
+        )
+        assert {deployed.memory_format for deployed in timed} == {expected.memory_format}
+        assert len(trials) == 3
+
+
+def test_an_unknown_engine_is_refused() -> None:
+    with pytest.raises(InputError, match=r"^engine is 'egaer': expected one of eager, compile, onnxruntime, openvino$"):
+        choose_forms(Twins(), torch.randn(1, 8, 9, 7), engine="egaer")
+
+
+def test_an_example_that_is_no_batch_is_refused() -> None:
+    with pytest.raises(InputError, match=r"expected an input \[batch, channels, height, width\]"):
+        choose_forms(Twins(), torch.randn(8, 9, 7))

@@ -14,12 +14,14 @@ import torch
 from made_boxes import make_boxes
 from PIL import Image
 from torch import nn
+from torch.utils.data import get_worker_info
 
 from ghostify import InputError, create_model, load
 from ghostify.cli import main
-from ghostify.data.coco import load_coco
+from ghostify.data.coco import CocoImages, Example, load_coco
 from ghostify.jobs.coco_score import score_boxes
 from ghostify.jobs.detect import categories_of, find_objects, objects_in, train_detector
+from ghostify.jobs.learn import RunOptions
 from ghostify.jobs.recipe import Recipe
 
 SMALL: dict[str, Any] = {"fpn_channels": 8, "min_size": 48, "max_size": 64, "smallest_anchor": 8, "norm": True}
@@ -51,14 +53,14 @@ def test_what_is_stopped_and_resumed_ends_as_what_was_not(name: str, tmp_path: P
 
     checkpoint = tmp_path / "checkpoint.pt"
     with pytest.raises(StoppedError):
-        train_detector(detector(name), data, RECIPE, checkpoint=checkpoint, progress=stop)
-    resumed = detector(name)
-    train_detector(resumed, data, RECIPE, checkpoint=checkpoint, resume=True)
+        train_detector(detector(name), data, RECIPE, options=RunOptions(checkpoint=checkpoint), progress=stop)
+    resumed, again = detector(name), RunOptions(checkpoint=checkpoint, resume=True)
+    train_detector(resumed, data, RECIPE, options=again)
     for key, tensor in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[key], tensor), key
     other = create_model(name, num_classes=2, **SMALL | {"min_size": 40})
     with pytest.raises(InputError, match="was begun otherwise: min_size was"):
-        train_detector(other, data, RECIPE, checkpoint=checkpoint, resume=True)
+        train_detector(other, data, RECIPE, options=again)
 
 
 def test_frozen_norms_are_the_backbones_only(tmp_path: Path) -> None:
@@ -226,3 +228,20 @@ def test_an_image_of_which_no_pixel_would_be_left_across_is_refused() -> None:
     with pytest.raises(InputError, match=r"x\.png is 1×400 pixels, of which the detector makes 64 by less than one"):
         objects_in(detector(), torch.zeros(3, 400, 1, dtype=torch.uint8), "cpu", "x.png")
     assert isinstance(objects_in(detector(), torch.zeros(3, 64, 1, dtype=torch.uint8), "cpu", "x.png"), list)
+
+
+class DecodedByWorkers(CocoImages):
+    """Images that are asked for in worker processes alone."""
+
+    def __getitem__(self, index: int) -> Example:
+        assert get_worker_info() is not None, "decoded in the process that trains"
+        return super().__getitem__(index)
+
+
+def test_every_image_of_a_training_is_decoded_by_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ghostify.jobs.detect.CocoImages", DecodedByWorkers)
+    data = load_coco(make_boxes(tmp_path), hold_out=0.25)
+    assert data.val is not None
+    data = dataclasses.replace(data, val=DecodedByWorkers(data.val.annotations))
+    (epoch,) = train_detector(detector(), data, dataclasses.replace(RECIPE, epochs=1), options=RunOptions(workers=1))
+    assert epoch.val_ap is not None

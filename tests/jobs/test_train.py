@@ -14,18 +14,26 @@ import killing
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState, PartialState, is_initialized
 from tensorboard.backend.event_processing import event_accumulator
 from tiny_training import RECIPE, trained
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ghostify import InputError, create_model
 from ghostify.data import load_data
-from ghostify.data.images import MemoryImages
+from ghostify.data.images import Batch, MemoryImages
+from ghostify.jobs.accelerator import accelerator_on
 from ghostify.jobs.checkpoint import CHECKPOINT_FORMAT, Epoch
-from ghostify.jobs.cuda_graph import forget_, record_
+from ghostify.jobs.cuda_graph import forget_, record_, recording
 from ghostify.jobs.evaluate import evaluate
-from ghostify.jobs.learn import drops_last, lr_factor, make_optimizer, trains_in_bf16
+from ghostify.jobs.learn import (
+    RunOptions,
+    drops_last,
+    lr_factor,
+    make_optimizer,
+    trains_in_bf16,
+)
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.train import Classification, Teacher, train
 from ghostify.jobs.training_folder import TrainingFolder, best_epoch
@@ -94,7 +102,7 @@ def test_a_loss_that_is_nan_stops_and_keeps_the_last_good_checkpoint(colours: Pa
     place = tmp_path / "checkpoint.pt"
     model = Diverging()
     with pytest.raises(InputError, match=r"loss is nan at step 1 of epoch 3: .* lower learning rate than 0\.05"):
-        train(model, load_data(f"npz:{colours}"), RECIPE, checkpoint=place)
+        train(model, load_data(f"npz:{colours}"), RECIPE, options=RunOptions(checkpoint=place))
     kept = torch.load(place, weights_only=True)
     assert len(kept["history"]) == 2
     assert all(t.isfinite().all() for t in kept["model"].values())
@@ -102,13 +110,14 @@ def test_a_loss_that_is_nan_stops_and_keeps_the_last_good_checkpoint(colours: Pa
 
 def test_a_checkpoint_is_not_overwritten_unasked_nor_resumed_otherwise(colours: Path, tmp_path: Path) -> None:
     place = tmp_path / "checkpoint.pt"
+    again = RunOptions(checkpoint=place, resume=True)
     trained(colours, checkpoint=place)
     with pytest.raises(InputError, match="began before: resume it"):
         trained(colours, checkpoint=place)
     with pytest.raises(InputError, match=r"lr was 0\.05; resume with the same"):
         trained(colours, dataclasses.replace(RECIPE, lr=0.1), checkpoint=place, resume=True)
     with pytest.raises(InputError, match="of another network"):
-        train(create_model("tiny:Tiny", width=8), load_data(f"npz:{colours}"), RECIPE, checkpoint=place, resume=True)
+        train(create_model("tiny:Tiny", width=8), load_data(f"npz:{colours}"), RECIPE, options=again)
     place.write_bytes(place.read_bytes()[:-300])
     with pytest.raises(InputError, match="is no training checkpoint, or is cut short"):
         trained(colours, checkpoint=place, resume=True)
@@ -132,14 +141,13 @@ def test_a_checkpoint_with_a_byte_changed_is_refused(colours: Path, tmp_path: Pa
 
 def test_a_training_does_not_go_on_with_other_images_or_another_teacher(colours: Path, tmp_path: Path) -> None:
     place, data = tmp_path / "checkpoint.pt", load_data(f"npz:{colours}")
+    again = RunOptions(checkpoint=place, resume=True)
     trained(colours, checkpoint=place)
     with pytest.raises(InputError, match=r"training images was 60, held-out images was 0; resume with the same"):
-        train(
-            create_model("tiny:Tiny"), load_data(f"npz:{colours}", hold_out=0.2), RECIPE, checkpoint=place, resume=True
-        )
+        train(create_model("tiny:Tiny"), load_data(f"npz:{colours}", hold_out=0.2), RECIPE, options=again)
     other = dataclasses.replace(data, mean=(0.5, 0.5, 0.5))
     with pytest.raises(InputError, match=r"mean was \[0\.485"):
-        train(create_model("tiny:Tiny"), other, RECIPE, checkpoint=place, resume=True)
+        train(create_model("tiny:Tiny"), other, RECIPE, options=again)
     place.unlink()
     teachers = [Teacher(create_model("tiny:Tiny")) for _ in range(2)]
     trained(colours, checkpoint=place, teacher=teachers[0])
@@ -337,7 +345,7 @@ def test_the_log_and_the_best_network_are_of_the_epochs(colours: Path, tmp_path:
         seen.append(network.head.weight.detach().clone())
         folder.after_epoch(history, network)
 
-    history = train(model, data, RECIPE, checkpoint=folder.checkpoint, after_epoch=after_epoch)
+    history = train(model, data, RECIPE, options=RunOptions(checkpoint=folder.checkpoint), after_epoch=after_epoch)
     with (tmp_path / "out" / "log.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["val_top1"]) for row in rows] == [epoch.val_top1 for epoch in history]
@@ -403,3 +411,83 @@ def test_recording_leaves_statistics_and_the_forward_pass_as_they_were(monkeypat
     assert model(x) is x
     forget_(model)
     assert model(x).shape == (4, 10)
+
+
+class DecodedByWorkers(Dataset[Batch]):
+    """Images that worker processes alone may ask for."""
+
+    def __init__(self, images: MemoryImages) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Batch:
+        assert get_worker_info() is not None, "decoded in the process that trains"
+        return self.images[index]
+
+
+def test_every_image_of_a_training_is_decoded_by_the_workers(colours: Path) -> None:
+    data = load_data(f"npz:{colours}", hold_out=0.2)
+    parts = {name: DecodedByWorkers(getattr(data, name)) for name in ("train", "val")}
+    recipe, teacher = dataclasses.replace(RECIPE, epochs=1), Teacher(create_model("tiny:Tiny"), hints=True)
+    model, workers = create_model("tiny:Tiny"), RunOptions(workers=1)
+    (epoch,) = train(model, dataclasses.replace(data, **parts), recipe, teacher=teacher, options=workers)
+    assert epoch.val_top1 is not None
+
+
+def test_a_device_that_is_not_there_is_refused_and_not_replaced_by_another(
+    colours: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    trained(colours, dataclasses.replace(RECIPE, epochs=1), device="cpu")
+    with pytest.raises(InputError, match=r"^device is 'cuda': expected one that is there, such as \w+$"):
+        trained(colours, device="cuda")
+    for unknown in ("tpu", "cuda:1", "meta"):
+        with pytest.raises(InputError, match=f"device is '{unknown}': expected cpu or cuda"):
+            trained(colours, device=unknown)
+
+
+def test_each_training_runs_on_the_device_that_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine with a GPU: so long as nothing is computed, none is needed."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for device in ("cpu", "cuda", "cpu"):
+        with accelerator_on(device) as accelerator:
+            assert accelerator.device.type == device
+        assert not is_initialized()
+
+
+def test_a_device_that_other_code_of_the_process_chose_for_accelerate_is_left_to_it(
+    colours: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    try:
+        others = PartialState()
+        assert others.device.type == "cuda"
+        with pytest.raises(InputError, match="device is 'cpu', but this process has set up accelerate on cuda"):
+            trained(colours, device="cpu")
+        with accelerator_on("cuda"):
+            pass
+        assert others.device.type == "cuda"
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_a_training_leaves_the_random_state_as_it_was(colours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = create_model("tiny:Tiny"), load_data(f"npz:{colours}")
+    before = torch.get_rng_state()
+    train(model, data, RECIPE)
+    assert torch.equal(torch.get_rng_state(), before)
+    # Nor does one on the CPU seed a GPU.
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("a GPU was seeded"))
+    train(model, data, RECIPE)
+
+
+def test_what_was_recorded_is_forgotten_and_pytorch_warns_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    warns: list[bool] = []
+    monkeypatch.setattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", warns.append)
+    model = create_model("tiny:Tiny")
+    with recording([model]):
+        model.forward = lambda x: x  # as PyTorch does after it has recorded
+    assert warns == [False, True]
+    assert "forward" not in model.__dict__

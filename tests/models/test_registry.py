@@ -1,5 +1,10 @@
 """Networks are found by name, and what is wrong with a name is said."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -53,7 +58,6 @@ def test_ghost_mobilenet_ghosts_expansions_and_projections_alone() -> None:
         ("torchvision:resnet19", "did you mean resnet1"),
         ("timm:ghostnet_10", "did you mean ghostnet_1"),
         ("no.such.module:net", "no module 'no.such.module'"),
-        ("tiny:missing", "no callable 'missing'"),
         ("tiny:returns_no_module", "returned int"),
         ("tiny:fails", r"tiny:fails cannot be built with {}: 'no such part'"),
         (".:x", "no module '.'"),
@@ -94,3 +98,29 @@ def test_a_network_remembers_its_origin_but_not_in_its_state() -> None:
     assert origin is not None
     assert (origin.name, origin.options) == ("tiny:Tiny", {"num_classes": 5, "width": 8})
     assert not any("origin" in key for key in model.state_dict())
+
+
+CONSOLE = "import sys; from ghostify.cli import main; sys.exit(main(sys.argv[1:]))"  # as the installed `ghostify` does
+
+
+@pytest.mark.parametrize("start", [["-P", "-c", CONSOLE], ["-m", "ghostify"]], ids=["console", "module"])
+def test_a_file_of_the_current_folder_runs_where_it_is_named_and_never_in_a_librarys_place(
+    start: list[str], tmp_path: Path
+) -> None:
+    for library in ("timm", "onnxruntime"):
+        (tmp_path / f"{library}.py").write_text("raise SystemExit('the file beside the download ran')")
+    (tmp_path / "own_networks.py").write_text("from torch import nn\ndef net(): return nn.Conv2d(3, 4, 1)")
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "OMP_NUM_THREADS": "1",
+    }
+    for model, said in (("timm:resnet10t", ""), ("own_networks:net", ""), ("onnxruntime:net", "has no callable 'net'")):
+        command = [sys.executable, *start, "count", model, "--input-shape", "3,32,32"]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert (done.returncode, said in done.stderr) == (2 if said else 0, True), done.stderr
+
+
+def test_a_module_without_the_factory_is_named_with_its_file() -> None:
+    """Another of its name may be installed."""
+    with pytest.raises(InputError, match=r"module 'tiny' \(.*tiny\.py\) has no callable 'missing'"):
+        create_model("tiny:missing")

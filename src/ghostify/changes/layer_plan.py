@@ -15,6 +15,23 @@ from ghostify.fitting.samples import LayerSamples
 
 
 @dataclass(frozen=True)
+class Channels:
+    """A layer's channels, as tables show them.
+
+    Args:
+        kept: Output channels that it computes; None for a block that stays, whose convolutions have their own.
+        ghosted: Output channels that are made of others.
+        dropped: Output channels that are gone.
+        inputs: Combinations of its input channels that it takes; None: these themselves.
+    """
+
+    kept: int | None
+    ghosted: int = 0
+    dropped: int = 0
+    inputs: int | None = None
+
+
+@dataclass(frozen=True)
 class LayerPlan:
     """What becomes of a convolution.
 
@@ -43,6 +60,12 @@ class LayerPlan:
     def words(self) -> str:
         """The changes in words; "" where there are none."""
         return ", ".join(change.kind for change in self.changes)
+
+    @property
+    def table(self) -> Channels:
+        """Its channels, as tables show them."""
+        inputs = None if self.input is None else self.input.in_channels
+        return Channels(self.output.kept, self.output.ghosted, self.output.dropped, inputs)
 
     @property
     def channels(self) -> int:
@@ -95,6 +118,16 @@ class BlockPlan:
     """
 
     change: BlockChange | None = None
+
+    @property
+    def words(self) -> str:
+        """The change in words; "" where there is none."""
+        return "" if self.change is None else self.change.kind
+
+    @property
+    def table(self) -> Channels:
+        """Its channels, as tables show them."""
+        return Channels(None) if self.change is None else Channels(0, self.change.ghosted, self.change.dropped)
 
     @property
     def dropped(self) -> int:

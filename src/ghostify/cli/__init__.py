@@ -40,7 +40,7 @@ EXTRAS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit status: 0 done, 2 bad input, 130 interrupted."""
     if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # for package.module:factory, as `python -m` would
+        sys.path.append(os.getcwd())  # for package.module:factory; last, so that no file there hides a library
     keep_freed_memory()
     try:
         cli.main(args=arguments, prog_name="ghostify", standalone_mode=False)

@@ -28,12 +28,13 @@ from ghostify.cli.options import (
     skip_option,
     source_options,
 )
-from ghostify.cli.output import percent, print_history, print_table, progress_bars, show
+from ghostify.cli.output import CHANNELS, percent, print_history, print_table, progress_bars, show
 from ghostify.data import ImageData
 from ghostify.data.coco import draw_images, load_coco
 from ghostify.data.sample import draw_inputs
 from ghostify.errors import InputError
 from ghostify.jobs.evaluate import check_fit
+from ghostify.jobs.learn import RunOptions
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.train import Teacher, train
 from ghostify.measure.count import Count, count
@@ -48,8 +49,6 @@ from ghostify.transform.convert import Conversion, ConvertedLayer
 class Changes(GhostOptions):
     """The changes of a network's convolutions, see ``convert``."""
 
-    drop_inner: bool
-    round_to: int
     skip: tuple[str, ...]
     parts: tuple[str, ...]
     plan_file: Path | None
@@ -93,19 +92,7 @@ class Finetuning:
 @bundle(
     "changes",
     Changes,
-    ghost_options("depthwise", float),
-    click.option(
-        "--drop-inner",
-        is_flag=True,
-        help="Prune channels that only following layers take, too, so that --ratio need not be whole; for pointwise "
-        "ghosts.",
-    ),
-    click.option(
-        "--round-to",
-        type=click.IntRange(1),
-        default=1,
-        help="With --drop-inner, keep a multiple of this many channels; 16 is fast.",
-    ),
+    ghost_options(None),
     skip_option,
     click.option(
         "--part",
@@ -116,7 +103,10 @@ class Finetuning:
         help="Convert this part of a detector. May be repeated.",
     ),
     click.option(
-        "--plan", "plan_file", type=Path, help="Follow a plan.json of `ghostify plan`, instead of --ratio and --skip."
+        "--plan",
+        "plan_file",
+        type=Path,
+        help="Follow a plan.json of `ghostify plan`, instead of --ratio, --cheap and --skip.",
     ),
 )
 @bundle(
@@ -144,11 +134,12 @@ def convert(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Replace the convolutions of MODEL by ghosts.
+    """Replace the convolutions of MODEL by cheaper ones.
 
-    With --data the ghost of a trained network is fitted layer by layer to give what the network gives, without
-    labels; --finetune then trains with them, a tenth of the images held out to watch it. Without --data
-    the result must be trained. A detector's images are coco:DIR, and `ghostify detect train` goes on with its ghost.
+    With --data the layers of a trained network are fitted one after the other to give what they gave, without labels:
+    as --plan says, as ghosts of one --ratio, or by default as a plan for half of the multiply-adds; --finetune then
+    trains with labels, a tenth of the images held out to watch it. Without --data they become the paper's ghosts, which
+    must be trained. A detector's images are coco:DIR, and `ghostify detect train` goes on with its ghost.
     """
     recipe = finetuning.recipe(seed)
     refuse_without_images(images, changes, finetuning)
@@ -159,15 +150,13 @@ def convert(
     with progress_bars() as progress:
         conversion = convert_network(
             network,
-            ratio=int(changes.ratio) if changes.ratio.is_integer() else changes.ratio,
+            ratio=changes.ratio,
             cheap_kernel_size=changes.cheap_kernel_size,
             cheap=changes.cheap,
             skip=changes.skip,
             input_shape=inputs.shape,
             calibration=inputs.calibration,
             effort=calibration.effort,
-            drop_inner=changes.drop_inner,
-            round_to=changes.round_to,
             plan=plan,
             parts=changes.parts or ("backbone",),
             seed=seed,
@@ -187,8 +176,7 @@ def convert(
                 inputs.data,
                 recipe,
                 teacher=Teacher(network, hints=finetuning.hints),
-                device=images.device,
-                workers=images.workers,
+                options=RunOptions(images.device, images.workers),
                 progress=progress,
             )
         save(conversion.model, file, extra=inputs.extra)
@@ -264,7 +252,7 @@ def find_inputs(
 
 
 def print_conversion(conversion: Conversion, *, calibrated: bool) -> None:
-    headings = ("convolution", "now", "kept", "ghosted", "dropped", "inputs\nmerged to", "MACs before", "after")
+    headings = ("convolution or block", "now", *CHANNELS, "MACs before", "after")
     errors = ("ghosts\nexplained, %", "error at block's\noutput, %")
     rows = [layer_row(layer) for layer in conversion.layers]
     print_table(
@@ -281,10 +269,8 @@ def in_all(conversion: Conversion, before: Count, after: Count) -> str:
 
 
 def layer_row(layer: ConvertedLayer) -> tuple[str, ...]:
-    kinds = {"ghost": layer.ghosted, "inputs merged": layer.merged, "narrower": layer.kept, "gone with its block": True}
-    changed = next(kind for kind, holds in kinds.items() if holds)
-    now = f"left: {layer.reason}" if layer.reason else changed
-    numbers = (layer.kept, layer.ghosted, layer.dropped, layer.merged, layer.macs_before, layer.macs_after)
+    now = f"left: {layer.reason}" if layer.reason else layer.change
+    numbers = (layer.kept, layer.ghosted, layer.dropped, layer.inputs, layer.macs_before, layer.macs_after)
     return (
         layer.name,
         now,

@@ -35,6 +35,7 @@ from ghostify.data.coco import DetectionData, load_coco
 from ghostify.jobs.boxes import draw_boxes, find_in_files
 from ghostify.jobs.coco_score import NUMBERS, CocoScore
 from ghostify.jobs.detect import evaluate_detector, train_detector
+from ghostify.jobs.learn import RunOptions
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.training_folder import HISTORY, NETWORK, TrainingFolder
 from ghostify.measure.environment import describe_environment
@@ -160,10 +161,7 @@ def train(
             network,
             data,
             recipe,
-            checkpoint=folder.checkpoint,
-            resume=output.resume,
-            device=images.device,
-            workers=images.workers,
+            options=RunOptions(images.device, images.workers, folder.checkpoint, output.resume),
             progress=progress,
             after_epoch=folder.after_epoch,
         )

@@ -67,19 +67,19 @@ def export(
 
     With --data the file is checked on test images, and its accuracy stands beside the network's;
     network.json says how images become inputs. Of a detector the file holds backbone, pyramid and head.
+    The file is for the CPU and checked there; --device is where the network computes what it is checked against.
     """
     with_boxes = images.data_name is None or images.data_name.startswith("coco:")
     found = (checked_by_boxes if with_boxes else checked_by_classes)(named, images, image_count)
     network, shape = found.network.eval(), found.shape
     report = export_network(
-        network,
+        network.to(images.device),
         out / f"network{SUFFIX[kind]}",
-        torch.zeros(1, *shape) if found.check else torch.randn(1, *shape),
+        (torch.zeros if found.check else torch.randn)(1, *shape, device=images.device),
         format=kind,
         check=found.check,
         preprocessing=found.extra,
         forms=fastest_forms(network, shape, ENGINE[kind]) if choose_forms else None,
-        threads=torch.get_num_threads(),
     )
     show(dataclasses.asdict(report) | {"path": str(report.path)}, as_json, lambda: print(sentences(report)))
 

@@ -102,11 +102,11 @@ def bundle(name: str, kind: Callable[..., Any], *options: Decorator) -> Decorato
 
 @dataclass(frozen=True)
 class GhostOptions:
-    """The ghosts of a convolution, see ``GhostConv2d``."""
+    """The ghosts of a convolution, see ``GhostConv2d``; None where the user did not say."""
 
-    ratio: float
-    cheap_kernel_size: int
-    cheap: Cheap
+    ratio: int | None
+    cheap_kernel_size: int | None
+    cheap: Cheap | None
 
 
 @dataclass(frozen=True)
@@ -250,17 +250,33 @@ def effort_option(default: str, what: str) -> Decorator:
     return click.option("--effort", type=click.Choice(EFFORTS), default=default, help=what)
 
 
-def ghost_options(cheap: str, ratio_type: type = int) -> Decorator:
-    """Options that ``GhostOptions`` is made of."""
+def ghost_options(cheap: str | None) -> Decorator:
+    """Options that ``GhostOptions`` is made of.
+
+    Args:
+        cheap: The verb's own default of --cheap; None where the verb has to know whether any of them was given.
+    """
+    known = cheap is not None
     return together(
         click.option(
-            "--ratio", type=ratio_type, default=2, help="Ratio s of the ghosts: one map in s is made by convolution."
+            "--ratio",
+            type=int,
+            default=2 if known else None,
+            show_default=known or "2, where ghosts are made",
+            help="Ratio s of the ghosts: one map in s is made by convolution.",
         ),
-        click.option("--cheap-kernel-size", type=int, default=3, help="Kernel size d of depthwise cheap filters, odd."),
+        click.option(
+            "--cheap-kernel-size",
+            type=int,
+            default=3 if known else None,
+            show_default=known or "3",
+            help="Kernel size d of depthwise cheap filters, odd.",
+        ),
         click.option(
             "--cheap",
             type=click.Choice(CHEAP_KINDS),
             default=cheap,
+            show_default=known or "depthwise",
             help="How ghosts are made of the other maps: by d×d depthwise filters, or by 1×1 combinations.",
         ),
     )

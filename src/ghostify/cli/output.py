@@ -14,6 +14,9 @@ from rich.table import Table
 from ghostify.jobs.checkpoint import Epoch
 from ghostify.jobs.evaluate import Score
 
+# Headings of a layer's channels.
+CHANNELS = ("kept", "ghosted", "dropped", "inputs\ncombined to")
+
 
 def score_row(score: Score) -> dict[str, Any]:
     low, high = score.interval

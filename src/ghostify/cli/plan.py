@@ -23,7 +23,7 @@ from ghostify.cli.options import (
     skip_option,
     source_options,
 )
-from ghostify.cli.output import percent, print_table, progress_bars, show
+from ghostify.cli.output import CHANNELS, percent, print_table, progress_bars, show
 from ghostify.data.sample import draw_inputs
 from ghostify.errors import InputError
 from ghostify.inference.engines import FILE_ENGINES
@@ -117,7 +117,7 @@ class Choice:
         "--whole-blocks/--no-whole-blocks",
         default=None,
         show_default="for a speed",
-        help="Allow one convolution in place of a whole residual block.",
+        help="Allow residual blocks to change as a whole, such as to one convolution.",
     ),
     click.option(
         "--merging/--no-merging",
@@ -187,9 +187,9 @@ def plan(
         "reachable": found.limit,
         "macs": found.macs,
         "speedup": found.speedup,
-        "harm": found.harm,
+        "output_error": found.output_error,
         "curve": [dataclasses.asdict(point) for point in found.curve],
-        "layers": {name: dataclasses.asdict(layer) for name, layer in found.items()},
+        "layers": {name: layer.row() for name, layer in found.items()},
         "made_on": dict(found.made_on),
         "trials": [dataclasses.asdict(trial) for trial in trials],
     }
@@ -197,17 +197,17 @@ def plan(
 
 
 def print_plan(found: Plan, trials: Sequence[Trial], out: Path) -> None:
-    rows = [
-        (name, *map(str, (la.kept, la.ghosted, la.dropped, la.merged or "")), la.cheap or "")
-        for name, la in found.items()
-    ]
-    print_table(("convolution or block", "kept", "ghosted", "dropped", "inputs\nmerged to", "ghosts"), rows)
+    rows = []
+    for name, layer in found.items():
+        numbers = ("" if number is None else str(number) for number in dataclasses.astuple(layer.table))
+        rows.append((name, layer.words or "kept", *numbers))
+    print_table(("convolution or block", "becomes", *CHANNELS), rows, left=2)
     print()
     kind, target = found.target
     print_table(
         ("multiply-adds", "times as fast, predicted", "output error"),
         [
-            (f"{p.macs:.3f}", "–" if p.speedup is None else f"{p.speedup:.2f}", f"{p.harm:.4f}")
+            (f"{p.macs:.3f}", "–" if p.speedup is None else f"{p.speedup:.2f}", f"{p.output_error:.4f}")
             for p in reversed(found.curve)
         ],
         left=0,
@@ -223,11 +223,11 @@ def print_plan(found: Plan, trials: Sequence[Trial], out: Path) -> None:
         speed, low, high = found.speedup
         print(
             f"Planned: {speed:.2f} times as fast ({low:.2f}–{high:.2f}), measured in {found.made_on['engine']}, "
-            f"for a target of {target:g}; {found.macs:.3f} of the multiply-adds, output error {found.harm:.4f}."
+            f"for a target of {target:g}; {found.macs:.3f} of the multiply-adds, output error {found.output_error:.4f}."
         )
     else:
         print(
             f"Planned: {found.macs:.3f} of the multiply-adds, "
-            f"for a target of {target:g}; output error {found.harm:.4f}."
+            f"for a target of {target:g}; output error {found.output_error:.4f}."
         )
     print(f"Wrote {out / 'plan.json'}, which may be edited, for `ghostify convert --plan`.")

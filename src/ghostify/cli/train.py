@@ -28,6 +28,7 @@ from ghostify.cli.output import first_process, print_history, progress_bars, sco
 from ghostify.data import ImageData
 from ghostify.errors import InputError
 from ghostify.jobs.evaluate import evaluate
+from ghostify.jobs.learn import RunOptions
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.recipes import ROWS, Row
 from ghostify.jobs.train import Teacher
@@ -152,10 +153,7 @@ def train(
             data,
             recipe,
             teacher=teacher,
-            checkpoint=folder.checkpoint,
-            resume=output.resume,
-            device=images.device,
-            workers=images.workers,
+            options=RunOptions(images.device, images.workers, folder.checkpoint, output.resume),
             progress=progress,
             after_epoch=folder.after_epoch,
         )

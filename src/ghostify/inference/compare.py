@@ -1,7 +1,7 @@
 """Two networks in one engine, side by side."""
 
 import copy
-import logging
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,18 +10,19 @@ from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import torch
+import torch._dynamo.config
 from torch import Tensor, nn
 
 from ghostify.errors import InputError
-from ghostify.inference.engines import ENGINES, FILE_ENGINES, FileRunner
+from ghostify.inference.deploy import unlogged
+from ghostify.inference.engines import FILE_ENGINES, FileRunner, check_engine
 from ghostify.inference.export import write_onnx
 from ghostify.measure.latency import EAGER, Comparison, Conditions, summarise
 from ghostify.modes import evaluating
 from ghostify.plain_part import plain_part
 
-# The timer's module warns of a CUDA toolkit without a GPU, as if it were to compile something.
-logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-from torch.utils.benchmark import Timer  # noqa: E402  # after its warning is silenced
+with unlogged():  # its module warns of a CUDA toolkit without a GPU, as if it were to compile something
+    from torch.utils.benchmark import Timer
 
 
 class Runner(Protocol):
@@ -84,15 +85,16 @@ def compare(
         >>> compare(same, same, torch.ones(1, 8), blocks=6, block_ms=1).a_ms > 0
         True
     """
-    if engine not in ENGINES:
-        raise InputError(f"engine is {engine!r}: expected one of {', '.join(ENGINES)}")
+    check_engine(engine)
     if threads < 1 or blocks < 6:
         raise InputError(f"threads is {threads} and blocks {blocks}: expected at least 1 and 6")
     a, b = plain_part(a), plain_part(b)
     with ExitStack() as stack:
         stack.enter_context(evaluating(a, b))
         if engine == "compile":
-            torch.compiler.reset()  # of too many networks it would leave the last ones as they are, without a word
+            # Of too many networks of one class it would leave the last ones as they are, without a word.
+            no_limit = {"recompile_limit": sys.maxsize, "accumulated_recompile_limit": sys.maxsize}
+            stack.enter_context(torch._dynamo.config.patch(no_limit))
         stack.enter_context(torch.inference_mode())
         folder = Path(stack.enter_context(TemporaryDirectory()))
         runners: list[Runner] = []

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim
 
 from ghostify.errors import InputError
+from ghostify.inference.engines import check_engine
 from ghostify.inference.nodes import UnclearError
 from ghostify.inference.rewrite import Rewriter
 from ghostify.layers import GhostConv2d, GhostModule
@@ -95,18 +96,21 @@ def deploy(
         model: Any network that ``torch.export`` can follow, or a detector, whose plain part is taken; left untouched.
         example: An input ``[batch, channels, height, width]`` on the network's device. Others may differ in
             batch, and in height and width where the network allows.
-        engine: "eager" for a network that PyTorch is to run as it is: it starts every operator anew, so that
-            fewer are faster, and depthwise ghosts are joined; and its convolutions prefer channels last.
+        engine: That is to run it; None: any. Only "eager", PyTorch as it is, gets another network: it starts every
+            operator anew, so that fewer are faster, and depthwise ghosts are joined; and its convolutions prefer
+            channels last.
         forms: Module names or fnmatch patterns of ghost layers, and their form; the first match counts.
             The others: dense for pointwise ghosts, split for depthwise ones, the fastest where it was measured
             (docs/performance.md); ``choose_forms`` measures it for a network, engine and machine.
     Returns:
         The network in eval mode; ``.ghosts`` tells the form of each ghost layer, and why it is joined.
     Raises:
-        InputError: If the network cannot be followed, cannot take the example, or a form is not possible.
+        InputError: If the network cannot be followed, cannot take the example, a form is not possible, or the engine
+            is unknown.
     """
-    if not isinstance(example, Tensor) or example.ndim != 4 or len(example) < 1:
-        raise InputError("example: expected an input [batch, channels, height, width]")
+    if engine is not None:
+        check_engine(engine)
+    check_example(example)
     for pattern, form in (forms or {}).items():
         if form not in FORMS:
             raise InputError(f"forms: {pattern!r} is to be {form!r}: expected one of {', '.join(FORMS)}")
@@ -147,6 +151,12 @@ def deploy(
         return DeployedGhost(name, "joined" if reason else "split", reason)
 
     return Deployed(network, tuple(became(name) for name in layers), torch.channels_last if eager else None)
+
+
+def check_example(example: Tensor) -> None:
+    """Refuse what is no batch of maps."""
+    if not isinstance(example, Tensor) or example.ndim != 4 or len(example) < 1:
+        raise InputError("example: expected an input [batch, channels, height, width]")
 
 
 def copied(model: nn.Module) -> nn.Module:
@@ -228,7 +238,7 @@ def exported(model: nn.Module, example: Tensor) -> fx.GraphModule:
 
 @contextmanager
 def unlogged() -> Iterator[None]:
-    """Keep PyTorch from telling why it cannot follow a network in dozens of lines: its error says so in one."""
+    """Silence logs and standard error meanwhile, as of PyTorch that cannot follow a network: its error is one line."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -5,7 +5,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -20,6 +22,38 @@ from ghostify.inference import worker
 
 FILE_ENGINES = tuple(worker.ENGINES)
 ENGINES = ("eager", "compile", *FILE_ENGINES)
+ENDING_S = 10  # for which a process that no longer answers is awaited, seconds
+
+
+def check_engine(engine: str, known: Sequence[str] = ENGINES) -> None:
+    """Refuse an engine that there is not.
+
+    Example:
+        >>> check_engine("tensorrt")
+        Traceback (most recent call last):
+        ghostify.errors.InputError: engine is 'tensorrt': expected one of eager, compile, onnxruntime, openvino
+    """
+    if engine not in known:
+        raise InputError(f"engine is {engine!r}: expected one of {', '.join(known)}")
+
+
+def engine_version(engine: str) -> str:
+    """The version of an engine's library.
+
+    Raises:
+        InputError: If there is no such engine.
+        ModuleNotFoundError: If it is not installed.
+    Example:
+        >>> engine_version("eager") == torch.__version__
+        True
+    """
+    check_engine(engine)
+    return module_version(engine if engine in FILE_ENGINES else "torch")
+
+
+def module_version(name: str) -> str:
+    """The version that a module tells of itself, whatever name it was installed under (as onnxruntime-gpu)."""
+    return str(getattr(import_module(name), "__version__", "unknown"))
 
 
 @dataclass(frozen=True)
@@ -51,7 +85,8 @@ class FileRunner:
         load_s: Seconds to read the file and plan.
         first_ms: Milliseconds of the first call, with an example.
     Raises:
-        InputError: If the engine is not installed, or refuses the file.
+        InputError: If the engine is unknown or not installed, or refuses the file, and in every method if its process
+            died.
     """
 
     def __init__(
@@ -65,6 +100,7 @@ class FileRunner:
         bf16: bool = False,
         profile: bool = False,
     ) -> None:
+        check_engine(engine, FILE_ENGINES)
         self.engine = engine
         self.folder = TemporaryDirectory()
         # -P: this file's neighbours must not be found where the engine imports something of their name.
@@ -116,13 +152,16 @@ class FileRunner:
     def ask(self, question: str, **details: Any) -> Any:
         stdin, stdout = pipes(self.process)
         self.send("SIGCONT")
-        stdin.write(json.dumps({"ask": question, **details}) + "\n")
-        stdin.flush()
-        line = stdout.readline()
+        try:
+            stdin.write(json.dumps({"ask": question, **details}) + "\n")
+            stdin.flush()
+            line = stdout.readline()
+        except OSError:  # a broken pipe
+            line = ""
+        if not line.endswith("\n"):  # none, or one that was begun
+            raise InputError(f"the process of {self.engine} died: {self.ending()}")
         # An engine's threads go on looking for work when there is none, on cores that another may be timed on.
         self.send("SIGSTOP")
-        if not line:
-            raise InputError(f"{self.engine} ended its process without an answer: status {self.process.wait()}")
         answer = json.loads(line)
         if "error" in answer:
             missing = ": pip install 'ghostify[export]'" if "ModuleNotFoundError" in answer["error"] else ""
@@ -134,9 +173,20 @@ class FileRunner:
         if hasattr(signal, name):
             self.process.send_signal(getattr(signal, name))
 
+    def ending(self) -> str:
+        """With which status the process ended, and by which signal."""
+        try:
+            status = self.process.wait(ENDING_S)
+        except subprocess.TimeoutExpired:  # it closed its pipes and goes on
+            self.process.kill()
+            status = self.process.wait()
+        names = {-number: f", {number.name}" for number in signal.Signals}
+        return f"exit status {status}{names.get(status, '')}"
+
     def close(self) -> None:
         for pipe in pipes(self.process):
-            pipe.close()
+            with suppress(OSError):  # a question is left that a dead process did not take
+                pipe.close()
         self.process.kill()  # stopped or in the middle of a question: there is nothing that it must finish
         self.process.wait()
         self.folder.cleanup()

@@ -7,7 +7,6 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
@@ -19,8 +18,8 @@ from torch.utils._pytree import tree_leaves
 
 from ghostify.atomic import replacing
 from ghostify.errors import InputError
-from ghostify.inference.deploy import Deployed, DeployedGhost, Form, deploy, unlogged
-from ghostify.inference.engines import FileRunner
+from ghostify.inference.deploy import Deployed, DeployedGhost, Form, check_example, copied, deploy, unlogged
+from ghostify.inference.engines import FileRunner, module_version
 from ghostify.inference.onnx_operators import suit_onnxruntime_
 from ghostify.modes import evaluating
 from ghostify.plain_part import plain_part
@@ -71,23 +70,22 @@ def export(
     tolerance: float = TOLERANCE,
     preprocessing: Mapping[str, Any] | None = None,
     forms: Mapping[str, Form] | None = None,
-    threads: int = 1,
 ) -> ExportReport:
     """Write a network as a file for ONNX Runtime or OpenVINO, and see that the file gives the same.
 
     The network is deployed first (see ``deploy``) unless it is so already. Of a detector the plain part is written:
     what chooses boxes among its outputs stays outside (``ghostify.plain_part.finish``). The file takes any batch of the
-    example's height and width. Where the check fails nothing is left behind.
+    example's height and width. Where the check fails nothing is left behind. In the check the network computes on the
+    device that it is on, the file on the CPU by as many threads as PyTorch has.
 
     Args:
         path: Ends in ``.onnx``, or in ``.xml`` for OpenVINO.
-        example: A batch ``[batch, channels, height, width]`` on the CPU.
+        example: A batch ``[batch, channels, height, width]``.
         check: Batches as the network gets them, or pairs of these and labels ``[batch]``, as of a ``DataLoader``;
             None: the example.
         tolerance: Largest difference of an output that is still rounding, over the largest output of its kind.
         preprocessing: JSON values to write beside it: how images become inputs, the names of the classes.
         forms: Of ghost layers, as ``deploy`` takes them; for a network that is not deployed yet.
-        threads: CPU threads of the check.
     Raises:
         InputError: If the network cannot be exported, or its file does not give the same.
     """
@@ -96,15 +94,17 @@ def export(
         raise InputError(f"format is {format!r}: expected one of {', '.join(FORMATS)}")
     if target.suffix != SUFFIX[format]:
         raise InputError(f"{target.name}: expected a name that ends in {SUFFIX[format]}")
+    check_example(example)
     model = plain_part(model)
-    deployed = model if isinstance(model, Deployed) else deploy(model, example, forms=forms)
+    example, on_cpu = example.cpu(), model if device_of(model).type == "cpu" else copied(model).cpu()
+    deployed = on_cpu if isinstance(on_cpu, Deployed) else deploy(on_cpu, example, forms=forms)
     with kept_if_done(target.parent), TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
         made = Path(folder) / target.name
         if format == "onnx":
             write_onnx(deployed, made, example)
         else:
             write_openvino(deployed, made, example)
-        with FileRunner(made, ENGINE[format], threads=threads) as runner:
+        with FileRunner(made, ENGINE[format], threads=torch.get_num_threads()) as runner:
             found = parity(model, runner, [example] if check is None else check)
         report = ExportReport(target, format, ENGINE[format], **found, ghosts=deployed.ghosts)
         refuse_difference(report, tolerance)
@@ -204,12 +204,12 @@ def parity(model: nn.Module, runner: FileRunner, check: Iterable[Checked]) -> di
     largest: dict[int, float] = {}  # by the output's place
     scale: dict[int, float] = {}
     images = same = labelled = right_before = right_after = 0
-    classifies = True
-    with evaluating(model):
+    classifies, device = True, device_of(model)
+    with evaluating(model), whole_float32():
         for item in check:
             x, *rest = (item,) if isinstance(item, Tensor) else item
-            labels = rest[0] if rest else None
-            before = [leaf for leaf in tree_leaves(model(x)) if isinstance(leaf, Tensor)]
+            labels = rest[0].cpu() if rest else None
+            before = [leaf.cpu() for leaf in tree_leaves(model(x.to(device))) if isinstance(leaf, Tensor)]
             after = runner.outputs(x)
             if [b.shape for b in before] != [a.shape for a in after]:
                 raise InputError(f"the file returns {[list(a.shape) for a in after]}, not the network's shapes")
@@ -240,6 +240,26 @@ def parity(model: nn.Module, runner: FileRunner, check: Iterable[Checked]) -> di
     }
 
 
+@contextmanager
+def whole_float32() -> Iterator[None]:
+    """Keep a GPU from rounding float32 to TF32's ten bits in convolutions and products, more than a file may differ."""
+    conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # a property of what stands in the module's place
+    kinds = (conv, torch.backends.cuda.matmul)
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.fp32_precision = "ieee"
+        yield
+    finally:
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of a network's weights; the CPU without any."""
+    return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+
+
 def refuse_difference(report: ExportReport, tolerance: float) -> None:
     if not report.difference <= tolerance:
         raise InputError(
@@ -261,5 +281,5 @@ def describe(report: ExportReport, example: Tensor, preprocessing: dict[str, Any
             "top1_before": report.top1_before,
             "top1_after": report.top1_after,
         },
-        "versions": {name: version(name) for name in ("ghostify", "torch", "onnx", "onnxscript", report.engine)},
+        "versions": {name: module_version(name) for name in ("ghostify", "torch", "onnx", "onnxscript", report.engine)},
     }

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from ghostify.errors import InputError
 from ghostify.inference.compare import compare
-from ghostify.inference.deploy import FORMS, Form, deploy, ghost_layers, wanted_form
+from ghostify.inference.deploy import FORMS, Form, check_example, deploy, ghost_layers, wanted_form
+from ghostify.inference.engines import check_engine
 from ghostify.measure.count import count
 from ghostify.measure.latency import Comparison
 from ghostify.modes import evaluating
@@ -47,8 +48,8 @@ def choose_forms(
 ) -> tuple[dict[str, Form], tuple[Trial, ...]]:
     """Try other forms for layers that are alike, and keep those that make the whole network faster here.
 
-    Begins with the forms that ``deploy`` chooses; goes through the groups of layers once, in the order in which
-    they run. Each trial deploys and times the network twice: minutes for a network of fifty layers.
+    Begins with the forms that ``deploy`` chooses for the engine; goes through the groups of layers once, in the order
+    in which they run. Each trial deploys and times the network twice: minutes for a network of fifty layers.
 
     Args:
         model: With ghost layers; left untouched.
@@ -61,14 +62,16 @@ def choose_forms(
     Returns:
         The forms by module name, for ``deploy`` and ``export``; and all trials.
     Raises:
-        InputError: If there are no ghost layers, or the network cannot be deployed.
+        InputError: If the engine is unknown, there are no ghost layers, or the network cannot be deployed.
     """
+    check_engine(engine)
+    check_example(example)
     layers = ghost_layers(model)
     if not layers:
         raise InputError(f"{type(model).__name__} has no ghost layers whose form could be chosen")
     with evaluating(model):
         groups = alike(model, layers, example)
-    chosen = {name: wanted_form(name, layer, {}) for name, layer in layers.items()}
+    chosen = {name: wanted_form(name, layer, {}, fewer=engine == "eager") for name, layer in layers.items()}
     trials: list[Trial] = []
     for index, names in enumerate(groups):
         if progress:
@@ -78,8 +81,8 @@ def choose_forms(
                 continue
             changed = chosen | dict.fromkeys(names, form)
             found = compare(
-                deploy(model, example, forms=chosen),
-                deploy(model, example, forms=changed),
+                deploy(model, example, engine=engine, forms=chosen),
+                deploy(model, example, engine=engine, forms=changed),
                 example,
                 engine=engine,
                 threads=threads,

@@ -1,6 +1,5 @@
 """Train detectors, and ask them for boxes."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +13,10 @@ from torchvision.models.detection import RetinaNet
 
 from ghostify.data.coco import CocoImages, DetectionData, Example, Target, changed_at_random
 from ghostify.errors import InputError
+from ghostify.jobs.accelerator import accelerator_on
 from ghostify.jobs.checkpoint import Epoch
 from ghostify.jobs.coco_score import CocoScore, Found, score_boxes
-from ghostify.jobs.learn import AfterEpoch, Answer, drops_last, learn
+from ghostify.jobs.learn import ON_THE_CPU, AfterEpoch, Answer, RunOptions, drops_last, learn
 from ghostify.jobs.recipe import Recipe
 from ghostify.modes import evaluating
 from ghostify.plain_part import Detector, is_detector, what_it_takes
@@ -30,10 +30,7 @@ def train_detector(
     data: DetectionData,
     recipe: Recipe,
     *,
-    checkpoint: str | os.PathLike[str] | None = None,
-    resume: bool = False,
-    device: str = "cpu",
-    workers: int = 0,
+    options: RunOptions = ON_THE_CPU,
     progress: Progress | None = None,
     after_epoch: AfterEpoch | None = None,
 ) -> list[Epoch]:
@@ -43,30 +40,29 @@ def train_detector(
 
     Args:
         model: A detector of ``create_model`` or torchvision's RetinaNet or Faster R-CNN, for the data's categories.
-        checkpoint, resume, progress, after_epoch: See ``learn``.
-        device: "cpu" or "cuda".
-        workers: Processes that decode images.
+        options: Device, workers and checkpoint.
+        progress, after_epoch: See ``learn``.
     Returns:
         One entry per epoch, those before a resume included.
     Raises:
-        InputError: If network, data, recipe and checkpoint do not go together, or the loss is no longer finite.
+        InputError: If network, data, recipe, device and checkpoint do not go together, or the loss is no longer
+            finite.
     """
     check_detector(model, data)
     for name, unsuited in (("label_smoothing", 0.0), ("color_jitter", 0.0), ("rand_augment", False)):
         if getattr(recipe, name) != unsuited:
             raise InputError(f"{name.replace('_', ' ')} is for classification: leave it out for a detector")
-    accelerator = Accelerator(cpu=device == "cpu", gradient_accumulation_steps=recipe.accumulate)
-    return learn(
-        model,
-        Detection(model, data, workers),
-        recipe,
-        settings={"task": "detection", **what_it_takes(model), **data.identity},
-        checkpoint=checkpoint,
-        resume=resume,
-        accelerator=accelerator,
-        progress=progress,
-        after_epoch=after_epoch,
-    )
+    with accelerator_on(options.device, recipe.accumulate) as accelerator:
+        return learn(
+            model,
+            Detection(model, data, options.workers),
+            recipe,
+            settings={"task": "detection", **what_it_takes(model), **data.identity},
+            options=options,
+            accelerator=accelerator,
+            progress=progress,
+            after_epoch=after_epoch,
+        )
 
 
 @dataclass(frozen=True)
@@ -111,8 +107,8 @@ class Detection:
         """Each process looks at its share of the images; all score the boxes of all."""
         if self.data.val is None:
             return {}
-        share = (accelerator.process_index, accelerator.num_processes)
-        mine = find_objects(model, self.data.val, self.data, device=str(accelerator.device), share=share)
+        device, share = str(accelerator.device), (accelerator.process_index, accelerator.num_processes)
+        mine = find_objects(model, self.data.val, self.data, device=device, workers=self.workers, share=share)
         score = score_boxes(self.data.val.annotations, gather_object(list(mine)))
         return {"val_ap": score.ap, "val_ap50": score.ap50}
 

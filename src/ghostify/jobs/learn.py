@@ -3,7 +3,8 @@
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,8 +18,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from ghostify.errors import InputError
+from ghostify.jobs.accelerator import own_random_numbers, seed_
 from ghostify.jobs.checkpoint import Epoch, Learner, load_checkpoint, save_checkpoint
-from ghostify.jobs.cuda_graph import forget_, record_
+from ghostify.jobs.cuda_graph import record_, recording
 from ghostify.jobs.recipe import Recipe
 from ghostify.measure.environment import computes_in_bf16
 from ghostify.progress import Progress
@@ -26,6 +28,26 @@ from ghostify.progress import Progress
 # Shares of a training after which the learning rate falls to a tenth.
 DROPS = {"steps": (0.5, 0.75, 0.9375), "thirds": (1 / 3, 2 / 3), "1x": (8 / 12, 11 / 12)}
 AfterEpoch = Callable[[list[Epoch], nn.Module], None]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a training is run: all that is not in its recipe.
+
+    Args:
+        device: "cpu" or "cuda".
+        workers: Processes that decode images; none for images in memory.
+        checkpoint: File for the state after each epoch, replaced whole; None for none.
+        resume: Go on with ``checkpoint`` if it is there.
+    """
+
+    device: str = "cpu"
+    workers: int = 0
+    checkpoint: str | os.PathLike[str] | None = None
+    resume: bool = False
+
+
+ON_THE_CPU = RunOptions()
 
 
 @dataclass(frozen=True)
@@ -75,8 +97,7 @@ def learn(
     recipe: Recipe,
     *,
     settings: dict[str, Any],
-    checkpoint: str | os.PathLike[str] | None,
-    resume: bool,
+    options: RunOptions,
     accelerator: Accelerator,
     progress: Progress | None,
     after_epoch: AfterEpoch | None,
@@ -89,8 +110,7 @@ def learn(
 
     Args:
         settings: What a checkpoint must agree with, beside the recipe.
-        checkpoint: File for the state after each epoch, replaced whole; None for none.
-        resume: Go on with ``checkpoint`` if it is there.
+        accelerator: On the device that the options name.
         progress: Told of each step.
         after_epoch: Given the history and the network that was validated, in process 0, before the checkpoint is
             written: what an interrupted epoch wrote is written again.
@@ -100,8 +120,8 @@ def learn(
         InputError: If the checkpoint is another training's, a process has no batch, or the loss is no longer finite;
             the checkpoint is then that of the last whole epoch.
     """
-    path = Path(checkpoint) if checkpoint is not None else None
-    refuse_to_overwrite(path, resume)
+    path = Path(options.checkpoint) if options.checkpoint is not None else None
+    refuse_to_overwrite(path, options.resume)
     model.to(memory_format=memory_format_of(recipe))
     order = torch.Generator()
     loader = task.loader(recipe, order)
@@ -125,20 +145,19 @@ def learn(
         history = load_checkpoint(path, learner, settings)
 
     run = TrainingRun(accelerator, net, learner, loader, task, recipe)
-    recorded = run.recorded() if recipe.cuda_graph else []
-    try:
+    with ExitStack() as borrowed:
+        borrowed.enter_context(own_random_numbers(accelerator.device))
+        if recipe.cuda_graph:
+            borrowed.enter_context(run.recorded())
         for number in range(len(history) + 1, recipe.epochs + 1):
             order.manual_seed(recipe.seed * 1_000_003 + number)
-            torch.manual_seed(recipe.seed * 1_000_003 + number * 1_009 + accelerator.process_index)
+            seed_(recipe.seed * 1_000_003 + number * 1_009 + accelerator.process_index, accelerator.device)
             history.append(run.epoch(number, progress))
             if accelerator.is_main_process:
                 if after_epoch is not None:
                     after_epoch(history, run.validated)
                 if path is not None:
                     save_checkpoint(path, learner, settings, history)
-    finally:
-        for network in recorded:
-            forget_(network)
     accelerator.wait_for_everyone()
     if average is not None:
         model.load_state_dict(average.module.state_dict())
@@ -183,17 +202,19 @@ class TrainingRun:
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
 
-    def recorded(self) -> list[nn.Module]:
-        """Have the networks recorded as CUDA graphs; which they are."""
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Have the networks recorded as CUDA graphs, and replayed meanwhile."""
         if self.accelerator.device.type != "cuda" or self.accelerator.num_processes > 1:
             raise InputError("cuda_graph: expected one process on a CUDA device")
         networks = self.task.networks(self.learner.model, self.recipe)
         self.begin_training()
         x, *_ = self.task.prepare(next(iter(self.loader)), self.recipe)
-        for network in networks:
-            with self.autocast(cache_enabled=False), torch.set_grad_enabled(network.training):
-                record_(network, x)
-        return networks
+        with recording(networks):
+            for network in networks:
+                with self.autocast(cache_enabled=False), torch.set_grad_enabled(network.training):
+                    record_(network, x)
+            yield
 
     def autocast(self, cache_enabled: bool = True) -> torch.autocast:
         device = self.accelerator.device

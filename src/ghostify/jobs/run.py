@@ -21,6 +21,7 @@ from ghostify.inference.compare import compare
 from ghostify.inference.explain import Explanation, explain
 from ghostify.jobs.checkpoint import Epoch
 from ghostify.jobs.evaluate import Score, check_fit, evaluate
+from ghostify.jobs.learn import RunOptions
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.report import write_report
 from ghostify.jobs.run_settings import RunSettings
@@ -248,10 +249,12 @@ class Trainings:
             self.data,
             recipe,
             teacher=teacher,
-            checkpoint=self.out / "checkpoints" / f"{name}{began}.pt",
-            resume=self.settings.resume,
-            device=self.settings.device,
-            workers=self.settings.workers,
+            options=RunOptions(
+                self.settings.device,
+                self.settings.workers,
+                self.out / "checkpoints" / f"{name}{began}.pt",
+                self.settings.resume,
+            ),
             progress=renamed(self.progress, f"train {name}"),
         )
         save(network, self.out / f"{name}.safetensors", extra=self.data.preprocessing)

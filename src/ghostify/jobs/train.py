@@ -1,7 +1,7 @@
 """Train a network to name what is in images."""
 
-import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import torch
@@ -15,9 +15,10 @@ from ghostify.data.sample import draw_inputs
 from ghostify.data.sources import augmented
 from ghostify.errors import InputError
 from ghostify.fitting.refine import apart, ends_distance
+from ghostify.jobs.accelerator import accelerator_on
 from ghostify.jobs.checkpoint import Epoch
 from ghostify.jobs.evaluate import Score, check_fit, evaluate, logits_of
-from ghostify.jobs.learn import AfterEpoch, Answer, drops_last, learn, memory_format_of
+from ghostify.jobs.learn import ON_THE_CPU, AfterEpoch, Answer, RunOptions, drops_last, learn, memory_format_of
 from ghostify.jobs.recipe import Recipe
 from ghostify.planning.measurements import fingerprint
 from ghostify.progress import Progress
@@ -57,10 +58,7 @@ def train(
     recipe: Recipe,
     *,
     teacher: Teacher | None = None,
-    checkpoint: str | os.PathLike[str] | None = None,
-    resume: bool = False,
-    device: str = "cpu",
-    workers: int = 0,
+    options: RunOptions = ON_THE_CPU,
     progress: Progress | None = None,
     after_epoch: AfterEpoch | None = None,
 ) -> list[Epoch]:
@@ -68,36 +66,37 @@ def train(
 
     Args:
         teacher: To learn from beside the labels, such as the original of a ghost.
-        checkpoint, resume, progress, after_epoch: See ``learn``.
-        device: "cpu" or "cuda".
-        workers: Processes that decode images; none for images in memory.
+        options: Device, workers and checkpoint.
+        progress, after_epoch: See ``learn``.
     Returns:
         One entry per epoch, those before a resume included.
     Raises:
-        InputError: If network, data, teacher, recipe and checkpoint do not go together, or the loss is no
+        InputError: If network, data, teacher, recipe, device and checkpoint do not go together, or the loss is no
             longer finite.
     """
     outputs = check_fit(model, data)
     data = augmented(data, recipe.color_jitter, recipe.rand_augment)
-    accelerator = Accelerator(cpu=device == "cpu", gradient_accumulation_steps=recipe.accumulate)
     settings, ends = data.identity, dict[str, Tensor | None]()
-    if teacher is not None:
-        teacher.network.to(accelerator.device).to(memory_format=memory_format_of(recipe)).eval()
-        known = check_fit(teacher.network, data)
-        if known != outputs:
-            raise InputError(f"the teacher returns {known} logits, the network {outputs}: expected as many of both")
-        settings |= {"teacher": fingerprint(teacher.network.state_dict().items()), "hints": teacher.hints}
-        settings |= {"teacher_weight": teacher.weight, "temperature": teacher.temperature}
-        if teacher.hints:
-            ends = ends_to_compare(model, teacher, data, recipe, accelerator.device)
-    with ends_of(teacher.network if teacher else model, ends) as wanted, ends_of(model, ends) as given:
+    with ExitStack() as borrowed:
+        accelerator = borrowed.enter_context(accelerator_on(options.device, recipe.accumulate))
+        if teacher is not None:
+            teacher.network.to(accelerator.device).to(memory_format=memory_format_of(recipe)).eval()
+            known = check_fit(teacher.network, data)
+            if known != outputs:
+                raise InputError(f"the teacher returns {known} logits, the network {outputs}: expected as many of both")
+            settings |= {"teacher": fingerprint(teacher.network.state_dict().items()), "hints": teacher.hints}
+            settings |= {"teacher_weight": teacher.weight, "temperature": teacher.temperature}
+            if teacher.hints:
+                model.to(accelerator.device)
+                ends = ends_to_compare(model, teacher, data, recipe, accelerator.device, options.workers)
+        wanted = borrowed.enter_context(ends_of(teacher.network if teacher else model, ends))
+        given = borrowed.enter_context(ends_of(model, ends))
         return learn(
             model,
-            Classification(data, teacher, recipe.label_smoothing, workers, ends, given, wanted),
+            Classification(data, teacher, recipe.label_smoothing, options.workers, ends, given, wanted),
             recipe,
             settings=settings,
-            checkpoint=checkpoint,
-            resume=resume,
+            options=options,
             accelerator=accelerator,
             progress=progress,
             after_epoch=after_epoch,
@@ -105,13 +104,13 @@ def train(
 
 
 def ends_to_compare(
-    model: nn.Module, teacher: Teacher, data: ImageData, recipe: Recipe, device: torch.device
+    model: nn.Module, teacher: Teacher, data: ImageData, recipe: Recipe, device: torch.device, workers: int
 ) -> dict[str, Tensor | None]:
     """The blocks whose ends give hints, and which of the teacher's maps the network has there."""
     if recipe.cuda_graph:
         raise InputError("cuda_graph: expected a teacher without hints, which a recorded step does not give")
-    batches = draw_inputs(data, IMAGES_TO_MATCH, recipe.seed, batch_size=16)
-    return match_ends(teacher.network, model.to(device), [batch.to(device) for batch in batches])
+    batches = draw_inputs(data, IMAGES_TO_MATCH, recipe.seed, batch_size=16, workers=workers)
+    return match_ends(teacher.network, model, [batch.to(device) for batch in batches])
 
 
 @dataclass(frozen=True)
@@ -168,7 +167,7 @@ class Classification:
         if self.data.val is None:
             return {}
         device, share = accelerator.device, (accelerator.process_index, accelerator.num_processes)
-        mine = evaluate(model, self.data.val, self.data, device=str(device), share=share)
+        mine = evaluate(model, self.data.val, self.data, device=str(device), workers=self.workers, share=share)
         counts = accelerator.reduce(torch.tensor(mine.counts, device=device), "sum")
         return {"val_top1": Score(tuple(map(tuple, counts.tolist()))).top1}
 

@@ -2,9 +2,13 @@
 
 import multiprocessing
 import pickle
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +21,10 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def peak_memory_mb(model: nn.Module, example: Tensor, *, threads: int = 1) -> float | None:
     """Peak memory that a network needs to run one batch in eager PyTorch: weights, maps and scratch.
 
-    On a GPU it is the allocator's peak. On a CPU it is the growth of the resident memory of a fresh process, from
-    before the network is loaded to the peak of its second call, without the memory of PyTorch itself.
+    On a GPU it is the network's tensors and the growth of the allocator's peak in the second call; whatever else is
+    there, such as other networks or the libraries' workspaces, is not in it. On a CPU it is the growth of the resident
+    memory of a fresh process, from before the network is loaded to the peak of its second call, without the memory of
+    PyTorch itself.
 
     Args:
         example: One batch ``[batch, channels, height, width]`` on the network's device.
@@ -28,11 +34,7 @@ def peak_memory_mb(model: nn.Module, example: Tensor, *, threads: int = 1) -> fl
         handed to another process.
     """
     if example.is_cuda:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        with evaluating(model), torch.inference_mode():
-            model(example)
-        return torch.cuda.max_memory_allocated() / 1e6
+        return gpu_peak_mb(model, example)
     if not CLEAR.exists():
         return None
     try:
@@ -42,12 +44,41 @@ def peak_memory_mb(model: nn.Module, example: Tensor, *, threads: int = 1) -> fl
     # A fork of a server that has imported PyTorch and nothing else; a fork of this process would start
     # with all that it holds, and a new process would import PyTorch each time.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
     try:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
+        with preloading(__name__), ProcessPoolExecutor(1, mp_context=context) as pool:
             return pool.submit(grown_mb, pickled, example.numpy(), threads).result()
     except (BrokenProcessPool, AttributeError, ImportError):  # there, its class is not to be found
         return None
+
+
+def gpu_peak_mb(model: nn.Module, example: Tensor) -> float:
+    device = example.device
+    with evaluating(model), torch.inference_mode():
+        model(example)
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        model(example)
+        torch.cuda.synchronize(device)
+    return (own_bytes(model) + torch.cuda.max_memory_allocated(device) - before) / 1e6
+
+
+def own_bytes(model: nn.Module) -> int:
+    """Size of a network's weights and statistics, each storage counted once."""
+    storages = [tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers())]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+@contextmanager
+def preloading(module: str) -> Iterator[None]:
+    """Let the server that processes are forked from import a module first, where it is started meanwhile."""
+    forkserver: Any = import_module("multiprocessing.forkserver")  # not on Windows
+    before = forkserver._forkserver._preload_modules
+    forkserver.set_forkserver_preload([module])
+    try:
+        yield
+    finally:
+        forkserver.set_forkserver_preload(before)
 
 
 def grown_mb(pickled: bytes, example: object, threads: int) -> float:

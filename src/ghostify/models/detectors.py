@@ -3,8 +3,10 @@
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
 from itertools import product
+from typing import Any
 
 import torch
 from torch import nn
@@ -54,27 +56,11 @@ FAMILIES = ("retinanet", "fasterrcnn")
 DETECTORS = {f"{family}_{backbone}_fpn": (family, backbone) for family, backbone in product(FAMILIES, BACKBONES)}
 
 
-def detector(
-    create_network: CreateNetwork,
-    family: str,
-    backbone: str,
-    *,
-    num_classes: int = 90,
-    fpn_channels: int = 256,
-    min_size: int = 800,
-    max_size: int = 1333,
-    smallest_anchor: int = 32,
-    norm: bool = False,
-    image_mean: Sequence[float] = IMAGENET_MEAN,
-    image_std: Sequence[float] = IMAGENET_STD,
-    **options: int,
-) -> RetinaNet | FasterRCNN:
-    """A RetinaNet or Faster R-CNN with a feature pyramid (Lin et al. 2017, arXiv:1708.02002, arXiv:1612.03144).
+@dataclass(frozen=True)
+class DetectorOptions:
+    """The settings of a detector, beside its backbone.
 
     Args:
-        create_network: Builds the classification network by name.
-        family: "retinanet" or "fasterrcnn".
-        backbone: A name of ``BACKBONES``.
         num_classes: Kinds of objects; the first of them has the label 1.
         fpn_channels: Number of maps at each level of the pyramid.
         min_size: Shorter side of resized images, pixels; less where the longer one would exceed ``max_size``.
@@ -83,42 +69,73 @@ def detector(
         norm: Put BatchNorm into the pyramid and GroupNorm into a RetinaNet's head, to learn without ImageNet weights.
         image_mean: Mean of each channel in 0..1 by which the backbone's images were normalised.
         image_std: Standard deviation of each channel, likewise.
-        options: Options of the backbone's builder, such as ``ratio``.
     """
-    if fpn_channels < 1 or fpn_channels % 8:
-        raise InputError(f"fpn_channels is {fpn_channels}: expected a multiple of 8")
-    if not (1 <= min_size <= max_size and smallest_anchor >= 1):
-        raise InputError(
-            f"min_size is {min_size}, max_size {max_size}, smallest_anchor {smallest_anchor}: "
-            "expected at least 1, and no less than min_size"
-        )
-    single_stage = family == "retinanet"
-    body, stages = BACKBONES[backbone](create_network(backbone_name(backbone), **options))
+
+    num_classes: int = 90
+    fpn_channels: int = 256
+    min_size: int = 800
+    max_size: int = 1333
+    smallest_anchor: int = 32
+    norm: bool = False
+    image_mean: Sequence[float] = IMAGENET_MEAN
+    image_std: Sequence[float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if self.fpn_channels < 1 or self.fpn_channels % 8:
+            raise InputError(f"fpn_channels is {self.fpn_channels}: expected a multiple of 8")
+        if not (1 <= self.min_size <= self.max_size and self.smallest_anchor >= 1):
+            raise InputError(
+                f"min_size is {self.min_size}, max_size {self.max_size}, smallest_anchor {self.smallest_anchor}: "
+                "expected at least 1, and no less than min_size"
+            )
+
+    @property
+    def images(self) -> dict[str, Any]:
+        """How torchvision's detectors are told to size and normalise images."""
+        mean, std = list(self.image_mean), list(self.image_std)
+        return {"min_size": self.min_size, "max_size": self.max_size, "image_mean": mean, "image_std": std}
+
+
+OWN_OPTIONS = frozenset(field.name for field in fields(DetectorOptions))
+
+
+def detector(create_network: CreateNetwork, family: str, backbone: str, **options: Any) -> RetinaNet | FasterRCNN:
+    """A RetinaNet or Faster R-CNN with a feature pyramid (Lin et al. 2017, arXiv:1708.02002, arXiv:1612.03144).
+
+    Args:
+        create_network: Builds the classification network by name.
+        family: A name of ``FAMILIES``.
+        backbone: A name of ``BACKBONES``.
+        options: Those of ``DetectorOptions``; others are the backbone's builder's, such as ``ratio``.
+    """
+    own = DetectorOptions(**{name: value for name, value in options.items() if name in OWN_OPTIONS})
+    others = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
+    single_stage, channels, answers = family == "retinanet", own.fpn_channels, own.num_classes + 1
+    body, stages = BACKBONES[backbone](create_network(backbone_name(backbone), **others))
     stages = stages[1:] if single_stage else stages
     pyramid = BackboneWithFPN(
         body,
         {stage: str(level) for level, stage in enumerate(stages)},
         channels_at(body, stages),
-        fpn_channels,
-        LastLevelP6P7(fpn_channels, fpn_channels) if single_stage else LastLevelMaxPool(),
-        nn.BatchNorm2d if norm else None,
+        channels,
+        LastLevelP6P7(channels, channels) if single_stage else LastLevelMaxPool(),
+        nn.BatchNorm2d if own.norm else None,
     )
-    images = {"min_size": min_size, "max_size": max_size, "image_mean": list(image_mean), "image_std": list(image_std)}
-    sides = [smallest_anchor * 2**level for level in range(5)]
+    sides = [own.smallest_anchor * 2**level for level in range(5)]
     if not single_stage:
         anchors = AnchorGenerator(tuple((side,) for side in sides), (ASPECT_RATIOS,) * len(sides))
-        return FasterRCNN(pyramid, num_classes + 1, rpn_anchor_generator=anchors, **images)
+        return FasterRCNN(pyramid, answers, rpn_anchor_generator=anchors, **own.images)
     # Three sizes at each level, a third of an octave apart (arXiv:1708.02002, section 4).
     sizes = tuple(tuple(int(side * 2 ** (third / 3)) for third in range(3)) for side in sides)
-    anchors = AnchorGenerator(sizes, (ASPECT_RATIOS,) * len(sizes))
+    anchors = AnchorGenerator(sizes, (ASPECT_RATIOS,) * len(sides))
     head = RetinaNetHead(
-        fpn_channels,
+        channels,
         anchors.num_anchors_per_location()[0],
-        num_classes + 1,
+        answers,
         # Eight maps in a group, as there are in torchvision's 32 groups of 256.
-        norm_layer=partial(nn.GroupNorm, fpn_channels // 8) if norm else None,
+        norm_layer=partial(nn.GroupNorm, channels // 8) if own.norm else None,
     )
-    return RetinaNet(pyramid, num_classes + 1, anchor_generator=anchors, head=head, **images)
+    return RetinaNet(pyramid, answers, anchor_generator=anchors, head=head, **own.images)
 
 
 def backbone_name(backbone: str) -> str:

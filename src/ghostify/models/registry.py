@@ -130,7 +130,8 @@ def find_builder(name: str) -> Callable[..., nn.Module]:
         module = import_module(source, f"{name}: there is no module {source!r} to import")
         factory = getattr(module, rest, None)
         if not callable(factory):
-            raise InputError(f"{name}: module {source!r} has no callable {rest!r}")
+            place = getattr(module, "__file__", None) or "built in"
+            raise InputError(f"{name}: module {source!r} ({place}) has no callable {rest!r}")
         return factory  # the caller checks what it returns
     raise InputError(
         f"there is no network {name!r}{suggestion(name, (*MODELS, *DETECTORS))}: "

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from ghostify.changes import AnyPlan
 from ghostify.changes.layer_plan import plan_from
 from ghostify.inference.compare import compare
 from ghostify.inference.deploy import deploy
+from ghostify.inference.engines import engine_version
 from ghostify.inference.explain import layer_ms
 from ghostify.measure.environment import describe_environment
 from ghostify.measure.latency import Comparison
@@ -44,7 +44,7 @@ class EngineTiming:
         """Machine, engine and versions."""
         return describe_environment() | {
             "engine": self.engine,
-            "engine_version": import_module(self.engine).__version__,
+            "engine_version": engine_version(self.engine),
             "threads": self.threads,
         }
 

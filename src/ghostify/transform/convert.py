@@ -178,9 +178,8 @@ def rows_of(
 ) -> Iterable[ConvertedLayer]:
     """A row for each convolution, and for each block that changed as a whole."""
 
-    def fit_of(name: str) -> dict[str, Any]:
-        fit = fits.get(name)
-        return vars(fit) if fit else {}
+    def row_of(name: str, plan: AnyPlan) -> dict[str, Any]:
+        return vars(plan.table) | {"change": plan.words} | (vars(fits[name]) if name in fits else {})
 
     def macs_of(name: str) -> tuple[int | None, int | None]:
         before, after = (None if counted is None else counted.of(name)[0] for counted in counts)
@@ -192,35 +191,12 @@ def rows_of(
             yield ConvertedLayer(name, True, "", *macs_of(name), kept=0, dropped=channels, change="gone with its block")
             continue
         plan = plans.get(name, LayerPlan.keep(conv))
-        assert isinstance(plan, LayerPlan)
-        replaced = bool(plan.changes)
         combining = f"{NOT_CHEAPER}: combining {conv.out_channels} maps costs as much as making them"
-        yield ConvertedLayer(
-            name,
-            replaced,
-            "" if replaced else reasons[name] or combining,
-            *macs_of(name),
-            kept=plan.output.kept,
-            ghosted=plan.output.ghosted,
-            dropped=plan.output.dropped,
-            inputs=plan.input.in_channels if plan.input else None,
-            change=plan.words,
-            **fit_of(name),
-        )
-    for name, change in changed_blocks(plans).items():
+        reason = "" if plan.changes else reasons[name] or combining
+        yield ConvertedLayer(name, not reason, reason, *macs_of(name), **row_of(name, plan))
+    for name in changed_blocks(plans):
         before, after = macs_of(name)
-        yield ConvertedLayer(
-            name,
-            True,
-            "",
-            macs_before=None if before is None else 0,
-            macs_after=after,
-            kept=0,
-            ghosted=change.ghosted,
-            dropped=change.dropped,
-            change=change.kind,
-            **fit_of(name),
-        )
+        yield ConvertedLayer(name, True, "", None if before is None else 0, after, **row_of(name, plans[name]))
 
 
 def count_if_possible(model: nn.Module, input_shape: Sequence[int] | None) -> tuple[Count | None, Tensor | None]:
