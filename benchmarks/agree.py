@@ -1,7 +1,7 @@
 """How often a trained network's smaller copies give its own answers, without labels, as CSV.
 
     python benchmarks/agree.py torchvision:mobilenet_v2 --weights FILE --mean 0.5 --std 0.5 --images DIR \\
-        --shares 0.8 0.6 --methods mixed pruned --out benchmarks/results/agree_mobilenet_v2.csv
+        --shares 0.8 0.6 --methods planned pruned --out benchmarks/results/agree_mobilenet_v2.csv
 
 DIR holds a folder of photographs per class. Half of them, drawn by the seed, are for calibration; the other half is
 judged: the share of photographs with the same first answer as the original's. Rows that are there already are not
@@ -26,7 +26,6 @@ from ghostify import convert, count, create_model, plan
 from ghostify.allocator import keep_freed_memory
 from ghostify.measure.environment import describe_environment
 from ghostify.models.weights import load_weights_
-from ghostify.transform.reconstruct import Effort
 
 SIDE = 224
 SHAPE = (3, SIDE, SIDE)
@@ -106,23 +105,8 @@ def first_answers(model: nn.Module, images: list[Tensor]) -> Tensor:
     return torch.cat([model(batch).argmax(1) for batch in images])
 
 
-def mixed(effort: Effort) -> Callable[[nn.Module, list[Tensor], float, int], nn.Module]:
-    """Inner maps dropped, others ghosted."""
-
-    def make(original: nn.Module, images: list[Tensor], share: float, seed: int) -> nn.Module:
-        def with_share(asked: float, effort: Effort, images: list[Tensor]) -> nn.Module:
-            options = {"cheap": "pointwise", "drop_inner": True, "seed": seed}
-            return convert(original, ratio=1 / asked, calibration=images, effort=effort, **options).model
-
-        # What cannot change costs a fixed share of the whole; a trial on a few images tells it.
-        fixed = (cost(with_share(share, "fast", images[:1]), original) - share) / (1 - share)
-        return with_share((share - fixed) / (1 - fixed), effort, images)
-
-    return make
-
-
 def planned(original: nn.Module, images: list[Tensor], share: float, seed: int) -> nn.Module:
-    """Options of least harm."""
+    """The plan of least output error."""
     found = plan(original, example=images[0][:1], calibration=images, target_macs=share)
     return convert(original, calibration=images, plan=found, seed=seed).model
 
@@ -139,8 +123,6 @@ def cost(model: nn.Module, original: nn.Module) -> float:
 
 METHODS: dict[str, Callable[[nn.Module, list[Tensor], float, int], nn.Module]] = {
     "planned": planned,
-    "mixed": mixed("refined"),
-    "mixed fast": mixed("fast"),
     "pruned": pruned_to,
 }
 

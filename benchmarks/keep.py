@@ -1,7 +1,7 @@
 """How much of what a trained CIFAR-10 network knows its ghost keeps, and what its rivals keep, as CSV.
 
     python benchmarks/keep.py resnet56 --weights resnet56.th --data npz:cifar10.npz \\
-        --methods mixed pruned --epochs 0 4 --draws 0 1 2 --out benchmarks/results/keep.csv
+        --methods planned pruned --epochs 0 4 --draws 0 1 2 --out benchmarks/results/keep.csv
 
 Each row: one network made by one method from one draw of calibration images, on the CPU, and trained for so many
 epochs with labels on `--device`. Rows that are there already are not made again, and with `--made DIR` neither are the
@@ -142,7 +142,7 @@ def kept(**options: object) -> Callable[[nn.Module, Sequence[Tensor], int], nn.M
 
 
 def planned(share: float, *, merging: bool) -> Callable[[nn.Module, Sequence[Tensor], int], nn.Module]:
-    """Options of least harm at a share of the multiply-adds."""
+    """The plan of least output error at a share of the multiply-adds."""
 
     def make(original: nn.Module, images: Sequence[Tensor], seed: int) -> nn.Module:
         skip = [stem_of(original)]
@@ -175,9 +175,6 @@ def random_narrow(original: nn.Module, images: Sequence[Tensor], seed: int) -> n
 
 # How each network is made, how it then learns, and whether the original teaches it.
 METHODS: dict[str, tuple[Callable[[nn.Module, Sequence[Tensor], int], nn.Module], Recipe, bool]] = {
-    "mixed": (kept(cheap="pointwise", drop_inner=True), TUNE, True),
-    "mixed fast": (kept(cheap="pointwise", drop_inner=True, effort="fast"), TUNE, True),
-    "mixed, 0.35": (kept(cheap="pointwise", drop_inner=True, ratio=1 / 0.35), TUNE, True),
     "planned": (planned(0.5, merging=False), TUNE, True),
     "planned, 0.35": (planned(0.35, merging=False), TUNE, True),
     "planned, merging": (planned(0.5, merging=True), TUNE, True),

@@ -76,8 +76,6 @@ def convert_once(
     ghost = convert(
         model.eval(),
         calibration=batches,
-        cheap="pointwise",
-        drop_inner=True,
         effort=effort,
         progress=lambda task, detail, step, steps: print(
             f"{time.perf_counter() - started:.0f} s, {task}: {detail}, {step}/{steps}", end="\r", file=sys.stderr

@@ -38,7 +38,7 @@ from ghostify import InputError, compare, convert, count, create_model, deploy, 
 from ghostify.allocator import keep_freed_memory
 from ghostify.data import ImageData, load_data
 from ghostify.data.sample import draw_inputs
-from ghostify.fitting.refine import refine_whole_
+from ghostify.fitting.refine import Refinement, refine_whole_
 from ghostify.jobs.learn import RunOptions
 from ghostify.jobs.train import Teacher, train
 from ghostify.measure.environment import describe_environment
@@ -54,8 +54,8 @@ LOWEST = 10  # points below the best: the plot ends there
 TIME = ("time_ratio", "time_ratio_low", "time_ratio_high", "engine_threads", "timed_on", "timed_core_share")
 
 
-def main() -> None:
-    keep_freed_memory()
+def parsed() -> argparse.Namespace:
+    """The command line's arguments."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("network")
     parser.add_argument("--weights", type=Path, required=True)
@@ -76,7 +76,12 @@ def main() -> None:
     parser.add_argument("--comparisons", type=int, default=3, help="of each network with the original, for its time")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--plot", type=Path)
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    keep_freed_memory()
+    arguments = parsed()
 
     original = load_weights_(create_model(arguments.network), arguments.weights).eval()
     data = load_data(arguments.data, hold_out=0.1)
@@ -195,12 +200,12 @@ class Start:
 
 
 def for_macs(start: Start, share: float, *, merging: bool) -> nn.Module:
-    """Options of least harm at a share of the multiply-adds."""
+    """The plan of least output error at a share of the multiply-adds."""
     return planned(start, "multiply-adds", merging, target_macs=share)[0]
 
 
 def for_time(start: Start, share: float, *, merging: bool) -> Made:
-    """Options of least harm at a share of the time."""
+    """The plan of least output error at a share of the time."""
     model, limit = planned(start, "time", merging, target_speedup=1 / share, threads=start.threads)
     return model, f"at most {limit:.2f} times as fast can be reached"
 
@@ -218,12 +223,6 @@ def planned(start: Start, what: str, merging: bool, **target: float) -> tuple[nn
         **target,
     )
     return convert(start.original, calibration=start.images, plan=found, seed=start.seed).model, found.limit
-
-
-def mixed(start: Start, share: float) -> nn.Module:
-    """The same share of each layer's maps dropped, kept and combined."""
-    make = kept(cheap="pointwise", drop_inner=True, ratio=1 / share)
-    return make(start.original, start.images, start.seed)
 
 
 def published(start: Start, share: float) -> Made:
@@ -256,7 +255,7 @@ def refined(start: Start, share: float) -> Made:
     model, criterion = torch_pruning(start, share)
     ends = match_ends(start.original, model, start.images)
     generator = torch.Generator().manual_seed(start.seed)
-    refine_whole_(model, start.original, ends, start.images, generator, passes=12)
+    refine_whole_(model, start.original, ends, start.images, generator, how=Refinement(3e-4, 12))
     return model.eval(), criterion
 
 
@@ -265,7 +264,6 @@ METHODS: dict[str, Callable[[Start, float], nn.Module | Made]] = {
     "planned for time": partial(for_time, merging=False),
     "planned, merging": partial(for_macs, merging=True),
     "planned": partial(for_macs, merging=False),
-    "mixed": mixed,
     "depthwise": published,
     "Torch-Pruning": torch_pruning,
     "Torch-Pruning, refined": refined,

@@ -6,7 +6,7 @@
 For each target: a plan, the network converted by it in closed form, and its time over the original's, both deployed,
 measured anew in processes of their own. A target that the plan refuses is a row that says so. The first row of a
 network has what was measured for all its targets in its seconds; rows that are there already are not made again.
-Without --weights the weights are random: times do not depend on them, harms do.
+Without --weights the weights are random: times do not depend on them, output errors do.
 """
 
 import argparse
@@ -37,7 +37,7 @@ MEASURED = (
     "original_ms",
     "planned_ms",
     "macs_ratio",
-    "harm",
+    "output_error",
 )
 
 
@@ -100,7 +100,7 @@ def main() -> None:
                 "original_ms": f"{again.a_ms:.4g}",
                 "planned_ms": f"{again.b_ms:.4g}",
                 "macs_ratio": f"{found.macs:.4f}",
-                "harm": f"{found.harm:.4g}",
+                "output_error": f"{found.output_error:.4g}",
             }
         of_engine = {"threads": arguments.threads, "command": "python " + shlex.join(sys.argv)}
         rows.append(row | describe_environment() | of_engine)

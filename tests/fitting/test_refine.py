@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ghostify.fitting.refine import refine_, refine_whole_
+from ghostify.fitting.refine import Refinement, refine_, refine_whole_
 
 
 def make_pair() -> tuple[nn.Module, nn.Module, list[Tensor]]:
@@ -27,7 +27,7 @@ def apart(original: nn.Module, ghost: nn.Module, x: Tensor) -> float:
 
 
 def refine(original: nn.Module, ghost: nn.Module, batches: list[Tensor], lr: float, passes: int = 8) -> None:
-    refine_whole_(ghost, original, {"0": None}, batches, torch.Generator().manual_seed(0), passes=passes, lr=lr)
+    refine_whole_(ghost, original, {"0": None}, batches, torch.Generator().manual_seed(0), how=Refinement(lr, passes))
 
 
 def test_the_whole_comes_nearer_on_images_that_it_has_not_seen() -> None:
@@ -41,7 +41,7 @@ def test_the_whole_comes_nearer_on_images_that_it_has_not_seen() -> None:
 def test_a_network_that_shares_no_end_of_a_block_learns_the_output_alone() -> None:
     original, ghost, batches = make_pair()
     before = apart(original, ghost, batches[0])
-    refine_whole_(ghost, original, {}, batches, torch.Generator().manual_seed(0), passes=40, lr=3e-3)
+    refine_whole_(ghost, original, {}, batches, torch.Generator().manual_seed(0), how=Refinement(3e-3, 40))
     assert apart(original, ghost, batches[0]) < 0.5 * before
 
 
@@ -51,14 +51,16 @@ def test_what_brings_no_nearer_is_undone(lr: float) -> None:
     before = copy.deepcopy(ghost.state_dict())
     refine(original, ghost, batches, lr)
     assert all(torch.equal(ghost.state_dict()[name], weight) for name, weight in before.items())
-    refine_(ghost, batches, [original(x).detach() for x in batches], torch.Generator().manual_seed(0), lr=lr)
+    refine_(
+        ghost, batches, [original(x).detach() for x in batches], torch.Generator().manual_seed(0), how=Refinement(lr, 3)
+    )
     assert all(torch.equal(ghost.state_dict()[name], weight) for name, weight in before.items())
 
 
 def test_what_was_learnt_by_heart_does_not_count() -> None:
     original, ghost, batches = make_pair()
     few, others = batches[0][:4], torch.randn(256, 3, 8, 8)
-    refine_(ghost, [few], [original(few).detach()], torch.Generator().manual_seed(0), passes=150, batch_size=4)
+    refine_(ghost, [few], [original(few).detach()], torch.Generator().manual_seed(0), how=Refinement(6e-3, 150, 4))
     by_heart, before = apart(original, ghost, few), apart(original, ghost, others)
     refine(original, ghost, [few], 1e-3, passes=200)
     assert apart(original, ghost, few) > by_heart

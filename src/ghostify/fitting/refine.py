@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +16,28 @@ from ghostify.modes import evaluating
 from ghostify.progress import Progress
 from ghostify.structure.blocks import ends_of
 
-# Of Adam at its peak, passes over the images, and images per step: of a block, and of the whole, which a learning rate
-# that suits a block spoils. What was tried: docs/keeping.md.
-LEARNING_RATE, PASSES, BATCH_SIZE = 6e-3, 3, 16
-WHOLE_LEARNING_RATE, WHOLE_PASSES, WHOLE_BATCH_SIZE = 3e-4, 6, 16
 BETAS = (0.9, 0.99)  # steps are few: squared gradients are remembered over some hundred
 WARM_UP = 0.1  # of all steps
 LARGEST_SHIFT = 1 / 8  # of an image's side
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """How long weights are refined, and in which steps.
+
+    Args:
+        lr: Adam's learning rate at its peak.
+        passes: Over the images.
+        batch_size: Images per step.
+    """
+
+    lr: float
+    passes: int
+    batch_size: int = 16
+
+
+# A learning rate that suits a block spoils the whole. What was tried: docs/keeping.md.
+BLOCK, WHOLE = Refinement(6e-3, 3), Refinement(3e-4, 6)
 
 
 def refine_(
@@ -30,9 +46,7 @@ def refine_(
     targets: Sequence[Tensor],
     generator: torch.Generator,
     *,
-    passes: int = PASSES,
-    batch_size: int = BATCH_SIZE,
-    lr: float = LEARNING_RATE,
+    how: Refinement = BLOCK,
 ) -> None:
     """Train all weights of a block on mean squared error, BatchNorm statistics held (Adam, one cycle).
 
@@ -44,14 +58,14 @@ def refine_(
         targets: Batches of what it should give.
         generator: Of the order of the images; on the CPU.
     """
-    steps = math.ceil(passes * sum(map(len, inputs)) / batch_size)
+    steps = math.ceil(how.passes * sum(map(len, inputs)) / how.batch_size)
 
     def error() -> float:
         return sum(float(apart(block(x.clone()), target)) * len(x) for x, target in zip(inputs, targets, strict=True))
 
-    with undone_unless_less(block, error), learning(block, steps, lr) as step:
+    with undone_unless_less(block, error), learning(block, steps, how.lr) as step:
         for _ in range(steps):
-            x, target = draw((inputs, targets), batch_size, generator)
+            x, target = draw((inputs, targets), how.batch_size, generator)
             with computing(x):
                 output = block(x)
             step(apart(output, target))
@@ -64,9 +78,7 @@ def refine_whole_(
     batches: Sequence[Tensor],
     generator: torch.Generator,
     *,
-    passes: int = WHOLE_PASSES,
-    batch_size: int = WHOLE_BATCH_SIZE,
-    lr: float = WHOLE_LEARNING_RATE,
+    how: Refinement = WHOLE,
     progress: Progress | None = None,
 ) -> None:
     """Train all weights on the original's output and on the ends of its blocks, BatchNorm statistics held.
@@ -82,16 +94,16 @@ def refine_whole_(
         generator: Of the order of the images and their shifts; on the CPU.
         progress: Told of each step.
     """
-    steps = math.ceil(passes * sum(map(len, batches)) / batch_size)
+    steps = math.ceil(how.passes * sum(map(len, batches)) / how.batch_size)
     others = [shifted(batch, generator) for batch in batches[::4]]  # enough to tell better from worse
     with evaluating(original), ends_apart(ghost, original, ends) as loss_of:
 
         def loss_on_others() -> float:
             return sum(float(loss_of(x)) * len(x) for x in others)
 
-        with undone_unless_less(ghost, loss_on_others), learning(ghost, steps, lr) as step:
+        with undone_unless_less(ghost, loss_on_others), learning(ghost, steps, how.lr) as step:
             for index in range(steps):
-                (x,) = draw((batches,), batch_size, generator)
+                (x,) = draw((batches,), how.batch_size, generator)
                 x = shifted(x, generator)
                 with computing(x):
                     loss = loss_of(x)

@@ -93,7 +93,7 @@ class GhostConv2d(nn.Module):
 
     order: Tensor | None
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # Conv2d's own arguments in its order, and the ghost's
         self,
         in_channels: int,
         out_channels: int,

@@ -25,7 +25,7 @@ DEFAULT_MACS = 0.5
 
 
 @torch.inference_mode(False)  # wherever it is called: weights are to learn
-def convert(  # the front door: the contract's names, each with a default
+def convert(  # noqa: PLR0913  # the front door: the promised names, each a setting of the user's
     model: nn.Module,
     *,
     ratio: int | None = None,

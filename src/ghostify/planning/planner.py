@@ -38,7 +38,7 @@ CURVE_POINTS = 9
 
 @torch.inference_mode(False)
 @torch.random.fork_rng(devices=[])
-def plan(  # the front door: each is a setting of the user's, most with a default
+def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting of the user's
     model: nn.Module,
     *,
     example: Tensor,

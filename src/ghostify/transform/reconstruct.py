@@ -126,8 +126,8 @@ def reconstruct(
     """Copy a trained network with its layers changed as planned.
 
     First the dropped channels go: of each convolution those stay from which the outputs of its consumers can best be
-    computed. Then block by block, in the order in which they run, each layer is fitted by least squares to what it gave in
-    the original, from what it gets in the changed network so far; a convolution that is added to its block's input
+    computed. Then block by block, in the order in which they run, each layer is fitted by least squares to its output
+    in the original, from its input in the changed network so far; a convolution that is added to its block's input
     makes up for what that lacks as well. With effort "refined" the block's weights then learn its output, and at the
     end all weights the network's. BatchNorm statistics stay: the targets are the original's.
 
