@@ -27,7 +27,7 @@ import torch
 from rows import read_rows, write_rows
 from torch import Tensor, nn
 
-from ghostify import count, create_model, deploy
+from ghostify import count, create_model, deploy, plan
 from ghostify.inference.compare import Runner, TorchRunner, interleaved
 from ghostify.inference.engines import ENGINES, FILE_ENGINES, FileRunner, undisturbed_ms
 from ghostify.inference.export import write_onnx

@@ -3,6 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from steady import SteadyTiming
+
+from ghostify.planning import planner
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -18,6 +21,12 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no shared data at {SHARED}")
     return SHARED
+
+
+@pytest.fixture
+def steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let plans for a speed ask a machine whose times are known."""
+    monkeypatch.setattr(planner, "Timing", SteadyTiming)
 
 
 @pytest.fixture

@@ -1,22 +1,18 @@
 """From a target to a plan, and a network made by it."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from steady import SteadyTiming
 from torch import nn
 
 from ghostify import InputError, convert, count, create_model, plan
-from ghostify.changes import AnyPlan, BlockPlan
+from ghostify.changes import BlockPlan
 from ghostify.changes.layer_plan import inside_changed_block
 from ghostify.errors import OutOfReachError
-from ghostify.measure.latency import Comparison, summarise
-from ghostify.planning import planner
-from ghostify.planning.candidates import Candidates, Offer, find_candidates, inputs_left, offer_for
-from ghostify.planning.cost import Sample, draw_plans, original_plans
-from ghostify.planning.timing import SAMPLES, Timing
+from ghostify.planning.candidates import Candidates, find_candidates, offer_for
 from ghostify.transform.untrained import untrained
 
 SHAPE = (3, 16, 16)
@@ -28,35 +24,10 @@ def batches() -> list[torch.Tensor]:
     return [torch.randn(32, *SHAPE)]
 
 
-class SteadyTiming(Timing):
-    """A machine whose every multiply-add takes a nanosecond, and every layer a microsecond to start."""
-
-    def samples(self, offer: Offer, seed: int) -> list[Sample]:
-        drawn = [original_plans(self.candidates), *(draw_plans(self.candidates, seed + i) for i in range(SAMPLES))]
-        return [Sample(plans, self.profile(plans)) for plans in drawn]
-
-    def profile(self, plans: Mapping[str, AnyPlan]) -> dict[str, float]:
-        found = {}
-        for name, layer in plans.items():
-            macs = layer.macs(self.candidates[name].layer, inputs_left(self.candidates, plans, name))  # type: ignore[arg-type]  # its own layer
-            found[name] = 1e-6 * macs + (1e-3 if macs else 0.0)
-        return found | {"": 0.05}
-
-    def of(self, plans: Mapping[str, AnyPlan]) -> Comparison:
-        original, faster = (sum(self.profile(p).values()) for p in (original_plans(self.candidates), plans))
-        # A whole network takes a tenth more than its layers, which the choice has to be corrected for.
-        return summarise([original] * 9, [1.1 * faster * (1 + 0.002 * (turn % 3 - 1)) for turn in range(9)])
-
-
 def candidates_of_plan(model: nn.Module) -> Candidates:
     """The candidates of a plan for a speed."""
     offer = offer_for("speedup", inputs=True, round_to=4)
     return find_candidates(model, EXAMPLE, count(model, SHAPE), offer, images=torch.randn(4, *SHAPE))
-
-
-@pytest.fixture
-def steady(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planner, "Timing", SteadyTiming)
 
 
 def test_a_share_of_the_multiply_adds_is_kept_to_and_convert_follows(
