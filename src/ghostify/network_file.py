@@ -28,8 +28,8 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, extra: Mapping[str, 
 
     Args:
         model: A network of ``create_model``, ``convert`` or torchvision, or of an importable class that
-            takes no arguments; layers in it may have been replaced by ``GhostConv2d``, ``GhostBlock``, ``Conv2d``,
-            ``Linear`` or ``BatchNorm2d``.
+            takes no arguments; layers in it may have been replaced by those that changes put in, such as
+            ``GhostConv2d``, or by ``Conv2d``, ``Linear`` or ``BatchNorm2d``.
         path: File to write.
         extra: JSON values to keep beside it, such as the normalisation of its input.
     Raises:

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
 from torch.nn import functional as F
 
 from ghostify.changes.change import Described, OutputChange, refuse_unless
 from ghostify.changes.layer import Convolution, Sizes
-from ghostify.fitting.least_squares import choose_maps, complement, fit_depthwise, fit_filters
-from ghostify.fitting.moments import TapSums, windows
+from ghostify.fitting.least_squares import RIDGE, choose_maps, complement, fit_filters, share_explained
+from ghostify.fitting.moments import TapMoments, TapSums, windows
 from ghostify.fitting.samples import LayerSamples, set_
 from ghostify.layers import GhostConv2d
 from ghostify.layers.arguments import ghost_arguments
@@ -75,3 +77,42 @@ class DepthwiseGhosts(OutputChange):
         layer.order[kept] = torch.arange(self.kept, device=prior.device)
         layer.order[others] = self.kept + fitted.slots.to(prior.device)
         return fitted.explained
+
+
+@dataclass(frozen=True)
+class CheapFilters:
+    """A d×d filter of one intrinsic map for each ghost.
+
+    Args:
+        slots: For each ghost, in the order of the wanted maps, its row among the cheap filters.
+        filters: One row per slot, ``[ghosts, taps]``.
+        bias: One per slot, ``[ghosts]``.
+        explained: Share of the ghosts' variance that the filters give, at most 1.
+    """
+
+    slots: Tensor
+    filters: Tensor
+    bias: Tensor
+    explained: float
+
+
+def fit_depthwise(found: TapMoments, per_map: int) -> CheapFilters:
+    """Assign each ghost to an intrinsic map, and fit its filter.
+
+    Each intrinsic map has at most ``per_map`` ghosts, as in the paper; the assignment is the one that
+    explains the most variance in all.
+    """
+    taps = found.xx.shape[-1]
+    ridge = RIDGE * found.xx.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-30)
+    lifted = found.xx + ridge[:, None, None] * torch.eye(taps, dtype=found.xx.dtype, device=found.xx.device)
+    filters = torch.linalg.solve(lifted, found.tx.transpose(1, 2)).transpose(1, 2)  # [intrinsic, wanted, taps]
+    explained = (2 * (filters * found.tx).sum(2) - ((filters @ found.xx) * filters).sum(2)).cpu()
+    source = torch.arange(explained.shape[1]) // per_map  # of each slot, its intrinsic map
+    rows, columns = linear_sum_assignment(explained[source].numpy(), maximize=True)
+    target = torch.as_tensor(columns)  # of each slot, its ghost
+    slots = torch.empty_like(target)
+    slots[target] = torch.as_tensor(rows)
+    chosen = filters[source, target]
+    bias = found.t_mean[target] - (chosen * found.x_mean[source]).sum(1)
+    share = share_explained((found.t_variance.cpu()[target] - explained[source, target]), found.t_variance.cpu())
+    return CheapFilters(slots, chosen, bias, share)

@@ -4,9 +4,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+import torch
+from torch import Tensor
+
 from ghostify.changes.change import Described, InputChange, OutputChange, refuse_unless, whole_vectors
 from ghostify.changes.layer import Convolution, Sizes
-from ghostify.fitting.least_squares import MergedInputs, fit_filters, merge_inputs
+from ghostify.fitting.least_squares import fit_filters, ridged
+from ghostify.fitting.moments import Moments, mean_over_taps
 from ghostify.fitting.samples import LayerSamples
 from ghostify.fitting.trial import Trial
 from ghostify.layers import GhostConv2d
@@ -14,6 +18,26 @@ from ghostify.layers.arguments import ghost_arguments
 
 # A convolution that takes fewer channels has no near-copies among them.
 FEWEST_CHANNELS = 8
+
+
+@dataclass(frozen=True)
+class MergedInputs:
+    """Combinations of a convolution's input maps, in the place of these.
+
+    Args:
+        combinations: ``[merged, maps]``.
+        moments: Of patches of the merged maps, ``[merged · taps]``.
+        prior: Filters of them that give nearly what those of all maps do, ``[outputs, merged · taps]``.
+    """
+
+    combinations: Tensor
+    moments: Moments
+    prior: Tensor
+
+    def of_all(self, filters: Tensor) -> Tensor:
+        """Filters of all maps, ``[outputs, maps · taps]``, that do what these do of the merged ones."""
+        by_map = filters.unflatten(1, (len(self.combinations), -1))
+        return torch.einsum("omt,mi->oit", by_map, self.combinations).flatten(1)
 
 
 @dataclass(frozen=True)
@@ -77,3 +101,35 @@ class MergeInputs(InputChange):
         """The combinations, fitted to samples."""
         fitted = samples.filters.unflatten(1, (samples.conv.in_channels, -1))
         return merge_inputs(samples.moments, fitted, samples.gain, self.rank)
+
+
+def merge_inputs(found: Moments, fitted: Tensor, gain: Tensor, merged: int) -> MergedInputs:
+    """The combinations of a convolution's input maps from which filters best tell the wanted outputs.
+
+    They are the directions in which the maps vary most, counted by what the fitted filters make of them: a higher-order
+    singular value decomposition (De Lathauwer et al. 2000; of filters, Kim et al. 2016, arXiv:1511.06530) of filters
+    weighted by their inputs' covariance, which is taken to be one of the maps times one of the taps.
+
+    Args:
+        found: Of patches ``[maps · taps]``.
+        fitted: Filters of all maps, by ``fit_filters``, ``[outputs, maps, taps]``.
+        gain: What an error in each output map counts, ``[outputs]``.
+        merged: How many combinations, at most maps.
+    """
+    maps, taps = fitted.shape[1:]
+    lifted = ridged(found.xx)
+    values, vectors = torch.linalg.eigh(mean_over_taps(lifted, maps))
+    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
+    of_taps = lifted.reshape(maps, taps, maps, taps).diagonal(dim1=0, dim2=2).mean(-1)
+    weighted = gain.to(fitted)[:, None, None] * fitted
+    effect = torch.einsum("oit,ojt->ij", weighted @ of_taps, weighted)
+    directions = torch.linalg.eigh(root @ effect @ root).eigenvectors[:, -merged:]  # [maps, merged]
+    # Each of variance 1 and apart from the others, so that learning moves all of them alike.
+    combinations = torch.linalg.solve(root, directions).T
+
+    def merge(rows: Tensor) -> Tensor:  # [maps · taps, columns] → [merged · taps, columns]
+        return (combinations @ rows.reshape(maps, -1)).reshape(merged * taps, -1)
+
+    seen = merge(lifted)
+    moments = Moments(merge(found.x_mean)[:, 0], found.t_mean, merge(merge(found.xx).T), merge(found.tx.T).T, found.tt)
+    return MergedInputs(combinations, moments, torch.linalg.solve(merge(seen.T), seen @ fitted.flatten(1).T).T)

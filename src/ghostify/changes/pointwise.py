@@ -4,11 +4,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
+import numpy as np
 import torch
+from scipy.linalg import qr
+from torch import Tensor
 
 from ghostify.changes.change import Described, OutputChange, refuse_unless
 from ghostify.changes.layer import Convolution, Sizes
-from ghostify.fitting.least_squares import complement, fit_pointwise
+from ghostify.fitting.least_squares import complement, share_explained
+from ghostify.fitting.moments import Moments
 from ghostify.fitting.samples import LayerSamples, set_
 from ghostify.fitting.trial import Trial
 from ghostify.layers import GhostConv2d
@@ -65,3 +69,56 @@ class PointwiseGhosts(OutputChange):
         filters[ghosts.kept] = ghosts.filters
         filters[complement(ghosts.kept, len(filters))] = ghosts.combinations @ ghosts.filters
         return trial.error_with_filters(layer.name, samples.with_bias(filters))
+
+
+@dataclass(frozen=True)
+class FewFilters:
+    """Filters of some maps, and how the others combine them.
+
+    Args:
+        kept: Indices of the maps that the filters make, ascending.
+        filters: ``[kept, inputs]``.
+        bias: ``[kept]``.
+        combinations: ``[others, kept]``, the others ascending.
+        combination_bias: ``[others]``.
+        explained: Share of the others' variance that their combinations give, at most 1.
+    """
+
+    kept: Tensor
+    filters: Tensor
+    bias: Tensor
+    combinations: Tensor
+    combination_bias: Tensor
+    explained: float
+
+
+def fit_pointwise(found: Moments, fitted: Tensor, gain: Tensor, kept: int) -> FewFilters:
+    """The best maps that are all combinations of ``kept`` ones (reduced-rank regression, Izenman 1975).
+
+    Filters of rank ``kept`` are the fit of all filters, projected on the leading directions of what it
+    predicts. Any ``kept`` independent rows of them combine to the rest; the rows are chosen by pivoting.
+
+    Args:
+        fitted: Filters of all maps, by ``fit_filters``, ``[outputs, inputs]``.
+        gain: What an error in each map counts, ``[outputs]``, at least 0.
+    """
+    gain = gain.to(fitted)
+    gain = gain.clamp_min(1e-3 * gain.max().clamp_min(1e-30))  # a map that hardly counts still has a place
+    weighted = gain[:, None] * fitted
+    directions = torch.linalg.eigh(weighted @ found.xx @ weighted.T).eigenvectors[:, -kept:]  # [outputs, kept]
+    pivots = qr(directions.T.cpu().numpy(), mode="r", pivoting=True)[1]
+    chosen = torch.as_tensor(np.sort(pivots[:kept]).astype(np.int64), device=fitted.device)
+    others = complement(chosen, len(fitted))
+    basis = directions[chosen]  # [kept, kept]
+    filters = basis @ (directions.T @ weighted) / gain[chosen, None]
+    combinations = torch.linalg.solve(basis.T, directions[others].T).T * gain[chosen] / gain[others, None]
+    made = combinations @ filters
+    error = found.tt.diagonal()[others] - 2 * (made * found.tx[others]).sum(1) + ((made @ found.xx) * made).sum(1)
+    return FewFilters(
+        kept=chosen,
+        filters=filters,
+        bias=found.t_mean[chosen] - filters @ found.x_mean,
+        combinations=combinations,
+        combination_bias=found.t_mean[others] - combinations @ found.t_mean[chosen],
+        explained=share_explained(error, found.tt.diagonal()[others]),
+    )

@@ -5,6 +5,7 @@ import dataclasses
 import click
 import torch
 
+from ghostify.changes.ratio import GhostRatio
 from ghostify.cli.opening import NamedNetwork
 from ghostify.cli.options import (
     GhostOptions,
@@ -30,7 +31,7 @@ from ghostify.planning import convert
 @click.command()
 @bundle("named", NamedNetwork, click.argument("model"), factory_option, shape_option)
 @click.argument("ghost", required=False)
-@bundle("options", GhostOptions, ghost_options("depthwise"))
+@bundle("options", GhostOptions, ghost_options(GhostRatio.cheap))
 @bundle(
     "timing",
     Timing,

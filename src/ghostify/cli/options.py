@@ -12,6 +12,7 @@ import click
 import torch
 from click.core import ParameterSource
 
+from ghostify.changes.ratio import GhostRatio
 from ghostify.cli.opening import NamedImages
 from ghostify.jobs.recipe import LAST_SEED, OPTIMIZERS, PRECISIONS, SCHEDULES, Recipe
 from ghostify.layers.ghost_conv import CHEAP_KINDS, Cheap
@@ -276,7 +277,7 @@ def ghost_options(cheap: str | None) -> Decorator:
             "--cheap",
             type=click.Choice(CHEAP_KINDS),
             default=cheap,
-            show_default=known or "depthwise",
+            show_default=known or GhostRatio.cheap,
             help="How ghosts are made of the other maps: by d×d depthwise filters, or by 1×1 combinations.",
         ),
     )

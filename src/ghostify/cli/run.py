@@ -37,7 +37,7 @@ from ghostify.jobs.run_settings import GhostSettings, RunSettings
 @bundle(
     "ghost",
     GhostSettings,
-    ghost_options("pointwise"),
+    ghost_options(GhostSettings.cheap),
     calibration_options("fast"),
     click.option(
         "--ghost-epochs",

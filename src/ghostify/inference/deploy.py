@@ -182,7 +182,7 @@ def ghost_layers(model: nn.Module) -> dict[str, GhostConv2d | GhostModule]:
 
 def wanted_form(name: str, layer: nn.Module, forms: Mapping[str, Form], *, fewer: bool = False) -> Form:
     """The form that is asked for, else dense where it can be, and split, or joined for fewer operators."""
-    can_be_dense = isinstance(layer, GhostConv2d) and layer.cheap_kind == "pointwise"
+    can_be_dense = isinstance(layer, GhostConv2d) and layer.combines
     form = next((form for pattern, form in forms.items() if fnmatchcase(name, pattern)), None)
     if form == "dense" and not can_be_dense:
         raise InputError(f"forms: {name} cannot be dense: only pointwise GhostConv2d can")

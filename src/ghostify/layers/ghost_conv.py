@@ -262,13 +262,18 @@ class GhostConv2d(nn.Module):
         return maps if self.order is None else maps.index_select(-3, self.order)
 
     @property
+    def combines(self) -> bool:
+        """True if its ghosts are combinations of all intrinsic maps."""
+        return self.cheap is not None and self.cheap_kind == "pointwise"
+
+    @property
     def learns_as_one(self) -> bool:
         """True if in training mode one convolution with combined filters makes all maps.
 
         The function and its gradients are the same, but the backward pass has one layer instead of four. Only for
         pointwise ghosts without groups, and if that convolution costs at most half as much again as the ghosts.
         """
-        if self.cheap is None or self.cheap_kind != "pointwise" or self.groups > 1:
+        if self.cheap is None or not self.combines or self.groups > 1:
             return False
         return self.out_channels * self.primary.weight[0].numel() <= 1.5 * (
             self.primary.weight.numel() + self.cheap.weight.numel()

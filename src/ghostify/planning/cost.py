@@ -91,7 +91,7 @@ class TimeModel:
 
     Layers of the same shape share a price, not negative, for each part of which their changes say that their time is a
     sum (``time_terms``): for a convolution its start, each multiply-add of it and of its ghosts, and each channel
-    that is written; where inputs are merged the start of that and each multiply-add. Multiply-adds are those of
+    that is written; where its input changes the start of that and each multiply-add. Multiply-adds are those of
     whole vectors of channels: how many an engine computes at once is what explains the samples best. Blocks of the
     same shape have a time for each option, of all in them that belongs to no convolution.
 

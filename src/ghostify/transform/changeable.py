@@ -26,7 +26,7 @@ def convolutions_of(model: nn.Module) -> dict[str, nn.Conv2d]:
 
 def changeable_convolutions(model: nn.Module, skip: Sequence[str], example: Tensor) -> dict[str, nn.Conv2d]:
     """The convolutions that a plan may change, by their first names, in the network's order."""
-    reasons = reasons_to_leave(model, GhostRatio(cheap="pointwise"), skip, example)
+    reasons = reasons_to_leave(model, GhostRatio(), skip, example)
     return {name: conv for name, conv in convolutions_of(model).items() if may_be_fitted(reasons[name])}
 
 

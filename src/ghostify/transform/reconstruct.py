@@ -138,8 +138,8 @@ def reconstruct(
     Returns:
         The copy, in eval mode, and how well each layer of ``plans`` was reconstructed.
     Raises:
-        InputError: If channels are to be dropped that go elsewhere than to following layers, or a block to change as a
-            whole that is no sum of its input and a convolution's channels, or inputs to be merged to no fewer.
+        InputError: If channels are to be dropped that go elsewhere than to following layers, a block is to change as a
+            whole that is no sum of its input and a convolution's channels, or an input is to become no fewer channels.
     """
     layout = memory_format_for(original, batches[0][:2])
     original = copy.deepcopy(original).eval().to(memory_format=layout)
