@@ -27,6 +27,31 @@ class Net(nn.Module):
         return self.head((x + self.conv2(self.norm1(self.conv1(x)).relu())).relu().mean((2, 3)))
 
 
+class Block(nn.Module):
+    """A residual block of two convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = (nn.Conv2d(16, 16, 3, padding=1, bias=False) for _ in range(2))
+        self.norm1, self.norm2 = nn.BatchNorm2d(16), nn.BatchNorm2d(16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + self.norm2(self.conv2(self.norm1(self.conv1(x)).relu()))).relu()
+
+
+class Blocks(nn.Module):
+    """A stem and three residual blocks, which may change as a whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.blocks = nn.Sequential(*(Block() for _ in range(3)))
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(self.stem(x).relu()).mean((2, 3)))
+
+
 def candidates_of(model: nn.Module) -> dict[str, Candidate]:
     """What of a network that takes ``SHAPE`` may change, for multiply-adds."""
     return find_candidates(model, torch.zeros(1, *SHAPE), count(model, SHAPE), offer_for("macs"))

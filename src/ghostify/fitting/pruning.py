@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ghostify.errors import InputError
 from ghostify.fitting.least_squares import choose_maps, complement
 from ghostify.fitting.moments import MomentSums, samples_per_image
+from ghostify.hooks import hooked
 from ghostify.structure.channels import PrunableChannels, Structure, find_prunable
 from ghostify.structure.surgery import conv_at
 
@@ -57,24 +58,21 @@ def consumed_covariances(
     """Covariances of maps as their first consumer gets them: ``[maps, maps]`` for each producer."""
     images = sum(len(batch) for batch in batches)
     sums = {name: MomentSums() for name in inner}
-    hooks = []
-    for name, maps in inner.items():
-        producer = original.get_submodule(name)
+    watched: dict[nn.Module, list[str]] = {}
+    for name, channels in inner.items():
+        watched.setdefault(original.get_submodule(channels.consumers[0]), []).append(name)
 
-        def take(module: nn.Module, args: tuple[Tensor, ...], name: str = name, n: int = producer.out_channels) -> None:  # type: ignore[assignment]  # a Conv2d's int
-            seen = args[0].reshape(len(args[0]), n, -1)  # a linear layer's inputs are maps, too, laid flat
+    def take(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        for name in watched[module]:
+            n = conv_at(original, name).out_channels
+            seen = args[0].reshape(len(args[0]), n, -1)  # a linear layer's inputs are channels, too, laid flat
             step = max(1, seen.shape[2] // samples_per_image(seen.shape[2], n, images))
             x = seen[:, :, ::step].transpose(1, 2).flatten(0, 1)
             sums[name].add(x, x[:, :0])
 
-        hooks.append(original.get_submodule(maps.consumers[0]).register_forward_pre_hook(take))
-    try:
-        with torch.no_grad():
-            for batch in batches:
-                original(batch.clone())
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(watched, before=take), torch.no_grad():
+        for batch in batches:
+            original(batch.clone())
     return {name: found.moments().xx for name, found in sums.items()}
 
 

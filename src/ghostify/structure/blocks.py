@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ghostify.hooks import hooked
 from ghostify.modes import evaluating
 
 # Layers in a block: an Inception module has 9, a residual block 2 to 4; more is a network within the network.
@@ -122,14 +123,9 @@ def record_calls(model: nn.Module, example: Tensor) -> dict[nn.Module, Calls]:
         if len(args) == 1 and not kwargs and isinstance(args[0], Tensor) and isinstance(output, Tensor):
             calls[module].plain.append(Call(args[0], output, (version, output._version)))
 
-    hooks = [m.register_forward_pre_hook(began, with_kwargs=True) for m in model.modules()]
-    hooks += [m.register_forward_hook(ended, with_kwargs=True) for m in model.modules()]
-    try:
-        with evaluating(model), torch.no_grad():
-            model(example.clone())  # a network may normalise what it gets in place
-    finally:
-        for hook in hooks:
-            hook.remove()
+    hooks = hooked(model.modules(), before=began, after=ended, with_kwargs=True)
+    with hooks, evaluating(model), torch.no_grad():
+        model(example.clone())  # a network may normalise what it gets in place
     return calls
 
 
@@ -157,14 +153,11 @@ def calls_of(
         caught.append((args[0], args[0] if before else output))
         raise ReachedError
 
-    hook = module.register_forward_pre_hook(reached) if before else module.register_forward_hook(reached)
-    try:
+    with hooked([module], before=reached if before else None, after=None if before else reached):
         for batch in batches:
             with evaluating(model), torch.no_grad(), suppress(ReachedError):
                 model(batch.clone())
             yield caught.pop()
-    finally:
-        hook.remove()
 
 
 @contextmanager
@@ -178,15 +171,9 @@ def ends_of(model: nn.Module, names: Collection[str]) -> Iterator[dict[str, Tens
 @contextmanager
 def watching_outputs(model: nn.Module, names: Collection[str], take: Callable[[str, Tensor], None]) -> Iterator[None]:
     """Whatever the modules of these names give meanwhile goes to ``take`` at once, with the name."""
-    hooks = [
-        model.get_submodule(name).register_forward_hook(lambda module, args, output, name=name: take(name, output))
-        for name in names
-    ]
-    try:
+    watched = {model.get_submodule(name): name for name in names}
+    with hooked(watched, after=lambda module, args, output: take(watched[module], output)):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def run_through_(block: nn.Module, batches: list[Tensor]) -> None:

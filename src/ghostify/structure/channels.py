@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch_pruning import ops
 
 from ghostify.errors import InputError
+from ghostify.hooks import hooked
 from ghostify.modes import evaluating
 from ghostify.structure.blocks import ReachedError, run_once
 from ghostify.structure.surgery import conv_at
@@ -163,11 +163,8 @@ def keeps_places(model: nn.Module, example: Tensor, place: PrunableChannels, bef
         noise = torch.randn(output.shape, generator=generator).to(output) * (1 + 3 * output.std())
         return torch.where(changed.to(output.device)[:, None, None], output + noise, output)
 
-    hook = producer.register_forward_hook(change)
-    try:
+    with hooked([producer], after=change):
         after = inputs_at(model, example, place.takers)
-    finally:
-        hook.remove()
     for name, y in after.items():
         x = before[name]
         # A linear layer takes maps laid flat.
@@ -184,18 +181,15 @@ def inputs_at(model: nn.Module, example: Tensor, names: Collection[str]) -> dict
     """What layers get; what runs behind the last of them is not computed."""
     seen: dict[str, Tensor] = {}
 
-    def take(module: nn.Module, args: tuple[Tensor, ...], name: str) -> None:
-        seen[name] = args[0].clone()  # at once: what runs behind may change it in place
-        if len(seen) == len(names):
+    watched = {model.get_submodule(name): name for name in names}
+
+    def take(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        seen[watched[module]] = args[0].clone()  # at once: what runs behind may change it in place
+        if len(seen) == len(watched):
             raise ReachedError
 
-    hooks = [model.get_submodule(name).register_forward_pre_hook(partial(take, name=name)) for name in names]
-    try:
-        with evaluating(model), suppress(ReachedError):
-            model(example.clone())
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(watched, before=take), evaluating(model), suppress(ReachedError):
+        model(example.clone())
     return seen
 
 
