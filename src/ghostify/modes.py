@@ -1,8 +1,9 @@
-"""Borrow a network for a measurement and give it back as it was."""
+"""Borrow a network, or the random numbers, for a while, and give them back as they were."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
@@ -17,3 +18,11 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def random_state_kept(model: nn.Module) -> Iterator[None]:
+    """Let random numbers be drawn on the CPU and on a network's GPUs, and put their generators back at the end."""
+    devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.is_cuda})
+    with torch.random.fork_rng(devices, device_type="cuda"):
+        yield

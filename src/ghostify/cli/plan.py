@@ -177,7 +177,7 @@ def plan(
                 data,
                 calibration,
                 lambda speedup: planned(target_speedup=speedup),
-                AllowedDrop(target.max_accuracy_drop, target.effort, images.device, seed),
+                AllowedDrop(target.max_accuracy_drop, target.effort, images.device, seed, images.workers),
                 progress=progress,
             )
     write_plan(found, out / "plan.json")

@@ -33,6 +33,7 @@ class AllowedDrop:
     effort: Effort = "fast"
     device: str = "cpu"
     seed: int = 0
+    workers: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.points < 100:
@@ -75,7 +76,7 @@ def plan_for_accuracy(
     Raises:
         InputError: If nothing is held out, no speed-up is in reach, or no plan that was tried keeps to the drop.
     """
-    original = held_out_top1(model, data, allowed.device)
+    original = held_out_top1(model, data, allowed)
     best: Plan | None = None
     trials: list[Trial] = []
     refusal: OutOfReachError | None = None
@@ -89,7 +90,7 @@ def plan_for_accuracy(
             refusal, limit = error, error.limit
         else:
             ghost = convert(model, plan=found, calibration=batches, effort=allowed.effort, seed=allowed.seed).model
-            top1 = held_out_top1(ghost, data, allowed.device)
+            top1 = held_out_top1(ghost, data, allowed)
             trials.append(Trial(speedup, top1, 100 * (original - top1) <= allowed.points))
             if trials[-1].good:
                 best, low = found, speedup
@@ -109,10 +110,10 @@ def plan_for_accuracy(
     return best, tuple(trials)
 
 
-def held_out_top1(model: nn.Module, data: ImageData, device: str) -> float:
+def held_out_top1(model: nn.Module, data: ImageData, allowed: AllowedDrop) -> float:
     if data.val is None:
         raise InputError("an accuracy drop is judged by images held out of train: expected some")
-    return evaluate(model, data.val, data, device=device).top1
+    return evaluate(model, data.val, data, device=allowed.device, workers=allowed.workers).top1
 
 
 def too_much_lost(trials: Sequence[Trial], original: float, allowed: AllowedDrop) -> str:

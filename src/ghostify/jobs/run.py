@@ -237,8 +237,9 @@ class Trainings:
 
     def fresh(self) -> nn.Module:
         """The original with its first random weights."""
-        torch.manual_seed(self.settings.recipe.seed)
-        return self.build()
+        with torch.random.fork_rng([]):
+            torch.default_generator.manual_seed(self.settings.recipe.seed)
+            return self.build()
 
     def train(
         self, name: str, network: nn.Module, recipe: Recipe, teacher: Teacher | None = None, began: str = ""

@@ -18,6 +18,7 @@ from ghostify.fitting.trial import Trial
 from ghostify.inference.engines import FILE_ENGINES
 from ghostify.measure.count import count
 from ghostify.measure.environment import describe_environment
+from ghostify.modes import random_state_kept
 from ghostify.planning.candidates import Candidate, Candidates, find_candidates, offer_for
 from ghostify.planning.choose import Choice, Costs, cheapest, choose_options
 from ghostify.planning.cost import Sample, TimeModel, costs_of
@@ -37,7 +38,6 @@ CURVE_POINTS = 9
 
 
 @torch.inference_mode(False)
-@torch.random.fork_rng(devices=[])
 def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting of the user's
     model: nn.Module,
     *,
@@ -114,15 +114,16 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
             "skip": list(skip),
         },
     )
-    planner = Planner(candidates, measured_errors(model, candidates, images, known, progress), counted.macs)
-    if target_macs is not None:
-        return planner.for_macs(target_macs)
-    assert target_speedup is not None
-    # The engines are the CPU's, wherever the errors were measured.
-    timing = Timing(
-        copy.deepcopy(model).cpu(), candidates, example.cpu(), EngineTiming(engine, threads), known, progress
-    )
-    return planner.for_speedup(target_speedup, timing, timing.samples(offer, seed))
+    with random_state_kept(model):  # layers that are tried draw weights
+        planner = Planner(candidates, measured_errors(model, candidates, images, known, progress), counted.macs)
+        if target_macs is not None:
+            return planner.for_macs(target_macs)
+        assert target_speedup is not None
+        # The engines are the CPU's, wherever the errors were measured.
+        timing = Timing(
+            copy.deepcopy(model).cpu(), candidates, example.cpu(), EngineTiming(engine, threads), known, progress
+        )
+        return planner.for_speedup(target_speedup, timing, timing.samples(offer, seed))
 
 
 def images_of_trials(batches: Sequence[Tensor], macs: int) -> tuple[Tensor, ...]:

@@ -17,7 +17,7 @@ from ghostify.fitting.moments import maps_at, samples_per_image
 from ghostify.fitting.pruning import LeftChannels, drop_channels_
 from ghostify.fitting.refine import refine_, refine_whole_
 from ghostify.fitting.samples import LARGEST_BLOCK_KERNEL, SampleBatch, SumSamples, sample_convolution
-from ghostify.modes import evaluating
+from ghostify.modes import evaluating, random_state_kept
 from ghostify.progress import Progress
 from ghostify.structure.blocks import (
     Block,
@@ -119,7 +119,6 @@ class Pair:
             self.changed = replace_modules_(self.changed, {old: layer})
 
 
-@torch.random.fork_rng(devices=[])  # new layers draw weights, which their fit replaces
 def reconstruct(
     original: nn.Module, plans: Mapping[str, AnyPlan], batches: Sequence[Tensor], how: Reconstruction
 ) -> tuple[nn.Module, dict[str, ReconstructedLayer]]:
@@ -141,6 +140,14 @@ def reconstruct(
         InputError: If channels are to be dropped that go elsewhere than to following layers, a block is to change as a
             whole that is no sum of its input and a convolution's channels, or an input is to become no fewer channels.
     """
+    with random_state_kept(original):  # new layers draw weights, which their fit replaces
+        return reconstructed(original, plans, batches, how)
+
+
+def reconstructed(
+    original: nn.Module, plans: Mapping[str, AnyPlan], batches: Sequence[Tensor], how: Reconstruction
+) -> tuple[nn.Module, dict[str, ReconstructedLayer]]:
+    """As ``reconstruct``, drawing random numbers."""
     layout = memory_format_for(original, batches[0][:2])
     original = copy.deepcopy(original).eval().to(memory_format=layout)
     batches = [part.contiguous(memory_format=layout) for batch in batches for part in small_batches(batch)]
