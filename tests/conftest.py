@@ -4,12 +4,20 @@ import numpy as np
 import pytest
 import torch
 
+from ghostify import compare
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comparisons of blocks of a millisecond: for tests that take no figure from them."""
+    monkeypatch.setitem(compare.__wrapped__.__kwdefaults__, "block_ms", 1.0)  # type: ignore[attr-defined]  # no_grad's
 
 
 @pytest.fixture
