@@ -13,7 +13,7 @@ demo: .venv/installed
 
 # A worker per core, with one thread each: two pools of threads on the same cores wait for each other.
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal --durations=25
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

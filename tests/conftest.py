@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -5,6 +6,8 @@ import pytest
 import torch
 from steady import SteadyTiming
 
+from ghostify import compare
+from ghostify.measure import environment
 from ghostify.planning import planner
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -13,6 +16,18 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def short_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How quiet the machine is, of a hundredth of a second: every verb says it, and no test asks."""
+    monkeypatch.setattr(environment, "core_share", partial(environment.core_share, seconds=0.01))
+
+
+@pytest.fixture
+def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comparisons of blocks of a millisecond: for tests that take no figure from them."""
+    monkeypatch.setitem(compare.__wrapped__.__kwdefaults__, "block_ms", 1.0)  # type: ignore[attr-defined]  # no_grad's
 
 
 @pytest.fixture

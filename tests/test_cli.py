@@ -240,6 +240,7 @@ def test_a_plan_that_makes_a_ghost_of_a_whole_block_is_followed(
     assert main(["count", str(tmp_path / "g" / "ghost.safetensors")]) == 0
 
 
+@pytest.mark.usefixtures("short_blocks")
 def test_train_evaluate_and_compare_go_together(
     capsys: pytest.CaptureFixture[str], colours: Path, tmp_path: Path
 ) -> None:
@@ -267,6 +268,7 @@ def coloured_folder(place: Path, *classes: str) -> str:
     return f"imagefolder:{place}"
 
 
+@pytest.mark.usefixtures("short_blocks")
 def test_a_network_file_tells_what_images_it_is_for(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     data, out = coloured_folder(tmp_path / "images", "ants", "bees"), str(tmp_path / "out")
     train = ["train", "tiny:Tiny", "--data", data, "--epochs", "1", "--workers", "0", "--device", "cpu"]

@@ -11,20 +11,21 @@ import csv
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import processes
 import torch
 
 from ghostify.cli import main as ghostify
 from ghostify.jobs import checkpoint
 
-TESTS = str(Path(__file__).parents[1])  # where `tiny` lies
 EPOCHS_PER_KILL = 12
 LONGEST_LIFE = 1 / 3  # of a kill's share of the whole training: on a machine that gets faster it must not end before
 
@@ -32,7 +33,8 @@ LONGEST_LIFE = 1 / 3  # of a kill's share of the whole training: on a machine th
 def train_whole(data: Path, out: Path, kills: int) -> float:
     """Train undisturbed; for how many seconds."""
     process, begun = start(data, out, kills), time.perf_counter()
-    assert process.wait() == 0
+    process.join()
+    assert process.exitcode == 0
     return time.perf_counter() - begun
 
 
@@ -45,30 +47,24 @@ def train_killed(data: Path, out: Path, kills: int, seconds: float, seed: int = 
         if not amid_checkpoint:
             time.sleep(chance.uniform(0, LONGEST_LIFE * seconds / kills))
             process.kill()
-        assert process.wait() == -signal.SIGKILL, "the training ended before it was killed: it wants more epochs"
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, "the training ended before it was killed: it wants more epochs"
         deaths.append("amid a checkpoint" if amid_checkpoint else "at random")
     train_whole(data, out, kills)
     return deaths
 
 
-def start(data: Path, out: Path, kills: int, amid_checkpoint: int = 0) -> subprocess.Popen[str]:
+def start(data: Path, out: Path, kills: int, amid_checkpoint: int = 0) -> BaseProcess:
     """The training in a process of its own, from when it is about to begin."""
-    arguments = [str(data), str(out), str(EPOCHS_PER_KILL * kills), str(amid_checkpoint)]
-    process = subprocess.Popen(
-        [sys.executable, __file__, "train", *arguments],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([TESTS, *sys.path]), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "about to begin\n"
+    heard, tell = processes.CONTEXT.Pipe(duplex=False)
+    process = processes.begun(train_here, data, out, EPOCHS_PER_KILL * kills, amid_checkpoint, tell)
+    assert heard.recv() == "about to begin"
     return process
 
 
-def train_here(data: str, out: str, epochs: str, amid_checkpoint: str) -> int:
+def train_here(data: Path, out: Path, epochs: int, amid_checkpoint: int, tell: Connection) -> int:
     """What the process does; it dies within its n-th checkpoint, half of which is then written."""
-    whole_save, left = checkpoint.torch.save, int(amid_checkpoint)
+    whole_save, left = checkpoint.torch.save, amid_checkpoint
 
     def half_save(state: Any, file: Any) -> None:
         nonlocal left
@@ -79,9 +75,9 @@ def train_here(data: str, out: str, epochs: str, amid_checkpoint: str) -> int:
             os.kill(os.getpid(), signal.SIGKILL)
 
     checkpoint.torch.save = half_save
-    print("about to begin", flush=True)
-    settings = ["--epochs", epochs, "--batch-size", "16", "--lr", "0.02", "--ema", "0.1", "--hold-out", "0.2"]
-    where = ["--data", f"npz:{data}", "--device", "cpu", "--out", out, "--resume"]
+    tell.send("about to begin")
+    settings = ["--epochs", str(epochs), "--batch-size", "16", "--lr", "0.02", "--ema", "0.1", "--hold-out", "0.2"]
+    where = ["--data", f"npz:{data}", "--device", "cpu", "--out", str(out), "--resume"]
     return ghostify(["train", "tiny:Tiny", *settings, *where, "--json"])
 
 
@@ -120,6 +116,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    sys.path.append(str(Path(__file__).parents[1]))  # where `tiny` lies
     rng = np.random.default_rng(0)
     labels = np.arange(90) % 3
     pixels = rng.integers(0, 255, (90, 12, 12, 3)).astype(np.uint8)
@@ -135,6 +132,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["train"]:
-        sys.exit(train_here(*sys.argv[2:]))
     main()

@@ -1,18 +1,18 @@
 """Detectors learn, go on where they were stopped, and tell what they find."""
 
+import copy
 import csv
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 import torch
 from made_boxes import make_boxes
 from PIL import Image
+from tiny_detector import fasterrcnn, retinanet
 from torch import nn
 from torch.utils.data import get_worker_info
 
@@ -24,6 +24,7 @@ from ghostify.jobs.detect import categories_of, find_objects, objects_in, train_
 from ghostify.jobs.learn import RunOptions
 from ghostify.jobs.recipe import Recipe
 
+SIZES = {"min_size": 48, "max_size": 64}
 SMALL: dict[str, Any] = {"fpn_channels": 8, "min_size": 48, "max_size": 64, "smallest_anchor": 8, "norm": True}
 RECIPE = Recipe(epochs=2, batch_size=4, optimizer="adamw", lr=2e-3, precision="fp32")
 FLAGS = ["--fpn-channels", "8", "--min-size", "48", "--max-size", "64", "--smallest-anchor", "8", "--norm"]
@@ -36,10 +37,12 @@ def detector(name: str = NAME, num_classes: int = 2) -> Any:
     return create_model(name, num_classes=num_classes, **SMALL)
 
 
-@pytest.mark.parametrize("name", [NAME, "fasterrcnn_mobilenet_v3_large_fpn"])
-def test_what_is_stopped_and_resumed_ends_as_what_was_not(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("build", [retinanet, fasterrcnn])
+def test_what_is_stopped_and_resumed_ends_as_what_was_not(build: Any, tmp_path: Path) -> None:
     data = load_coco(make_boxes(tmp_path), hold_out=0.25)
-    whole = detector(name)
+    torch.manual_seed(0)
+    whole = build(**SIZES)
+    begun = copy.deepcopy(whole)
     history = train_detector(whole, data, RECIPE)
     assert [epoch.images for epoch in history] == [8, 8]  # nine, the last batch of one left out
     assert all(epoch.val_ap is not None and epoch.train_top1 is None for epoch in history)
@@ -53,12 +56,13 @@ def test_what_is_stopped_and_resumed_ends_as_what_was_not(name: str, tmp_path: P
 
     checkpoint = tmp_path / "checkpoint.pt"
     with pytest.raises(StoppedError):
-        train_detector(detector(name), data, RECIPE, options=RunOptions(checkpoint=checkpoint), progress=stop)
-    resumed, again = detector(name), RunOptions(checkpoint=checkpoint, resume=True)
+        options = RunOptions(checkpoint=checkpoint)
+        train_detector(copy.deepcopy(begun), data, RECIPE, options=options, progress=stop)
+    resumed, again = copy.deepcopy(begun), RunOptions(checkpoint=checkpoint, resume=True)
     train_detector(resumed, data, RECIPE, options=again)
     for key, tensor in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[key], tensor), key
-    other = create_model(name, num_classes=2, **SMALL | {"min_size": 40})
+    other = build(**SIZES | {"min_size": 40})
     with pytest.raises(InputError, match="was begun otherwise: min_size was"):
         train_detector(other, data, RECIPE, options=again)
 
@@ -77,13 +81,13 @@ def test_it_learns_rectangles(tmp_path: Path) -> None:
     """The loss falls, and boxes lie where the rectangles are: none does at random."""
     data = load_coco(make_boxes(tmp_path))
     torch.manual_seed(0)
-    model = create_model(NAME, num_classes=2, **(SMALL | {"fpn_channels": 32}))
+    model = retinanet(**SIZES)
     untrained = score_boxes(data.train.annotations, list(find_objects(model, data.train, data)))
-    history = train_detector(model, data, Recipe(epochs=60, batch_size=4, optimizer="adamw", lr=2e-3, augment=False))
+    history = train_detector(model, data, Recipe(epochs=40, batch_size=4, optimizer="adamw", lr=5e-3, augment=False))
     trained = score_boxes(data.train.annotations, list(find_objects(model, data.train, data)))
     assert history[-1].train_loss < 0.5 * history[0].train_loss
     assert untrained.ap50 < 0.02
-    assert trained.ap50 > 0.1
+    assert trained.ap50 > 0.5
 
 
 def test_found_boxes_are_in_pixels_of_the_image_and_ids_of_the_file(tmp_path: Path) -> None:
@@ -104,13 +108,9 @@ def test_found_boxes_are_in_pixels_of_the_image_and_ids_of_the_file(tmp_path: Pa
 
 def test_two_processes_share_the_images_and_count_each_once(tmp_path: Path) -> None:
     reference = make_boxes(tmp_path)
-    command = ["-m", "ghostify", "detect", "train", NAME, "--data", reference, *LEARN, "--epochs", "1"]
+    command = ["detect", "train", NAME, "--data", reference, *LEARN, "--epochs", "1"]
     command += ["--hold-out", "0.25", "--out", str(tmp_path / "out")]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*torchrun, *command], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    assert processes.together(2, main, command) == [0, 0]
     [row] = csv.DictReader((tmp_path / "out" / "log.csv").open())
     assert int(row["images"]) == 8  # one batch of four in each
     data = load_coco(reference, hold_out=0.25)

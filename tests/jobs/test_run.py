@@ -13,9 +13,12 @@ from ghostify.data import load_data
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.run import Proof, make_narrower, run
 from ghostify.jobs.run_settings import GhostSettings, RunSettings
+from ghostify.progress import Progress
 
 
-def small_run(colours: Path, out: Path, resume: bool = False, images: int = 40) -> Proof:
+def small_run(
+    colours: Path, out: Path, resume: bool = False, images: int = 40, progress: Progress | None = None
+) -> Proof:
     return run(
         lambda: create_model("tiny:Tiny"),
         load_data(f"npz:{colours}", hold_out=0.2),
@@ -27,9 +30,11 @@ def small_run(colours: Path, out: Path, resume: bool = False, images: int = 40) 
         ),
         out,
         about={"model": "<script>alert(1)</script>", "data": "colours"},
+        progress=progress,
     )
 
 
+@pytest.mark.usefixtures("short_blocks")
 def test_it_writes_networks_figures_and_a_page_that_needs_no_other_file(colours: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     proof = small_run(colours, out)
@@ -63,7 +68,10 @@ def test_it_writes_networks_figures_and_a_page_that_needs_no_other_file(colours:
 
     with pytest.raises(InputError, match="holds a finished run"):
         small_run(colours, out)
-    again = small_run(colours, out, resume=True)  # trains nothing, measures anew
+    steps: list[str] = []
+    again = small_run(colours, out, resume=True, progress=lambda task, *_: steps.append(task))
+    assert set(steps) >= {"make the ghost", "measure"}
+    assert not any(step.startswith("train") for step in steps), "what has learnt does not learn again"
     assert again.contestants[1].score == proof.contestants[1].score
 
 

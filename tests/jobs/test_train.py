@@ -12,8 +12,10 @@ from typing import Any
 
 import killing
 import numpy as np
+import processes
 import pytest
 import torch
+import two_processes
 from accelerate.state import AcceleratorState, PartialState, is_initialized
 from tensorboard.backend.event_processing import event_accumulator
 from tiny_training import RECIPE, trained
@@ -241,17 +243,6 @@ def test_bf16_can_be_asked_for_and_trains(colours: Path) -> None:
     assert not same(bf16, trained(colours))
 
 
-def torchrun(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`python -m torch.distributed.run` with so many processes, done well."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launcher, *arguments], env=environment, capture_output=True, text=True, timeout=1800, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done
-
-
 def test_two_processes_learn_what_one_learns_with_twice_the_batch(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(404) % 3
@@ -261,12 +252,12 @@ def test_two_processes_learn_what_one_learns_with_twice_the_batch(tmp_path: Path
     np.savez(tmp_path / "some.npz", **images, x_test=images["x_train"][:3], y_test=labels[:3])
     found = {}
     # 303 images to fit: 18 steps of 16 an epoch, 54 in all; 101 held out do not divide by two.
-    for processes, batch_size in ((1, "16"), (2, "8")):
-        out = tmp_path / str(processes)
+    for number, batch_size in ((1, "16"), (2, "8")):
+        out = tmp_path / str(number)
         out.mkdir()
-        script = str(Path(__file__).with_name("two_processes.py"))
-        torchrun(processes, script, str(tmp_path / "some.npz"), "0.25", batch_size, "0.02", "3", str(out))
-        found[processes] = (
+        learn = (two_processes.main, str(tmp_path / "some.npz"), "0.25", batch_size, "0.02", "3", str(out))
+        assert processes.together(number, *learn) == [0] * number
+        found[number] = (
             torch.load(out / "weights.pt", weights_only=True),
             json.loads((out / "counted.json").read_text()),
         )
@@ -378,7 +369,16 @@ def test_a_killed_training_goes_on_to_the_same_weights(colours: Path, tmp_path: 
 def test_torchrun_starts_two_processes_that_share_the_images(colours: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["tiny:Tiny", "--data", f"npz:{colours}", "--epochs", "1", "--batch-size", "8", "--out", str(out)]
-    done = torchrun(2, "-m", "ghostify", "train", *arguments, "--device", "cpu", "--hold-out", "0.2")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launcher, "-m", "ghostify", "train", *arguments, "--device", "cpu", "--hold-out", "0.2"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
     # 48 images are 6 batches of 8, of which each of two processes has 3; one of them tells.
     assert "(1/3)" in done.stderr
     assert done.stderr.count("(3/3)") == 1

@@ -19,9 +19,9 @@ def ticking(gaps: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_time_given_to_others_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     ticking([1e-5], monkeypatch)
-    assert environment.core_share() == 1
+    assert environment.core_share(seconds=0.3) == 1
     ticking([1e-5] * 1000 + [1e-2], monkeypatch)  # half of the time, in gaps of 10 ms
-    assert environment.core_share() == pytest.approx(0.5, abs=0.02)
+    assert environment.core_share(seconds=0.3) == pytest.approx(0.5, abs=0.02)
 
 
 @pytest.mark.parametrize(("share", "words"), [(1.0, ""), (0.4, "for 40% of the time")])

@@ -18,8 +18,7 @@ SHAPE = (3, 64, 96)
 
 def detector(family: str = "retinanet") -> Any:
     torch.manual_seed(0)
-    options = {"num_classes": 2, "fpn_channels": 16, "min_size": 64, "max_size": 96}
-    return create_model(f"{family}_mobilenet_v3_large_fpn", **options).eval()
+    return create_model(f"tiny_detector:{family}", norm=False).eval()
 
 
 def images(number: int = 32) -> list[Tensor]:
@@ -51,7 +50,7 @@ def test_only_the_parts_that_are_named_become_ghosts(family: str, parts: tuple[s
     assert count(found.model, SHAPE).macs == count(original, SHAPE).macs - saved
 
     save(found.model, tmp_path / "ghost.safetensors")
-    again = load(tmp_path / "ghost.safetensors")
+    again = load(tmp_path / "ghost.safetensors", factory=f"tiny_detector:{family}")
     x = torch.randn(1, *SHAPE)
     with torch.no_grad():
         for given, wanted in zip(plain_part(again)(x), plain_part(found.model)(x), strict=True):
@@ -76,7 +75,9 @@ def test_a_calibrated_head_keeps_what_the_head_says() -> None:
 
 
 def test_pruned_channels_leave_the_pyramid_as_wide_as_it_was() -> None:
-    model, example = detector(), torch.randn(1, *SHAPE)
+    sizes = {"num_classes": 2, "fpn_channels": 16, "min_size": 64, "max_size": 96}
+    model = create_model("retinanet_mobilenet_v3_large_fpn", **sizes).eval()
+    example = torch.randn(1, *SHAPE)
     pyramid = Pyramid(model.backbone)
     convs = changeable_convolutions(pyramid, (), example)
     halves = {name: convs[name].out_channels // 2 for name in prunable_among(pyramid, convs, example) if "body" in name}
