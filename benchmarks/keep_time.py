@@ -5,7 +5,7 @@
     python benchmarks/keep_time.py torchvision:resnet50 --data imagefolder:DIR --images 256 --threads 2 \\
         --out benchmarks/results/keep_time.csv
 
-Each conversion, to half of the multiply-adds of what can change by dropped, kept and pointwise maps, runs in a process
+Each conversion, by default a plan for half of the multiply-adds and what follows from it, runs in a process
 of its own; its memory is the peak of all that the process holds, PyTorch and the images included. Without --weights the
 weights are random: times do not depend on them. Rows that are there already are not made again.
 """

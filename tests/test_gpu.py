@@ -40,7 +40,7 @@ def test_a_ghost_made_and_tuned_there_knows_what_its_original_knew(
 ) -> None:
     data = ("--data", f"npz:{colours}")
     assert told(capsys, "evaluate", str(trained), *data)["top1"] > 0.9
-    options = ("--cheap", "pointwise", "--drop-inner", "--effort", effort, "--finetune", "2", "--lr", "0.01")
+    options = ("--effort", effort, "--finetune", "2", "--lr", "0.01")
     told(capsys, "convert", str(trained), *data, *options, "--out", str(tmp_path / "ghost"))
     ghost = str(tmp_path / "ghost" / "ghost.safetensors")
     on_gpu = told(capsys, "evaluate", ghost, *data)["top1"]

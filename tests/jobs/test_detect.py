@@ -55,8 +55,8 @@ def test_what_is_stopped_and_resumed_ends_as_what_was_not(build: Any, tmp_path: 
             raise StoppedError
 
     checkpoint = tmp_path / "checkpoint.pt"
+    options = RunOptions(checkpoint=checkpoint)
     with pytest.raises(StoppedError):
-        options = RunOptions(checkpoint=checkpoint)
         train_detector(copy.deepcopy(begun), data, RECIPE, options=options, progress=stop)
     resumed, again = copy.deepcopy(begun), RunOptions(checkpoint=checkpoint, resume=True)
     train_detector(resumed, data, RECIPE, options=again)

@@ -10,6 +10,7 @@ from ghostify.changes.one_convolution import OneConvolution
 from ghostify.changes.pointwise import PointwiseGhosts
 from ghostify.changes.prune import Prune
 from ghostify.changes.registry import register
+from ghostify.changes.remove import Remove
 
 __all__ = [
     "AnyPlan",
@@ -27,6 +28,7 @@ __all__ = [
     "OutputChange",
     "PointwiseGhosts",
     "Prune",
+    "Remove",
     "ResidualBlock",
     "Sizes",
     "register",

@@ -93,6 +93,34 @@ def found_by_name(model: nn.Module, names: Collection[str], example: Tensor) -> 
     return {name for name in names if stand_ins[name] in ran and old[name] not in ran}
 
 
+@torch.no_grad()
+def used_uncalled(model: nn.Module, names: Collection[str], example: Tensor) -> set[str]:
+    """Those of some modules that are never called, though the network's outputs depend on their parameters.
+
+    Args:
+        model: Left untouched.
+        names: Of modules that do not run when the network does.
+        example: One batch for it.
+    """
+    trial = copy.deepcopy(model)
+
+    def outputs() -> list[Tensor]:
+        with evaluating(trial):
+            return [leaf for leaf in tree_leaves(trial(example.clone())) if isinstance(leaf, Tensor)]
+
+    before, found = outputs(), set()
+    for name in names:
+        parameters = list(trial.get_submodule(name).parameters())
+        own = [parameter.clone() for parameter in parameters]
+        for parameter in parameters:
+            parameter.add_(1)
+        if not all(map(torch.equal, before, outputs())):
+            found.add(name)
+        for parameter, value in zip(parameters, own, strict=True):
+            parameter.copy_(value)
+    return found
+
+
 def stand_in(module: nn.Module) -> nn.Module:
     """Another module with the same parameters."""
     other = copy.copy(module)

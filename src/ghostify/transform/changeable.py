@@ -10,7 +10,7 @@ from ghostify.errors import InputError
 from ghostify.layers import GHOST_LAYERS
 from ghostify.structure.blocks import Calls, record_calls
 from ghostify.structure.channels import PrunableChannels, find_prunable
-from ghostify.structure.surgery import found_by_name, module_names
+from ghostify.structure.surgery import found_by_name, module_names, used_uncalled
 
 # A layer with fewer channels is a head's output or a gate: it has no near-copies to save.
 NARROWEST = 8
@@ -53,13 +53,12 @@ def reasons_to_leave(
     reasons = {name: reason_to_leave(conv, names[conv], model, ghosts, skip) for name, conv in convs.items()}
     if example is not None:
         calls = record_calls(model, example)
-        changing = [name for name, reason in reasons.items() if may_be_fitted(reason) and convs[name] in calls]
-        by_name = found_by_name(model, changing, example)
-        for name in changing:
-            if is_gate(model, name, calls):
-                reasons[name] = "a gate: it sees a single pixel"
-            elif name not in by_name:
-                reasons[name] = NOT_BY_NAME
+        changing = [name for name, reason in reasons.items() if may_be_fitted(reason)]
+        called = [name for name in changing if convs[name] in calls]
+        hidden = set(called) - found_by_name(model, called, example)
+        hidden |= used_uncalled(model, [name for name in changing if convs[name] not in calls], example)
+        reasons |= {name: "a gate: it sees a single pixel" for name in called if is_gate(model, name, calls)}
+        reasons |= dict.fromkeys(hidden, NOT_BY_NAME)
     return reasons
 
 
