@@ -48,7 +48,8 @@ def convert(  # noqa: PLR0913  # the front door: the promised names, each a sett
 
     With ``calibration`` the copy of a trained network keeps what the network knows as well as it can, see
     ``reconstruct``: by a ``plan``, by ghosts of one ratio where ``ratio``, ``cheap`` or ``cheap_kernel_size`` is
-    given, else by a plan for half of the multiply-adds that is made on these images.
+    given, else by a plan for half of the multiply-adds that is made on these images; where there is none, as for several
+    outputs, by pointwise ghosts of ratio 2.
 
     Depthwise, grouped and very narrow convolutions, gates, those with hooks or that the network reaches otherwise
     than by name are left, each with its reason. Converting a second time changes nothing.
@@ -98,13 +99,16 @@ def convert(  # noqa: PLR0913  # the front door: the promised names, each a sett
         return convert_network(model, asked, skip=skip, input_shape=input_shape, calibration=images, how=how)
     batches = checked_batches(calibration, model)
     refuse_idle_patterns(skip, [name for names in module_names(model).values() for name in names])
-    planned = plan_network(
-        model,
-        example=batches[0][:1],
-        calibration=batches,
-        target_macs=DEFAULT_MACS,
-        skip=skip,
-        seed=seed,
-        progress=progress,
-    )
-    return convert_network(model, planned, input_shape=input_shape, calibration=batches, how=how)
+    try:
+        asked = plan_network(
+            model,
+            example=batches[0][:1],
+            calibration=batches,
+            target_macs=DEFAULT_MACS,
+            skip=skip,
+            seed=seed,
+            progress=progress,
+        )
+    except InputError:  # several outputs, or half is out of reach: what can be cheaper is, all the same
+        return convert_network(model, ghosts, skip=skip, input_shape=input_shape, calibration=batches, how=how)
+    return convert_network(model, asked, input_shape=input_shape, calibration=batches, how=how)
