@@ -18,6 +18,14 @@ def test_it_is_at_least_the_weights_and_the_largest_map_and_not_twice_that() -> 
     assert weights_mb + map_mb < peak < 2 * (weights_mb + map_mb)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is read from Linux's /proc")
+def test_loading_the_weights_is_not_counted() -> None:
+    weights_mb = 4 * 4000 * 2500 / 1e6
+    peak = peak_memory_mb(nn.Linear(4000, 2500), torch.zeros(1, 4000))
+    assert peak is not None
+    assert weights_mb < peak < 1.5 * weights_mb, "while they are unpickled they are there twice"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="no process is started elsewhere")
 def test_what_other_processes_are_to_import_first_stays_as_it_was() -> None:
     forkserver = import_module("multiprocessing.forkserver")

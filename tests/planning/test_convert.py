@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+from small import Blocks
 from torch import Tensor, nn
 
 from ghostify import InputError, convert, count
-from small import Blocks
 
 SHAPE = (3, 16, 16)
 

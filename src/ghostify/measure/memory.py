@@ -23,8 +23,8 @@ def peak_memory_mb(model: nn.Module, example: Tensor, *, threads: int = 1) -> fl
 
     On a GPU it is the network's tensors and the growth of the allocator's peak in the second call; whatever else is
     there, such as other networks or the libraries' workspaces, is not in it. On a CPU it is the growth of the resident
-    memory of a fresh process, from before the network is loaded to the peak of its second call, without the memory of
-    PyTorch itself.
+    memory of a fresh process, from before the network is loaded to the peak of its calls, without the memory of PyTorch
+    itself.
 
     Args:
         example: One batch ``[batch, channels, height, width]`` on the network's device.
@@ -84,9 +84,9 @@ def preloading(module: str) -> Iterator[None]:
 def grown_mb(pickled: bytes, example: object, threads: int) -> float:
     torch.set_num_threads(threads)
     torch.nn.Conv2d(1, 1, 1)(torch.zeros(1, 1, 8, 8))  # the libraries' own start is not the network's
-    CLEAR.write_text("5")  # the peak is from now on
     before = status_kb("VmRSS")
     model = pickle.loads(pickled)
+    CLEAR.write_text("5")  # the peak is from now on: unpickling holds the weights twice for a moment
     with evaluating(model), torch.inference_mode():
         for _ in range(2):
             model(torch.as_tensor(example))

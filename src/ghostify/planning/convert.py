@@ -48,8 +48,8 @@ def convert(  # noqa: PLR0913  # the front door: the promised names, each a sett
 
     With ``calibration`` the copy of a trained network keeps what the network knows as well as it can, see
     ``reconstruct``: by a ``plan``, by ghosts of one ratio where ``ratio``, ``cheap`` or ``cheap_kernel_size`` is
-    given, else by a plan for half of the multiply-adds that is made on these images; where there is none, as for several
-    outputs, by pointwise ghosts of ratio 2.
+    given, else by a plan for half of the multiply-adds that is made on these images; where none can be made, as with
+    several outputs, by pointwise ghosts of ratio 2.
 
     Depthwise, grouped and very narrow convolutions, gates, those with hooks or that the network reaches otherwise
     than by name are left, each with its reason. Converting a second time changes nothing.
