@@ -212,9 +212,9 @@ def test_a_plan_is_made_edited_and_followed(capsys: pytest.CaptureFixture[str], 
     network = "tiny:Tiny"
     planned = printed(capsys, "plan", network, *data, "--target-macs", "0.7", "--out", str(out), "--json")
     assert planned["macs"] <= 0.7
-    assert planned["layers"]["conv1"]["dropped"] + planned["layers"]["conv2"]["ghosted"] > 0
+    assert planned["layers"]["conv1"]["output"]["kind"] != "keep"
     plan = json.loads((out / "plan.json").read_text())
-    plan["layers"]["conv1"] = {"kept": 5, "dropped": 11}
+    plan["layers"]["conv1"] = {"output": {"kind": "prune", "kept": 5, "dropped": 11}}
     (out / "plan.json").write_text(json.dumps(plan))
     follow = ["convert", network, *data, "--plan", str(out / "plan.json"), "--effort", "fast"]
     kept = printed(capsys, *follow, "--out", str(tmp_path / "g"), "--json")
@@ -224,10 +224,10 @@ def test_a_plan_is_made_edited_and_followed(capsys: pytest.CaptureFixture[str], 
     assert "expected one of --target-speedup" in refused(capsys, "plan", network, *data, "--out", str(out))
 
 
-def test_a_plan_that_makes_a_ghost_of_a_whole_block_is_followed(
+def test_a_plan_that_makes_one_convolution_of_a_whole_block_is_followed(
     capsys: pytest.CaptureFixture[str], colours: Path, tmp_path: Path
 ) -> None:
-    layers = {"layer2.1": BlockPlan(OneConvolution(32, 1)), "layer2.1.conv1": LayerPlan(Prune(0, 32))}
+    layers = {"layer2.1": BlockPlan(OneConvolution(32, 1)), "layer2.1.conv1": LayerPlan(Prune(8, 24))}
     write_plan(Plan(layers, ("macs", 0.9), 0.9, 0.0, 0.1), tmp_path / "plan.json")
     data = ["--data", f"npz:{colours}", "--images", "40", "--device", "cpu"]
     convert = ["convert", "resnet20", *data, "--plan", str(tmp_path / "plan.json"), "--effort", "fast"]
@@ -235,7 +235,7 @@ def test_a_plan_that_makes_a_ghost_of_a_whole_block_is_followed(
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.startswith("layer2.1")}
     assert "gone with its block" in rows["layer2.1.conv1"]
     assert "gone with its block" in rows["layer2.1.conv2"]
-    assert "ghost" in rows["layer2.1"]
+    assert "one convolution" in rows["layer2.1"]
     assert count(load(tmp_path / "g" / "ghost.safetensors"), (3, 32, 32)).of("layer2.1")[0] == 32 * 32 * 16 * 16
     assert main(["count", str(tmp_path / "g" / "ghost.safetensors")]) == 0
 
