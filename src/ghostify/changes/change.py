@@ -107,7 +107,7 @@ class OutputChange(Change):
         return (self.kept * in_channels * layer.kernel_area + self.ghosted * self.macs_per_ghost) * layer.pixels
 
     def time_terms(self, layer: Convolution, in_channels: int, vector: int) -> dict[str, float]:
-        """The parts of its time, in shares of the unchanged layer's work; layers of one shape share a price for each part.
+        """The parts of its time, as shares of the unchanged layer's; layers of one shape share their prices.
 
         Args:
             vector: Channels that the engine computes at once; it computes whole vectors.

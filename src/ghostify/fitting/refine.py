@@ -121,7 +121,7 @@ def shifted(x: Tensor, generator: torch.Generator) -> Tensor:
 def ends_apart(
     ghost: nn.Module, original: nn.Module, ends: Mapping[str, Tensor | None]
 ) -> Iterator[Callable[[Tensor], Tensor]]:
-    """A loss of two networks for a batch meanwhile: their distance at the ends of blocks, in the mean, and at the output."""
+    """A loss of a batch meanwhile: the networks' mean distance at the ends of blocks, and that at the output."""
     with ends_of(original, ends) as targets, ends_of(ghost, ends) as outputs:
 
         def loss_of(x: Tensor) -> Tensor:
