@@ -23,7 +23,7 @@ class Fitted:
 
     Args:
         layer: In eval mode.
-        explained: Share of the variance of its ghosted channels that it gives; None where it has none.
+        explained: Share of the variance of its ghosted channels that it explains; None where it has none.
     """
 
     layer: nn.Module

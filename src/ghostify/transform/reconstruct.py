@@ -67,7 +67,7 @@ class ReconstructedLayer:
     """The quality of a layer's reconstruction.
 
     Args:
-        explained: Share of the variance of the ghosted channels that is given; None where there are none.
+        explained: Share of the variance of the ghosted channels that is explained; None where there are none.
         block: The block whose output was compared; "" where the layer is in none, and was left.
         block_error: Mean squared error at the block's output over its variance, on the calibration images.
     """
