@@ -29,13 +29,13 @@ def plan_from_counts(row: Any) -> AnyPlan | None:
         InputError: If the row is no such plan.
     """
     if not isinstance(row, dict) or "kept" not in row:
-        raise InputError("expected whole numbers of kept, ghosted and dropped maps")
+        raise InputError("expected whole numbers of kept, ghosted and dropped channels")
     if row.keys() - {*NUMBERS, "cheap"}:
         raise InputError("expected kept, ghosted, dropped, cheap and merged, and nothing else")
     merged, cheap = row.get("merged"), row.get("cheap")
     numbers = [row.get(name, 0) for name in NUMBERS[:3]] + ([] if merged is None else [merged])
     if any(type(number) is not int or number < 0 for number in numbers):
-        raise InputError(f"{row}: expected whole numbers of kept, ghosted, dropped and merged maps, none negative")
+        raise InputError(f"{row}: expected whole numbers of kept, ghosted, dropped and merged channels, none negative")
     kept, ghosted, dropped = numbers[:3]
     if not kept:
         return block_from_counts(ghosted, dropped, cheap, merged)
@@ -49,7 +49,7 @@ def plan_from_counts(row: Any) -> AnyPlan | None:
 def block_from_counts(ghosted: int, dropped: int, cheap: Any, merged: int | None) -> BlockPlan | None:
     """The plan of a block that keeps no channel; None for a convolution inside one."""
     if bool(ghosted) == bool(dropped) or merged is not None:
-        raise InputError("expected at least 1 kept map, or all of a block ghosted, or all in it dropped")
+        raise InputError("expected at least 1 kept channel, or all of a block ghosted, or all in it dropped")
     if dropped:
         return None
     cheap = cheap or "pointwise"

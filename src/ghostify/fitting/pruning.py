@@ -38,7 +38,7 @@ def drop_channels_(
     prunable: dict[str, PrunableChannels] = {}
     for name, place in find_prunable(ghost, batches[0][:1], convs).items():
         if isinstance(place, str):
-            raise InputError(f"maps of {name} cannot be dropped: {place}; plan to keep or ghost them")
+            raise InputError(f"channels of {name} cannot be dropped: {place}; plan to keep or ghost them")
         prunable[name] = place
     structure = Structure(ghost, batches[0][:1])
     left = {}

@@ -108,7 +108,9 @@ def read_plan(path: Path) -> Plan:
         plans = layers_of(path, layers, plan_from_counts)
         for name in layers.keys() - plans.keys():
             if not inside_changed_block(name, plans):
-                raise InputError(f"{path}: layer {name!r} keeps no map: expected that only inside a block of ghosts")
+                raise InputError(
+                    f"{path}: layer {name!r} keeps no channel: expected that only inside a block of ghosts"
+                )
     else:
         plans = layers_of(path, layers, plan_from)
     try:

@@ -83,7 +83,7 @@ class Structure:
         try:
             group = self._group(conv, list(range(conv.out_channels)))
         except ValueError:  # it ran, but the tracer found no way from it to an output
-            return "the tracer does not follow its maps"
+            return "the tracer does not follow its channels"
         for dependency, _ in group:
             layer = dependency.target.module
             if layer is conv or isinstance(layer, PASSES_MAPS_ON):
@@ -91,15 +91,15 @@ class Structure:
                     followers.append(self.names[layer])
                 continue
             if not isinstance(layer, nn.Conv2d | nn.Linear):
-                return f"its maps meet {type(layer).__name__.strip('_')}"
+                return f"its channels meet {type(layer).__name__.strip('_')}"
             if isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels > 1:
                 followers.append(self.names[layer])
             elif not self.graph.is_out_channel_pruning_fn(dependency.handler) and getattr(layer, "groups", 1) == 1:
                 consumers.append(self.names[layer])
             else:
-                return f"its maps are coupled to those of {self.names[layer]}"
+                return f"its channels are coupled to those of {self.names[layer]}"
         if not consumers:
-            return "its maps are the network's output"
+            return "its channels are the network's output"
         return PrunableChannels(self.names[conv], tuple(dict.fromkeys(consumers)), tuple(dict.fromkeys(followers)))
 
     def drop_(self, conv: nn.Conv2d, channels: Tensor) -> None:
@@ -130,12 +130,12 @@ def find_prunable(
     places = {name: structure.prunable_channels(conv) for name, conv in convs.items()}
     for name, place in places.items():
         if isinstance(place, PrunableChannels) and not once.issuperset((name, *place.takers)):
-            places[name] = "it, or what takes its maps, is not run exactly once for an input"
+            places[name] = "it, or a layer that takes its channels, is not run exactly once for an input"
     found = [place for place in places.values() if isinstance(place, PrunableChannels)]
     before = inputs_at(model, example, {taker for place in found for taker in place.takers})
     for place in found:
         if not keeps_places(model, example, place, before):
-            places[place.producer] = "its maps do not reach what takes them each in its place"
+            places[place.producer] = "its channels do not arrive in their places in the layers that take them"
     prunable = [name for name, place in places.items() if isinstance(place, PrunableChannels)]
     if dropping and prunable and not runs_with_fewer(model, example, prunable):
         places |= {
@@ -155,8 +155,8 @@ def keeps_places(model: nn.Module, example: Tensor, place: PrunableChannels, bef
     """
     generator = torch.Generator().manual_seed(0)
     producer = conv_at(model, place.producer)
-    maps = producer.out_channels
-    changed = torch.rand(maps, generator=generator) < 0.5
+    channels = producer.out_channels
+    changed = torch.rand(channels, generator=generator) < 0.5
 
     def change(module: nn.Module, args: Any, output: Tensor) -> Tensor:
         # Of both signs and large, so that it shows behind a ReLU.
@@ -168,9 +168,9 @@ def keeps_places(model: nn.Module, example: Tensor, place: PrunableChannels, bef
     for name, y in after.items():
         x = before[name]
         # A linear layer takes flattened maps.
-        if x.ndim not in (2, 4) or x.shape[1] % maps or (x.ndim == 4 and x.shape[1] != maps):
+        if x.ndim not in (2, 4) or x.shape[1] % channels or (x.ndim == 4 and x.shape[1] != channels):
             return False
-        differ = (x != y).reshape(len(x), maps, -1).any(2).any(0).cpu()
+        differ = (x != y).reshape(len(x), channels, -1).any(2).any(0).cpu()
         if bool((differ & ~changed).any()):
             return False
     return True

@@ -32,7 +32,7 @@ from ghostify.transform.changeable import (
 from ghostify.transform.reconstruct import ReconstructedLayer, Reconstruction, reconstruct
 
 NOT_ONCE = "not run exactly once for an input"
-KEPT = "the plan keeps all its maps"
+KEPT = "the plan keeps all its channels"
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def check_plan(
         if isinstance(plan, BlockPlan):
             raise InputError(f"plan: {name} is a convolution: expected a change of its output channels")
         if plan.channels != convs[name].out_channels:
-            raise InputError(f"plan: {name} makes {convs[name].out_channels} maps, not {plan.channels}")
+            raise InputError(f"plan: {name} makes {convs[name].out_channels} channels, not {plan.channels}")
 
 
 def rows_of(
@@ -191,7 +191,7 @@ def rows_of(
             yield ConvertedLayer(name, True, "", *macs_of(name), kept=0, dropped=channels, change="gone with its block")
             continue
         plan = plans.get(name, LayerPlan.keep(conv))
-        combining = f"{NOT_CHEAPER}: combining {conv.out_channels} maps costs as much as making them"
+        combining = f"{NOT_CHEAPER}: combining {conv.out_channels} channels costs as much as making them"
         reason = "" if plan.changes else reasons[name] or combining
         yield ConvertedLayer(name, not reason, reason, *macs_of(name), **row_of(name, plan))
     for name in changed_blocks(plans):

@@ -195,7 +195,7 @@ def refuse_idle_input_changes(pair: Pair) -> None:
         if isinstance(plan, LayerPlan) and plan.input is not None:
             channels = conv_at(pair.changed, name).in_channels
             if plan.input.in_channels >= channels:
-                raise InputError(f"plan: {name} takes {channels} maps: expected to merge them to fewer than that")
+                raise InputError(f"plan: {name} takes {channels} channels: expected to merge them to fewer than that")
 
 
 @torch.no_grad()
@@ -255,11 +255,11 @@ def sums_to_replace(
     for name, change in changing.items():
         if name not in found:
             raise InputError(
-                f"plan: {name} cannot change as a whole: expected a block that runs once and adds a convolution's maps "
-                "to its input"
+                f"plan: {name} cannot change as a whole: expected a block that runs once and adds a convolution's "
+                "channels to its input"
             )
         if change.channels != len(found[name].gain):
-            raise InputError(f"plan: {name} makes {len(found[name].gain)} maps, not {change.channels}")
+            raise InputError(f"plan: {name} makes {len(found[name].gain)} channels, not {change.channels}")
     return found
 
 
