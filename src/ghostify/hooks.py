@@ -23,6 +23,7 @@ def hooked(
         after: As ``nn.Module.register_forward_hook`` takes it.
         with_kwargs: Give both the keyword arguments of the call, too.
     Example:
+        >>> import torch
         >>> layer, shapes = nn.Linear(2, 3), []
         >>> with hooked([layer], after=lambda module, args, output: shapes.append(tuple(output.shape))):
         ...     _ = layer(torch.zeros(4, 2))
