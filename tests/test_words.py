@@ -10,14 +10,6 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "ghostify"
 # A docstring that begins so names only a property of the thing, or a question about it.
 BEGINNINGS = ("Of", "What", "Whether")
-# Rooms and files whose docstrings are still to be written so.
-EXEMPT = (
-    *("changes", "cli", "fitting", "planning", "structure", "transform"),
-    *(f"inference/{name}.py" for name in ("compare", "deploy", "engines", "export", "forms", "worker")),
-    *(f"jobs/{name}.py" for name in ("accuracy", "boxes", "checkpoint", "coco_score", "cuda_graph", "detect")),
-    *(f"jobs/{name}.py" for name in ("evaluate", "learn", "page", "recipe", "recipes", "report", "run", "train")),
-    "jobs/training_folder.py",
-)
 SECTIONS = ("Args:", "Attributes:")
 
 
@@ -53,16 +45,7 @@ def badly_begun(source: str) -> list[str]:
     return found
 
 
-def is_exempt(file: Path) -> bool:
-    path = file.relative_to(SOURCE)
-    return path.as_posix() in EXEMPT or path.parts[0] in EXEMPT
-
-
-@pytest.mark.parametrize(
-    "file",
-    [file for file in sorted(SOURCE.rglob("*.py")) if not is_exempt(file)],
-    ids=lambda file: str(file.relative_to(SOURCE)),
-)
+@pytest.mark.parametrize("file", sorted(SOURCE.rglob("*.py")), ids=lambda file: str(file.relative_to(SOURCE)))
 def test_a_docstring_begins_with_what_the_thing_is_or_does(file: Path) -> None:
     assert badly_begun(file.read_text()) == []
 

@@ -1,6 +1,6 @@
-"""How long work tells how far it is."""
+"""The signature of functions that follow the progress of long work."""
 
 from collections.abc import Callable
 
-# Told what is going on, how it stands, steps done and steps in all.
+# Arguments: the task, a detail, steps done and steps in all.
 Progress = Callable[[str, str, int, int], None]

@@ -21,7 +21,7 @@ def test_images_alone_make_a_plan_for_half_of_the_multiply_adds(batches: list[Te
     model = Blocks().eval()
     found = convert(model, calibration=batches, effort="fast", skip=["stem"])
     assert 0.45 < count(found.model, SHAPE).macs / count(model, SHAPE).macs <= 0.5
-    assert {layer.name: layer.reason for layer in found.layers}["stem"] == "the plan keeps all its maps"
+    assert {layer.name: layer.reason for layer in found.layers}["stem"] == "the plan keeps all its channels"
     assert "prune" in {layer.change for layer in found.layers}
 
 

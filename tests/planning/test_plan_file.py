@@ -99,10 +99,10 @@ def refusal(content: dict[str, Any], path: Path) -> str:
     ("layer", "message"),
     [
         ({"kept": "8"}, "expected whole numbers"),
-        ({"kept": 0}, "expected at least 1 kept map"),
+        ({"kept": 0}, "expected at least 1 kept channel"),
         ({"kept": -1}, "expected whole numbers .* none negative"),
         ({"kept": 0, "ghosted": 8, "cheap": "depthwise"}, "expected one of pointwise, convolution"),
-        ({"kept": 0, "dropped": 8}, "keeps no map: expected that only inside a block"),
+        ({"kept": 0, "dropped": 8}, "keeps no channel: expected that only inside a block"),
         ({"kept": 8, "ghosted": 8, "cheap": "magic"}, "cheap is 'magic'"),
         ({"kept": 8, "merged": "4"}, "expected whole numbers of kept, ghosted, dropped and merged"),
         ({"kept": 8, "merged": 0}, "expected at least 1 combination"),

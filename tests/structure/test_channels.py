@@ -50,9 +50,9 @@ def found(model: nn.Module) -> PrunableChannels | str:
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (Way(shuffled), "each in its place"),
-        (Way(lambda x: F.pixel_shuffle(x, 2), taken=4), "each in its place"),
-        (Way(lambda x: F.glu(x, 1), taken=8), "each in its place"),
+        (Way(shuffled), "in their places"),
+        (Way(lambda x: F.pixel_shuffle(x, 2), taken=4), "in their places"),
+        (Way(lambda x: F.glu(x, 1), taken=8), "in their places"),
         (Way(FrozenBatchNorm2d(16)), "does not run without one"),
         (Way(WithBuffer()), "does not run without one"),
     ],
@@ -64,7 +64,7 @@ def test_what_the_tracer_overlooks_is_found_by_trying(model: nn.Module, reason: 
     assert reason in place
     batches = list(torch.randn(32, 3, 8, 8).split(16))
     convert(model, calibration=batches, cheap="pointwise", effort="fast")
-    with pytest.raises(InputError, match="maps of first cannot be dropped"):
+    with pytest.raises(InputError, match="channels of first cannot be dropped"):
         convert(model, calibration=batches, plan={"first": LayerPlan(Prune(8, 8))}, effort="fast")
 
 
@@ -88,7 +88,7 @@ class Twice(nn.Module):
 
 def test_maps_of_what_runs_twice_stay() -> None:
     model = Twice()
-    assert found(model) == "it, or what takes its maps, is not run exactly once for an input"
+    assert found(model) == "it, or a layer that takes its channels, is not run exactly once for an input"
     batches = list(torch.randn(32, 3, 8, 8).split(16))
     conversion = convert(model, calibration=batches, cheap="pointwise", effort="fast")
     assert [layer.reason for layer in conversion.layers] == ["not run exactly once for an input"] * 2 + [""]

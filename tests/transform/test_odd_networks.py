@@ -70,7 +70,7 @@ class Checking(nn.Module):
 def test_what_runs_with_all_maps_only_keeps_them() -> None:
     assert ghosted(network(Checking())).replaced == 2
     assert planned(network(Checking()))["0"].dropped == 0
-    with pytest.raises(InputError, match="maps of 0 cannot be dropped: the network does not run without one"):
+    with pytest.raises(InputError, match="channels of 0 cannot be dropped: the network does not run without one"):
         ghosted(network(Checking()), plan=planned(network()))
 
 

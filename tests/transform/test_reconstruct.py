@@ -218,7 +218,7 @@ def test_convert_calibrated_reports_every_layer_and_its_ghost_can_be_saved(tmp_p
     changes = {"block.conv1": LayerPlan(Prune(3, 5)), "block.conv2": LayerPlan(PointwiseGhosts(6, 2))}
     conversion = convert(model, plan=changes, calibration=images(), effort="fast")
     stem, conv1, conv2 = conversion.layers
-    assert (stem.reason, stem.kept, stem.block) == ("the plan keeps all its maps", 8, "stem")
+    assert (stem.reason, stem.kept, stem.block) == ("the plan keeps all its channels", 8, "stem")
     assert (conv1.kept, conv1.ghosted, conv1.dropped, conv1.change) == (3, 0, 5, "prune")
     assert (conv2.kept, conv2.ghosted, conv2.dropped, conv2.change) == (6, 2, 0, "pointwise ghosts")
     assert 0 < conv2.explained <= 1
@@ -246,12 +246,12 @@ def test_a_plan_says_what_becomes_of_each_layer() -> None:
     ("changes", "options", "message"),
     [
         ({"nothing": LayerPlan(PointwiseGhosts(4, 4))}, {}, "no convolution 'nothing'"),
-        ({"stem": LayerPlan(PointwiseGhosts(4, 5))}, {}, "stem makes 8 maps, not 9"),
+        ({"stem": LayerPlan(PointwiseGhosts(4, 5))}, {}, "stem makes 8 channels, not 9"),
         ({"block.conv2": LayerPlan(Prune(4, 4))}, {}, r"block\.conv2 cannot be dropped"),
         (
             {"block.conv1": LayerPlan(Prune(4, 4)), "block.conv2": LayerPlan(Keep(8), MergeInputs(4))},
             {},
-            r"block\.conv2 takes 4 maps: expected to merge them to fewer",
+            r"block\.conv2 takes 4 channels: expected to merge them to fewer",
         ),
         (
             {"stem": LayerPlan(PointwiseGhosts(4, 4))},
@@ -270,7 +270,7 @@ def test_a_plan_that_the_network_cannot_follow_is_refused(
 
 def test_the_maps_of_an_output_or_a_sum_are_never_dropped() -> None:
     model, x = settled(Residual()), images()
-    with pytest.raises(InputError, match=r"maps of block\.conv2 cannot be dropped: its maps are coupled"):
+    with pytest.raises(InputError, match=r"channels of block\.conv2 cannot be dropped: its channels are coupled"):
         reconstruct(model, {"block.conv2": LayerPlan(Prune(4, 4))}, x, Reconstruction())
     last = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)).eval()
     with pytest.raises(InputError, match=r"the network's output|_?OutputOp"):

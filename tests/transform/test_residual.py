@@ -139,7 +139,7 @@ def test_a_block_that_is_linear_in_its_input_is_one_convolution(kernel: int, siz
             {"1": BlockPlan(OneConvolution(8, 1))},
             "plan: 1 cannot change as a whole: expected a block that runs once and adds",
         ),
-        ({"2": BlockPlan(OneConvolution(9, 1))}, "plan: 2 makes 8 maps, not 9"),
+        ({"2": BlockPlan(OneConvolution(9, 1))}, "plan: 2 makes 8 channels, not 9"),
         (
             {"2": LayerPlan(PointwiseGhosts(4, 4))},
             "plan: 2 is no convolution: expected a change of a block, or none",

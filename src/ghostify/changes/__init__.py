@@ -1,4 +1,4 @@
-"""What can become of a convolution or of a residual block: a file for each kind."""
+"""The changes that a convolution or a residual block can undergo: a file for each kind."""
 
 from ghostify.changes.change import BlockChange, Change, Fitted, InputChange, OutputChange
 from ghostify.changes.depthwise import DepthwiseGhosts

@@ -1,4 +1,4 @@
-"""The questions that every change answers: where it is offered, what it costs, and how its layer comes about."""
+"""The base of all changes: where each is offered, what it costs, and how its layer is made."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
@@ -23,7 +23,7 @@ class Fitted:
 
     Args:
         layer: In eval mode.
-        explained: Share of the variance of the channels that it makes of others; None where it makes none so.
+        explained: Share of the variance of its ghosted channels that it explains; None where it has none.
     """
 
     layer: nn.Module
@@ -40,12 +40,12 @@ class Change(ABC):
     kind: ClassVar[str]
     # The targets for which a plan offers it without being asked to.
     default_for: ClassVar[frozenset[TargetKind]] = frozenset(("macs", "speedup"))
-    # Layers that it puts into a network, and what makes each of them again, for the network's file.
+    # Layers that it puts into a network, and the arguments that make each of them again, for the network's file.
     layers: ClassVar[Described] = {}
 
     @property
     def changes_something(self) -> bool:
-        """Whether the layer is another one afterwards."""
+        """True if the layer is another one afterwards."""
         return True
 
     @property
@@ -59,11 +59,11 @@ class Change(ABC):
 
     @abstractmethod
     def output_error(self, trial: Trial, layer: Any) -> float:
-        """Error of the network's output where this layer alone changes so, fitted in closed form."""
+        """Error of the network's output where this change alone is made, fitted in closed form."""
 
 
 class OutputChange(Change):
-    """How the output channels of a convolution come about.
+    """How a convolution's output channels are made.
 
     Args:
         kept: Channels that the convolution computes.
@@ -78,7 +78,7 @@ class OutputChange(Change):
     @classmethod
     @abstractmethod
     def offered(cls, layer: Convolution, sizes: Sizes) -> Iterable[Self]:
-        """The changes of this kind that may pay for a convolution."""
+        """The changes of this kind that may be worthwhile for a convolution."""
 
     @property
     def channels(self) -> int:
@@ -94,20 +94,20 @@ class OutputChange(Change):
 
     @property
     def macs_per_ghost(self) -> int:
-        """Multiply-adds of a pixel of a channel that is made of others."""
+        """Multiply-adds per pixel of a ghosted channel."""
         return 0
 
     @property
     def takes_input_changes(self) -> bool:
-        """Whether the layer can take combinations of its input channels, too."""
+        """True if an input change can be made beside this one."""
         return True
 
     def macs(self, layer: Convolution, in_channels: int) -> int:
-        """Multiply-adds for one input where the convolution takes so many channels."""
+        """Multiply-adds for one input of ``in_channels`` channels."""
         return (self.kept * in_channels * layer.kernel_area + self.ghosted * self.macs_per_ghost) * layer.pixels
 
     def time_terms(self, layer: Convolution, in_channels: int, vector: int) -> dict[str, float]:
-        """The parts of its time, each relative to the whole layer's: all have a price that similar layers share.
+        """The parts of its time, as shares of the unchanged layer's; layers of one shape share their prices.
 
         Args:
             vector: Channels that the engine computes at once; it computes whole vectors.
@@ -121,14 +121,14 @@ class OutputChange(Change):
         }
 
     def layer_arguments(self) -> dict[str, Any]:
-        """Arguments of the ``GhostConv2d`` that makes the channels so."""
+        """Arguments of the ``GhostConv2d`` that makes these channels."""
         return {"intrinsic": self.kept, "cheap": "pointwise"}
 
     def untrained(self, conv: nn.Conv2d, input_change: "InputChange | None") -> nn.Module:
-        """The layer's shape, its weights of no use.
+        """A layer of the right shape, with arbitrary weights.
 
         Args:
-            conv: Without its dropped channels.
+            conv: The convolution without its dropped channels.
         """
         if not self.ghosted and input_change is None:
             return conv
@@ -136,7 +136,7 @@ class OutputChange(Change):
         return GhostConv2d.like(conv, **self.layer_arguments(), **more).eval()
 
     def fit(self, samples: LayerSamples, input_change: "InputChange | None" = None) -> Fitted:
-        """The layer, fitted by least squares to what the convolution is to give."""
+        """The layer, fitted by least squares to the target outputs."""
         if not self.ghosted and input_change is None:
             return Fitted(samples.refitted_convolution())
         more = {} if input_change is None else input_change.layer_arguments()
@@ -146,7 +146,7 @@ class OutputChange(Change):
         return Fitted(layer.eval(), explained)
 
     def fit_(self, layer: GhostConv2d, samples: LayerSamples) -> float | None:
-        """Set the weights behind the input change; gives the share of variance as of ``Fitted``."""
+        """Set the weights behind the input change, and return the share explained, as in ``Fitted``."""
         samples.set_filters_(layer.primary)
         return None
 
@@ -162,38 +162,38 @@ class InputChange(Change):
     @classmethod
     @abstractmethod
     def offered(cls, layer: Convolution, output: OutputChange, sizes: Sizes) -> Iterable[Self]:
-        """The changes of this kind that may pay for a convolution whose output changes so."""
+        """The changes of this kind that may be worthwhile beside an output change."""
 
     @property
     @abstractmethod
     def in_channels(self) -> int:
-        """Channels that the convolution itself takes."""
+        """Input channels of the convolution itself."""
 
     @abstractmethod
     def macs(self, layer: Convolution, in_channels: int) -> int:
-        """Multiply-adds that it adds for one input of so many channels."""
+        """Multiply-adds that it adds for one input of ``in_channels`` channels."""
 
     @abstractmethod
     def time_terms(self, layer: Convolution, in_channels: int, vector: int) -> dict[str, float]:
-        """As of ``OutputChange``."""
+        """The parts of the time that it adds, as in ``OutputChange``."""
 
     def full_size(self, layer: Convolution) -> int:
         return layer.in_channels
 
     @abstractmethod
     def layer_arguments(self) -> dict[str, Any]:
-        """Arguments of the ``GhostConv2d`` that takes its input so."""
+        """Arguments of the ``GhostConv2d`` with this change."""
 
     @abstractmethod
     def fit_(self, layer: GhostConv2d, samples: LayerSamples) -> LayerSamples:
-        """Set the weights of what stands in front of the convolution; gives the samples behind it."""
+        """Set the weights in front of the convolution, and return the samples behind them."""
 
 
 class BlockChange(Change):
-    """What stands in the place of a whole residual block.
+    """A layer that replaces a whole residual block.
 
     Args:
-        channels: In and out.
+        channels: Input channels, and as many output channels.
     """
 
     default_for = frozenset(("speedup",))
@@ -202,7 +202,7 @@ class BlockChange(Change):
     @classmethod
     @abstractmethod
     def offered(cls, block: ResidualBlock, sizes: Sizes) -> Iterable[Self]:
-        """The changes of this kind that may pay for a block."""
+        """The changes of this kind that may be worthwhile for a block."""
 
     @property
     def ghosted(self) -> int:
@@ -211,27 +211,27 @@ class BlockChange(Change):
 
     @property
     def dropped(self) -> int:
-        """Channels of the block's own that are gone."""
+        """Output channels that are gone."""
         return self.channels - self.ghosted
 
     def macs(self, block: ResidualBlock) -> int:
-        """Multiply-adds of what stands there, for one input."""
+        """Multiply-adds of the layer, for one input."""
         return 0
 
     @abstractmethod
     def untrained(self) -> nn.Module:
-        """The layer's shape, its weights of no use."""
+        """A layer of the right shape, with arbitrary weights."""
 
     @abstractmethod
     def fit(self, samples: SumSamples) -> Fitted:
-        """The layer, fitted to the block's sum; whether a ReLU follows that, the samples say."""
+        """The layer, fitted to the block's sum."""
 
     def output_error(self, trial: Trial, block: ResidualBlock) -> float:
         return trial.error_with_layer(block.name, self.fit(trial.samples_of_sum(block.name, block.sum)).layer)
 
 
 def whole_vectors(channels: int, vector: int) -> int:
-    """Channels that are computed where whole vectors are."""
+    """A number of channels, rounded up to whole vectors."""
     return -(-channels // vector) * vector
 
 

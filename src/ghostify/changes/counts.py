@@ -1,4 +1,4 @@
-"""Plans said in numbers of channels, as plan files of format 1 say them."""
+"""Plans as numbers of channels, as in plan files of format 1."""
 
 from typing import Any
 
@@ -17,25 +17,25 @@ BLOCK_KERNELS = {"pointwise": 1, "convolution": 3}
 
 
 def plan_from_counts(row: Any) -> AnyPlan | None:
-    """The plan of a layer, from how many of its channels are made how.
+    """The plan of a layer, from numbers of its channels.
 
     Args:
-        row: ``kept``, and perhaps ``ghosted`` and ``dropped``; ``cheap``: how the ghosts are made, "pointwise" or
-            "depthwise" (the default, but where ``merged`` is given), of a block that keeps none "pointwise" (the
-            default) or "convolution"; ``merged``: how many combinations of its input channels are taken.
+        row: ``kept``, and perhaps ``ghosted`` and ``dropped``; ``cheap``: how the ghosts are made, "pointwise" (the
+            default with ``merged``) or "depthwise" (the default without), or in a block that keeps none "pointwise"
+            (the default) or "convolution"; ``merged``: the number of combinations of input channels.
     Returns:
-        None where all channels are dropped, as in a block that changes as a whole.
+        The plan; None where all channels are dropped, as in a block that changes as a whole.
     Raises:
-        InputError: If it says something else.
+        InputError: If the row is no such plan.
     """
     if not isinstance(row, dict) or "kept" not in row:
-        raise InputError("expected whole numbers of kept, ghosted and dropped maps")
+        raise InputError("expected whole numbers of kept, ghosted and dropped channels")
     if row.keys() - {*NUMBERS, "cheap"}:
         raise InputError("expected kept, ghosted, dropped, cheap and merged, and nothing else")
     merged, cheap = row.get("merged"), row.get("cheap")
     numbers = [row.get(name, 0) for name in NUMBERS[:3]] + ([] if merged is None else [merged])
     if any(type(number) is not int or number < 0 for number in numbers):
-        raise InputError(f"{row}: expected whole numbers of kept, ghosted, dropped and merged maps, none negative")
+        raise InputError(f"{row}: expected whole numbers of kept, ghosted, dropped and merged channels, none negative")
     kept, ghosted, dropped = numbers[:3]
     if not kept:
         return block_from_counts(ghosted, dropped, cheap, merged)
@@ -47,9 +47,9 @@ def plan_from_counts(row: Any) -> AnyPlan | None:
 
 
 def block_from_counts(ghosted: int, dropped: int, cheap: Any, merged: int | None) -> BlockPlan | None:
-    """The plan of a layer that keeps no channel: a block, or a convolution inside one."""
+    """The plan of a block that keeps no channel; None for a convolution inside one."""
     if bool(ghosted) == bool(dropped) or merged is not None:
-        raise InputError("expected at least 1 kept map, or all of a block ghosted, or all in it dropped")
+        raise InputError("expected at least 1 kept channel, or all of a block ghosted, or all in it dropped")
     if dropped:
         return None
     cheap = cheap or "pointwise"

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ghostify.changes.change import Described, OutputChange, refuse_unless
 from ghostify.changes.layer import Convolution, Sizes
 from ghostify.fitting.least_squares import RIDGE, choose_maps, complement, fit_filters, share_explained
-from ghostify.fitting.moments import TapMoments, TapSums, windows
+from ghostify.fitting.moments import FilterMoments, FilterSums, windows
 from ghostify.fitting.samples import LayerSamples, set_
 from ghostify.layers import GhostConv2d
 from ghostify.layers.arguments import ghost_arguments
@@ -21,7 +21,7 @@ from ghostify.layers.ghost_conv import intrinsic_channels
 
 @dataclass(frozen=True)
 class DepthwiseGhosts(OutputChange):
-    """Few channels are computed, each of the others is one of these under a d×d filter.
+    """Few channels are computed; each of the others is one of these, filtered by a d×d kernel.
 
     Args:
         cheap_kernel_size: d, odd.
@@ -65,7 +65,7 @@ class DepthwiseGhosts(OutputChange):
         others = complement(kept, len(prior))
         filters = fit_filters(found.of_outputs(kept), prior[kept])
         set_(layer.primary, filters, found.t_mean[kept] - filters @ found.x_mean)
-        sums, padding = TapSums(), self.cheap_kernel_size // 2
+        sums, padding = FilterSums(), self.cheap_kernel_size // 2
         for batch in samples.batches():
             channels = F.pad(layer.primary(batch.inputs), (padding,) * 4)
             seen = windows(channels, batch.pixels, (self.cheap_kernel_size,) * 2)
@@ -81,12 +81,12 @@ class DepthwiseGhosts(OutputChange):
 
 @dataclass(frozen=True)
 class CheapFilters:
-    """A d×d filter of one intrinsic map for each ghost.
+    """A d×d filter of one intrinsic channel for each ghost.
 
     Args:
-        slots: For each ghost, in the order of the wanted maps, its row among the cheap filters.
-        filters: One row per slot, ``[ghosts, taps]``.
-        bias: One per slot, ``[ghosts]``.
+        slots: Row of each ghost among the cheap filters, the ghosts in the order of the targets.
+        filters: ``[ghosts, kernel area]``.
+        bias: ``[ghosts]``.
         explained: Share of the ghosts' variance that the filters give, at most 1.
     """
 
@@ -96,18 +96,18 @@ class CheapFilters:
     explained: float
 
 
-def fit_depthwise(found: TapMoments, per_map: int) -> CheapFilters:
-    """Assign each ghost to an intrinsic map, and fit its filter.
+def fit_depthwise(found: FilterMoments, per_channel: int) -> CheapFilters:
+    """Assign each ghost to an intrinsic channel, and fit its filter.
 
-    Each intrinsic map has at most ``per_map`` ghosts, as in the paper; the assignment is the one that
-    explains the most variance in all.
+    Each intrinsic channel has at most ``per_channel`` ghosts, as in the paper; the assignment explains the most
+    variance in all.
     """
-    taps = found.xx.shape[-1]
+    area = found.xx.shape[-1]
     ridge = RIDGE * found.xx.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-30)
-    lifted = found.xx + ridge[:, None, None] * torch.eye(taps, dtype=found.xx.dtype, device=found.xx.device)
-    filters = torch.linalg.solve(lifted, found.tx.transpose(1, 2)).transpose(1, 2)  # [intrinsic, wanted, taps]
+    lifted = found.xx + ridge[:, None, None] * torch.eye(area, dtype=found.xx.dtype, device=found.xx.device)
+    filters = torch.linalg.solve(lifted, found.tx.transpose(1, 2)).transpose(1, 2)  # [intrinsic, targets, area]
     explained = (2 * (filters * found.tx).sum(2) - ((filters @ found.xx) * filters).sum(2)).cpu()
-    source = torch.arange(explained.shape[1]) // per_map  # of each slot, its intrinsic map
+    source = torch.arange(explained.shape[1]) // per_channel  # of each slot, its intrinsic channel
     rows, columns = linear_sum_assignment(explained[source].numpy(), maximize=True)
     target = torch.as_tensor(columns)  # of each slot, its ghost
     slots = torch.empty_like(target)

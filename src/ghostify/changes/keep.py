@@ -10,7 +10,7 @@ from ghostify.changes.layer import Convolution, Sizes
 
 @dataclass(frozen=True)
 class Keep(OutputChange):
-    """All channels are computed; their filters can still be fitted to other inputs than before."""
+    """All channels are computed; their filters can still be fitted to inputs that changed."""
 
     kind = "keep"
     kept: int

@@ -1,4 +1,4 @@
-"""Convolutions and residual blocks that may change, as far as their changes need to know them."""
+"""Convolutions and residual blocks that may change, described by numbers."""
 
 from dataclasses import dataclass
 
@@ -14,15 +14,15 @@ class Convolution:
 
     Args:
         name: Module name.
-        in_channels: As in the network before.
-        out_channels: As in the network before.
+        in_channels: Input channels in the original.
+        out_channels: Output channels in the original.
         kernel_area: Kernel height times width.
         pixels: Height times width of its output.
         input_pixels: Height times width of its input.
         stride: Down and right.
-        prunable: Whether its output channels go to following layers only.
+        prunable: True if its output channels go to following layers only.
         producer: The prunable convolution whose channels are its inputs, if there is one.
-        following_macs: Multiply-adds that each output channel costs in depthwise convolutions behind it.
+        following_macs: Multiply-adds of each output channel in depthwise convolutions behind it.
         block: The residual block around it that may change as a whole, if there is one.
     """
 
@@ -40,7 +40,7 @@ class Convolution:
 
     @property
     def shape(self) -> tuple[object, ...]:
-        """What layers have in common whose time has the same parts."""
+        """Sizes that its time depends on: layers with equal ones share prices."""
         return "convolution", self.in_channels, self.out_channels, self.kernel_area, self.stride, self.pixels
 
 
@@ -50,10 +50,10 @@ class ResidualBlock:
 
     Args:
         name: Module name.
-        channels: In and out.
+        channels: Input channels, and as many output channels.
         pixels: Height times width of its output.
-        macs: Multiply-adds of all in it, for one input.
-        sum: How it comes to its output.
+        macs: Multiply-adds of all its layers, for one input.
+        sum: The sum at its end.
     """
 
     name: str
@@ -67,12 +67,12 @@ class ResidualBlock:
 
     @property
     def in_channels(self) -> int:
-        """Channels that it takes."""
+        """Input channels."""
         return self.channels
 
     @property
     def shape(self) -> tuple[object, ...]:
-        """What blocks have in common that take the same time."""
+        """Sizes that its time depends on: blocks with equal ones share times."""
         return "block", self.channels, self.pixels
 
 
@@ -81,20 +81,20 @@ Layer = Convolution | ResidualBlock
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many channels changes may leave.
+    """Numbers of channels that changes may leave.
 
     Args:
-        round_to: Of layers with at least twice as many, a multiple of this number is kept.
+        round_to: Number that kept channels are a multiple of, in layers with at least twice as many.
     """
 
     round_to: int = 1
 
     def step(self, channels: int) -> int:
-        """The number that a layer's kept channels are a multiple of: few channels take any number."""
+        """The number that a layer's kept channels are a multiple of."""
         return self.round_to if channels >= 2 * self.round_to else 1
 
     def of(self, channels: int) -> list[int]:
-        """The numbers that the shares come to, each once, the most first.
+        """The numbers of channels of all shares, each once, the largest first.
 
         Example:
             >>> Sizes(4).of(16)

@@ -1,4 +1,4 @@
-"""The changes of one convolution, or of one residual block, as a plan holds them."""
+"""The plan of one convolution, or of one residual block."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ class Channels:
     """A layer's channels, as tables show them.
 
     Args:
-        kept: Output channels that it computes; None for a block that stays, whose convolutions have their own.
+        kept: Output channels that it computes; None for a block that stays.
         ghosted: Output channels that are made of others.
         dropped: Output channels that are gone.
-        inputs: Combinations of its input channels that it takes; None: these themselves.
+        inputs: Combinations of input channels that it takes; None: the channels themselves.
     """
 
     kept: int | None
@@ -33,11 +33,11 @@ class Channels:
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What becomes of a convolution.
+    """The changes of a convolution.
 
     Args:
-        output: How its output channels come about.
-        input: How it takes its input channels; None: as they are.
+        output: Change of its output channels.
+        input: Change of its input channels; None: none.
     Example:
         >>> from ghostify.changes import Prune
         >>> LayerPlan(Prune(kept=8, dropped=8)).channels
@@ -53,7 +53,7 @@ class LayerPlan:
 
     @classmethod
     def keep(cls, conv: nn.Conv2d) -> "LayerPlan":
-        """Nothing changes."""
+        """A plan that changes nothing."""
         return cls(Keep(conv.out_channels))
 
     @property
@@ -79,25 +79,25 @@ class LayerPlan:
 
     @property
     def changes(self) -> tuple[Change, ...]:
-        """All that changes something."""
+        """The changes that change something."""
         return tuple(change for change in (self.output, self.input) if change is not None and change.changes_something)
 
     def macs(self, layer: Convolution, in_channels: int) -> int:
-        """Multiply-adds for one input where so many channels come in, depthwise convolutions behind it included."""
+        """Multiply-adds for one input of ``in_channels`` channels, with those of depthwise convolutions behind it."""
         following = layer.following_macs * (self.output.kept + self.output.ghosted)
         if self.input is None:
             return self.output.macs(layer, in_channels) + following
         return self.input.macs(layer, in_channels) + self.output.macs(layer, self.input.in_channels) + following
 
     def time_terms(self, layer: Convolution, in_channels: int, vector: int) -> dict[str, float]:
-        """The parts of its time where so many channels come in."""
+        """The parts of its time for inputs of ``in_channels`` channels."""
         if self.input is None:
             return self.output.time_terms(layer, in_channels, vector)
         own = self.output.time_terms(layer, self.input.in_channels, vector)
         return own | self.input.time_terms(layer, in_channels, vector)
 
     def untrained(self, conv: nn.Conv2d) -> nn.Module:
-        """The layer's shape, its weights of no use; the convolution itself where nothing but pruning changes it."""
+        """A layer of the right shape, with arbitrary weights; ``conv`` itself where it is pruned at most."""
         return self.output.untrained(conv, self.input)
 
     def fit(self, samples: LayerSamples) -> Fitted:
@@ -111,10 +111,10 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """What becomes of a residual block as a whole.
+    """The change of a residual block as a whole.
 
     Args:
-        change: What stands in its place; None: it stays, and a plan says what becomes of its convolutions.
+        change: The change; None: the block stays, and its convolutions have plans of their own.
     """
 
     change: BlockChange | None = None
@@ -136,15 +136,15 @@ class BlockPlan:
 
     @property
     def changes(self) -> tuple[Change, ...]:
-        """All that changes something."""
+        """The changes that change something."""
         return () if self.change is None else (self.change,)
 
     def macs(self, block: ResidualBlock, in_channels: int) -> int:
-        """Multiply-adds for one input; those of the block's convolutions are theirs."""
+        """Multiply-adds for one input; 0 where the block stays, as its convolutions have their own."""
         return 0 if self.change is None else self.change.macs(block)
 
     def time_terms(self, block: ResidualBlock, in_channels: int, vector: int) -> dict[str, float]:
-        """The parts of its time: each change of a block has one of its own, and so has all else in a block."""
+        """The parts of its time: a single one, which each change of a block has for itself."""
         return {str(self.change): 1.0}
 
     def row(self) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def changed_blocks(plans: Mapping[str, AnyPlan]) -> dict[str, BlockChange]:
 
 
 def inside_changed_block(name: str, plans: Mapping[str, AnyPlan]) -> bool:
-    """Whether a layer goes as its whole block changes."""
+    """True if a layer is inside a block that changes as a whole, and so goes."""
     return any(name.startswith(f"{block}.") for block in changed_blocks(plans))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ghostify.changes.change import Described, InputChange, OutputChange, refuse_unless, whole_vectors
 from ghostify.changes.layer import Convolution, Sizes
 from ghostify.fitting.least_squares import fit_filters, ridged
-from ghostify.fitting.moments import Moments, mean_over_taps
+from ghostify.fitting.moments import Moments, mean_over_kernel
 from ghostify.fitting.samples import LayerSamples
 from ghostify.fitting.trial import Trial
 from ghostify.layers import GhostConv2d
@@ -22,12 +22,12 @@ FEWEST_CHANNELS = 8
 
 @dataclass(frozen=True)
 class MergedInputs:
-    """Combinations of a convolution's input maps, in the place of these.
+    """Combinations of a convolution's input channels, which it takes instead of these.
 
     Args:
-        combinations: ``[merged, maps]``.
-        moments: Of patches of the merged maps, ``[merged · taps]``.
-        prior: Filters of them that give nearly what those of all maps do, ``[outputs, merged · taps]``.
+        combinations: ``[merged, channels]``.
+        moments: Moments of patches of the merged channels, ``[merged · area]``.
+        prior: Filters of the merged channels that give nearly the old outputs, ``[outputs, merged · area]``.
     """
 
     combinations: Tensor
@@ -35,17 +35,17 @@ class MergedInputs:
     prior: Tensor
 
     def of_all(self, filters: Tensor) -> Tensor:
-        """Filters of all maps, ``[outputs, maps · taps]``, that do what these do of the merged ones."""
-        by_map = filters.unflatten(1, (len(self.combinations), -1))
-        return torch.einsum("omt,mi->oit", by_map, self.combinations).flatten(1)
+        """Filters of all channels ``[outputs, channels · area]`` that are equal to ``filters`` of the merged ones."""
+        by_channel = filters.unflatten(1, (len(self.combinations), -1))
+        return torch.einsum("omp,mi->oip", by_channel, self.combinations).flatten(1)
 
 
 @dataclass(frozen=True)
 class MergeInputs(InputChange):
-    """The convolution takes combinations of its input channels: its filters become low-rank along these.
+    """The convolution takes combinations of its input channels: its filters become low-rank.
 
     Args:
-        rank: How many combinations.
+        rank: Number of combinations.
     """
 
     kind = "merge inputs"
@@ -104,31 +104,31 @@ class MergeInputs(InputChange):
 
 
 def merge_inputs(found: Moments, fitted: Tensor, gain: Tensor, merged: int) -> MergedInputs:
-    """The combinations of a convolution's input maps from which filters best tell the wanted outputs.
+    """Combinations of a convolution's input channels from which filters can best compute the target outputs.
 
-    They are the directions in which the maps vary most, counted by what the fitted filters make of them: a higher-order
-    singular value decomposition (De Lathauwer et al. 2000; of filters, Kim et al. 2016, arXiv:1511.06530) of filters
-    weighted by their inputs' covariance, which is taken to be one of the maps times one of the taps.
+    They are the directions of the input that the fitted filters' outputs depend on most: a higher-order singular value
+    decomposition (De Lathauwer et al. 2000; of filters, Kim et al. 2016, arXiv:1511.06530) of the filters, weighted by
+    their inputs' covariance, which is taken for a product of one of channels and one of kernel positions.
 
     Args:
-        found: Of patches ``[maps · taps]``.
-        fitted: Filters of all maps, by ``fit_filters``, ``[outputs, maps, taps]``.
-        gain: What an error in each output map counts, ``[outputs]``.
-        merged: How many combinations, at most maps.
+        found: Moments of patches ``[channels · area]``.
+        fitted: Filters of all channels, by ``fit_filters``, ``[outputs, channels, area]``.
+        gain: Weight of an error in each output channel, ``[outputs]``.
+        merged: Number of combinations, at most ``channels``.
     """
-    maps, taps = fitted.shape[1:]
+    channels, area = fitted.shape[1:]
     lifted = ridged(found.xx)
-    values, vectors = torch.linalg.eigh(mean_over_taps(lifted, maps))
+    values, vectors = torch.linalg.eigh(mean_over_kernel(lifted, channels))
     root = vectors * values.clamp_min(0).sqrt() @ vectors.T
-    of_taps = lifted.reshape(maps, taps, maps, taps).diagonal(dim1=0, dim2=2).mean(-1)
+    of_kernel = lifted.reshape(channels, area, channels, area).diagonal(dim1=0, dim2=2).mean(-1)
     weighted = gain.to(fitted)[:, None, None] * fitted
-    effect = torch.einsum("oit,ojt->ij", weighted @ of_taps, weighted)
-    directions = torch.linalg.eigh(root @ effect @ root).eigenvectors[:, -merged:]  # [maps, merged]
-    # Each of variance 1 and apart from the others, so that learning moves all of them alike.
+    effect = torch.einsum("oip,ojp->ij", weighted @ of_kernel, weighted)
+    directions = torch.linalg.eigh(root @ effect @ root).eigenvectors[:, -merged:]  # [channels, merged]
+    # Uncorrelated and of variance 1, so that all of them learn at the same pace.
     combinations = torch.linalg.solve(root, directions).T
 
-    def merge(rows: Tensor) -> Tensor:  # [maps · taps, columns] → [merged · taps, columns]
-        return (combinations @ rows.reshape(maps, -1)).reshape(merged * taps, -1)
+    def merge(rows: Tensor) -> Tensor:  # [channels · area, columns] → [merged · area, columns]
+        return (combinations @ rows.reshape(channels, -1)).reshape(merged * area, -1)
 
     seen = merge(lifted)
     moments = Moments(merge(found.x_mean)[:, 0], found.t_mean, merge(merge(found.xx).T), merge(found.tx.T).T, found.tt)

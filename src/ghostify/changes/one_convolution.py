@@ -23,7 +23,7 @@ class OneConvolution(BlockChange):
     """A 1×1 or 3×3 convolution in the place of a residual block, its sum included.
 
     Args:
-        channels: In and out.
+        channels: Input channels, and as many output channels.
         kernel_size: 1 or 3.
     """
 
@@ -45,9 +45,9 @@ class OneConvolution(BlockChange):
         return self.channels**2 * self.kernel_size**2 * block.pixels
 
     def untrained(self) -> nn.Module:
-        # Whether a ReLU is behind it is nothing to the time.
+        # With or without a ReLU behind it, the time is the same.
         layer = GhostBlock(self.channels, self.kernel_size).eval()
-        layer.cheap.reset_parameters()  # an exported file has equal tensors once, and layers are told apart by theirs
+        layer.cheap.reset_parameters()  # an exported file stores equal tensors once, and layers are known by theirs
         return layer
 
     def fit(self, samples: SumSamples) -> Fitted:

@@ -1,4 +1,4 @@
-"""Pointwise ghosts: output channels as 1×1 combinations of those that are computed, a low-rank convolution."""
+"""Pointwise ghosts: output channels as 1×1 combinations of those that are computed (a low-rank convolution)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ from ghostify.fitting.trial import Trial
 from ghostify.layers import GhostConv2d
 from ghostify.layers.arguments import ghost_arguments
 
-# The least share that the convolution computes: fewer intrinsic channels explain too little.
+# The least share of computed channels: fewer explain too little.
 LEAST_INTRINSIC = 0.25
 
 
 @dataclass(frozen=True)
 class PointwiseGhosts(OutputChange):
-    """Few channels are computed, the others are combinations of all of these."""
+    """Few channels are computed; the others are combinations of all of these."""
 
     kind = "pointwise ghosts"
     layers: ClassVar[Described] = {GhostConv2d: ghost_arguments}
@@ -73,10 +73,10 @@ class PointwiseGhosts(OutputChange):
 
 @dataclass(frozen=True)
 class FewFilters:
-    """Filters of some maps, and how the others combine them.
+    """Filters of some output channels, and combinations that make the others.
 
     Args:
-        kept: Indices of the maps that the filters make, ascending.
+        kept: Indices of the channels that the filters make, ascending.
         filters: ``[kept, inputs]``.
         bias: ``[kept]``.
         combinations: ``[others, kept]``, the others ascending.
@@ -93,17 +93,17 @@ class FewFilters:
 
 
 def fit_pointwise(found: Moments, fitted: Tensor, gain: Tensor, kept: int) -> FewFilters:
-    """The best maps that are all combinations of ``kept`` ones (reduced-rank regression, Izenman 1975).
+    """The best filters of rank ``kept`` (reduced-rank regression, Izenman 1975).
 
-    Filters of rank ``kept`` are the fit of all filters, projected on the leading directions of what it
-    predicts. Any ``kept`` independent rows of them combine to the rest; the rows are chosen by pivoting.
+    The fit of all filters is projected on the leading directions of its outputs. Any ``kept`` independent rows of the
+    result combine to the rest; the rows are chosen by pivoting.
 
     Args:
-        fitted: Filters of all maps, by ``fit_filters``, ``[outputs, inputs]``.
-        gain: What an error in each map counts, ``[outputs]``, at least 0.
+        fitted: Filters of all channels, by ``fit_filters``, ``[outputs, inputs]``.
+        gain: Weight of an error in each channel, ``[outputs]``, at least 0.
     """
     gain = gain.to(fitted)
-    gain = gain.clamp_min(1e-3 * gain.max().clamp_min(1e-30))  # a map that hardly counts still has a place
+    gain = gain.clamp_min(1e-3 * gain.max().clamp_min(1e-30))  # none is 0: they are divisors
     weighted = gain[:, None] * fitted
     directions = torch.linalg.eigh(weighted @ found.xx @ weighted.T).eigenvectors[:, -kept:]  # [outputs, kept]
     pivots = qr(directions.T.cpu().numpy(), mode="r", pivoting=True)[1]

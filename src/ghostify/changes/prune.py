@@ -1,4 +1,4 @@
-"""Pruning: output channels go, and with them what the following layers have for them."""
+"""Pruning: output channels go, and with them the weights that following layers have for them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from ghostify.fitting.trial import Trial
 
 @dataclass(frozen=True)
 class Prune(OutputChange):
-    """Those channels stay from which whatever takes them can best compute what it computed of all."""
+    """Channels are dropped; those stay from which the following layers can best compute their outputs."""
 
     kind = "prune"
     kept: int

@@ -18,10 +18,10 @@ class GhostRatio:
 
     Args:
         ratio: s, whole.
-        cheap: How the ghosts are made.
+        cheap: Operation that makes the ghosts.
         cheap_kernel_size: d of depthwise cheap filters, odd.
     Raises:
-        InputError: If no ghost can have these.
+        InputError: If no ghost can be made so.
     """
 
     ratio: int = 2
@@ -32,7 +32,7 @@ class GhostRatio:
         check_ghost_arguments(self.ratio, self.cheap_kernel_size, self.cheap)
 
     def plan(self, channels: int) -> LayerPlan:
-        """What becomes of a convolution with so many output channels."""
+        """The plan of a convolution with ``channels`` output channels."""
         kept = intrinsic_channels(channels, self.ratio)
         if kept == channels:
             return LayerPlan(Keep(channels))
@@ -41,11 +41,11 @@ class GhostRatio:
         return LayerPlan(DepthwiseGhosts(kept, channels - kept, cheap_kernel_size=self.cheap_kernel_size))
 
     def layer(self, conv: nn.Conv2d) -> GhostConv2d:
-        """A ghost in a convolution's place, with the filters of its first channels and new cheap ones."""
+        """A ghost of a convolution, with the filters of its first channels and new cheap ones."""
         return GhostConv2d.like(conv, ratio=self.ratio, cheap_kernel_size=self.cheap_kernel_size, cheap=self.cheap)
 
     def macs_per_pixel(self, conv: nn.Conv2d) -> tuple[int, int]:
-        """Multiply-adds per output pixel of a convolution, and of its ghost."""
+        """Multiply-adds per output pixel of a convolution and of its ghost."""
         per_channel = conv.weight[0].numel()
         intrinsic = intrinsic_channels(conv.out_channels, self.ratio)
         if self.cheap == "depthwise":

@@ -22,7 +22,7 @@ C = TypeVar("C", bound=Change)
 
 
 def register(change: type[C]) -> type[C]:
-    """Make a kind of change known to plans, plan files and network files; in the order in which plans offer them."""
+    """Make a kind of change known to plans, plan files and network files; plans offer kinds in this order."""
     KINDS[change.kind] = change
     return change
 
@@ -32,7 +32,7 @@ for _change in (Keep, Prune, PointwiseGhosts, DepthwiseGhosts, MergeInputs, OneC
 
 
 def kinds_of(base: type) -> tuple[type[Change], ...]:
-    """The registered kinds of outputs, of inputs or of blocks."""
+    """The registered kinds that are subclasses of ``base``."""
     return tuple(kind for kind in KINDS.values() if issubclass(kind, base))
 
 
@@ -45,8 +45,7 @@ def change_from(row: Any, base: type) -> Any:
     """The change that a row describes.
 
     Args:
-        base: Of outputs, of inputs, of blocks, or of any.
-
+        base: ``OutputChange``, ``InputChange``, ``BlockChange`` or ``Change``.
     Raises:
         InputError: If it describes none.
     """
@@ -65,5 +64,5 @@ def change_from(row: Any, base: type) -> Any:
 
 
 def described_layers() -> dict[type[nn.Module], Callable[[Any], dict[str, Any]]]:
-    """The layers that changes put into networks, and what makes each of them again."""
+    """The layers that changes put into networks, and the arguments that make each of them again."""
     return {layer: arguments for kind in KINDS.values() for layer, arguments in kind.layers.items()}

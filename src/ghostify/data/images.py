@@ -97,7 +97,7 @@ def in_8_bits(image: Image.Image) -> Image.Image:
     """An image of 16 bits of grey by its upper 8 bits, where Pillow would clip it at 255; any other as it is."""
     if not image.mode.startswith("I;16"):
         return image
-    # Pillow tells NumPy the order of the two bytes.
+    # Pillow gives NumPy the order of the two bytes.
     return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 

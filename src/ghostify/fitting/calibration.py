@@ -1,4 +1,4 @@
-"""Calibration images: refused where they can tell nothing, and cut into batches."""
+"""Calibration images: checked, and cut into batches."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -11,12 +11,12 @@ from ghostify.errors import InputError
 from ghostify.modes import evaluating
 
 FEWEST_IMAGES = 32
-FEW = 8  # images, by which sums are told
+FEW = 8  # images, on which residual sums are found
 LARGEST_BATCH = 2**21  # numbers in it: a network's maps of one batch take far more memory than its images
 
 
 def checked_batches(calibration: Iterable[Any], model: nn.Module) -> list[Tensor]:
-    """Calibration images as a list; those that can tell nothing, or that the network cannot take, are refused."""
+    """Calibration images as a list; refused if they are of no use, or the network cannot take them."""
     batches = list(calibration)
     for batch in batches:
         if not isinstance(batch, Tensor) or batch.ndim != 4:
@@ -45,7 +45,7 @@ def checked_batches(calibration: Iterable[Any], model: nn.Module) -> list[Tensor
 
 
 def first_images(batches: Sequence[Tensor], images: int) -> Tensor:
-    """So many images, or all where there are fewer, as one batch."""
+    """The first images, or all where there are fewer, as one batch."""
     taken: list[Tensor] = []
     for batch in batches:
         taken.append(batch[: images - sum(map(len, taken))])

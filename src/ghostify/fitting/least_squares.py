@@ -1,4 +1,4 @@
-"""Least squares: filters for wanted outputs, and the channels from which all can best be computed."""
+"""Least squares: filters for target outputs, and the channels from which all can best be computed."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ RIDGE = 1e-4
 
 
 def choose_maps(covariance: Tensor, effect: Tensor, kept: int) -> Tensor:
-    """The maps from which all maps can best be told, as ``choose_in_order`` takes them.
+    """The channels from which all can best be computed, as ``choose_in_order`` chooses them.
 
     Returns:
         Their indices, ascending.
@@ -24,7 +24,7 @@ def choose_maps(covariance: Tensor, effect: Tensor, kept: int) -> Tensor:
 
 
 def fit_filters(found: Moments, prior: Tensor) -> Tensor:
-    """Filters ``[outputs, inputs]`` for the wanted outputs by ridge regression towards ``prior``.
+    """Filters ``[outputs, inputs]`` for the target outputs by ridge regression towards ``prior``.
 
     Example:
         >>> found = Moments(torch.zeros(1), torch.zeros(1), torch.eye(1), 3 * torch.eye(1), 9 * torch.eye(1))
@@ -49,5 +49,5 @@ def complement(chosen: Tensor, size: int) -> Tensor:
 
 
 def share_explained(error: Tensor, variance: Tensor) -> float:
-    """1 where nothing is left of the variance, 0 where all of it."""
+    """Share of the variance that the error leaves explained: 1 where there is no error."""
     return float(1 - error.sum() / variance.sum()) if variance.sum() > 0 else 1.0

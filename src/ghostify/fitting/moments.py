@@ -1,4 +1,4 @@
-"""Means and covariances of what a convolution gets and should give, added up batch by batch."""
+"""Means and covariances of a convolution's inputs and target outputs, added up batch by batch."""
 
 from dataclasses import dataclass
 
@@ -14,13 +14,13 @@ PANEL = 128  # columns of a product of two matrices at once
 
 @dataclass(frozen=True)
 class Moments:
-    """Of inputs x and wanted outputs t, in float64.
+    """Means and covariances of inputs x and target outputs t, in float64.
 
     Args:
         x_mean: ``[inputs]``.
         t_mean: ``[outputs]``.
         xx: Covariance of the inputs, ``[inputs, inputs]``.
-        tx: Covariance of outputs with inputs, ``[outputs, inputs]``.
+        tx: Covariance of the outputs with the inputs, ``[outputs, inputs]``.
         tt: Covariance of the outputs, ``[outputs, outputs]``.
     """
 
@@ -31,7 +31,7 @@ class Moments:
     tt: Tensor
 
     def of_outputs(self, chosen: Tensor) -> "Moments":
-        """The same of some outputs alone."""
+        """The moments for some of the outputs."""
         return Moments(self.x_mean, self.t_mean[chosen], self.xx, self.tx[chosen], self.tt[chosen][:, chosen])
 
 
@@ -50,7 +50,7 @@ class MomentSums:
         self.samples = 0
 
     def add(self, x: Tensor, t: Tensor) -> None:
-        """Samples ``x`` of ``[samples, inputs]`` and ``t`` of ``[samples, outputs]``."""
+        """Add samples: ``x`` is ``[samples, inputs]``, ``t`` is ``[samples, outputs]``."""
         both = torch.cat([x, t], 1)
         if not self.samples:
             self.inputs = x.shape[1]
@@ -73,22 +73,22 @@ class MomentSums:
         return Moments(mean[:n], mean[n:], covariance[:n, :n], covariance[n:, :n], covariance[n:, n:])
 
 
-def mean_over_taps(covariance: Tensor, maps: int) -> Tensor:
-    """Covariance of maps ``[maps, maps]`` from that of patches ``[maps · taps, maps · taps]``."""
-    taps = len(covariance) // maps
-    return covariance.unflatten(0, (maps, taps)).unflatten(2, (maps, taps)).diagonal(dim1=1, dim2=3).mean(-1)
+def mean_over_kernel(covariance: Tensor, channels: int) -> Tensor:
+    """Covariance of channels ``[channels, channels]`` from that of patches ``[channels · area, channels · area]``."""
+    parts = (channels, len(covariance) // channels)
+    return covariance.unflatten(0, parts).unflatten(2, parts).diagonal(dim1=1, dim2=3).mean(-1)
 
 
 @dataclass(frozen=True)
-class TapMoments:
-    """Of each intrinsic map under the taps of a filter, with wanted maps t, in float64.
+class FilterMoments:
+    """Moments for filters of single channels: of each one's patches x, with target channels t, in float64.
 
     Args:
-        x_mean: ``[intrinsic, taps]``.
-        t_mean: ``[wanted]``.
-        xx: Covariances of the taps, ``[intrinsic, taps, taps]``.
-        tx: Covariances of wanted maps with taps, ``[intrinsic, wanted, taps]``.
-        t_variance: ``[wanted]``.
+        x_mean: ``[channels, area]``.
+        t_mean: ``[targets]``.
+        xx: Covariances of kernel positions, ``[channels, area, area]``.
+        tx: Covariances of targets with kernel positions, ``[channels, targets, area]``.
+        t_variance: ``[targets]``.
     """
 
     x_mean: Tensor
@@ -98,14 +98,14 @@ class TapMoments:
     t_variance: Tensor
 
 
-class TapSums:
-    """Adds up batches of samples for ``TapMoments``."""
+class FilterSums:
+    """Adds up batches of samples for ``FilterMoments``."""
 
     def __init__(self) -> None:
         self.samples = 0
 
     def add(self, x: Tensor, t: Tensor) -> None:
-        """Samples ``x`` of ``[samples, intrinsic, taps]`` and ``t`` of ``[samples, wanted]``."""
+        """Add samples: ``x`` is ``[samples, channels, area]``, ``t`` is ``[samples, targets]``."""
         if not self.samples:
             self.x_shift, self.t_shift = x.mean(0), t.mean(0)
             self.sums: list[Tensor | float] = [0.0] * 5
@@ -120,9 +120,9 @@ class TapSums:
         self.sums = [total + part.double() for total, part in zip(self.sums, parts, strict=True)]
         self.samples += len(x)
 
-    def moments(self) -> TapMoments:
+    def moments(self) -> FilterMoments:
         x, t, xx, tx, tt = (torch.as_tensor(total) / self.samples for total in self.sums)
-        return TapMoments(
+        return FilterMoments(
             x_mean=x + self.x_shift,
             t_mean=t + self.t_shift,
             xx=xx - x[:, :, None] * x[:, None, :],
@@ -132,13 +132,13 @@ class TapSums:
 
 
 def samples_per_image(pixels: int, inputs: int, images: int) -> int:
-    """How many of an image's output pixels to take, so that a fit of filters with so many inputs is well fed."""
-    wanted = max(LEAST_SAMPLES, SAMPLES_PER_UNKNOWN * inputs)
-    return min(pixels, -(-wanted // images))
+    """Number of output pixels to take of each image, enough to fit filters of ``inputs`` inputs."""
+    enough = max(LEAST_SAMPLES, SAMPLES_PER_UNKNOWN * inputs)
+    return min(pixels, -(-enough // images))
 
 
 def patches(conv: nn.Conv2d, x: Tensor, pixels: Tensor) -> Tensor:
-    """What a convolution without groups sees at some of its output pixels.
+    """The inputs from which a convolution without groups computes some of its output pixels.
 
     Args:
         x: ``[batch, in_channels, height, width]``.
@@ -164,7 +164,7 @@ def windows(
     stride: tuple[int, ...] = (1, 1),
     dilation: tuple[int, ...] = (1, 1),
 ) -> Tensor:
-    """What filters see of padded maps at some output pixels; the other pixels' windows are never made.
+    """The inputs of filters at some output pixels, from padded maps; those of other pixels are never copied.
 
     Args:
         x: ``[batch, channels, height, width]``.
@@ -174,8 +174,8 @@ def windows(
     """
     width = (x.shape[3] - dilation[1] * (kernel_size[1] - 1) - 1) // stride[1] + 1
     first = (pixels // width * stride[0], pixels % width * stride[1])  # rows and columns of the windows' corners
-    taps = [d * torch.arange(k, device=x.device) for k, d in zip(kernel_size, dilation, strict=True)]
-    rows, columns = first[0][:, None, None] + taps[0][:, None], first[1][:, None, None] + taps[1]
+    offsets = [d * torch.arange(k, device=x.device) for k, d in zip(kernel_size, dilation, strict=True)]
+    rows, columns = first[0][:, None, None] + offsets[0][:, None], first[1][:, None, None] + offsets[1]
     # All channels of a pixel at once: they lie side by side in channels last.
     return x.permute(0, 2, 3, 1)[:, rows, columns].permute(0, 1, 4, 2, 3)
 

@@ -1,4 +1,4 @@
-"""Drop the inner maps that are missed least."""
+"""Drop the channels without which the following layers lose least."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from ghostify.structure.surgery import conv_at
 
 @dataclass(frozen=True)
 class LeftChannels:
-    """What is left of a convolution's maps.
+    """The channels of a convolution that are left.
 
     Args:
-        rows: Which of the original's they are.
+        rows: Their indices in the original.
         consumers: Module names of the layers that take them.
     """
 
@@ -30,42 +30,42 @@ class LeftChannels:
 def drop_channels_(
     ghost: nn.Module, original: nn.Module, dropped: Mapping[str, int], batches: Sequence[Tensor]
 ) -> dict[str, LeftChannels]:
-    """Remove the maps that are planned to be dropped; of each convolution that loses some, what is left."""
+    """Drop channels of convolutions, in numbers by name; returns those left, by name."""
     dropping = [name for name, number in dropped.items() if number]
     if not dropping:
         return {}
     convs = {name: conv_at(ghost, name) for name in dropping}
-    inner: dict[str, PrunableChannels] = {}
+    prunable: dict[str, PrunableChannels] = {}
     for name, place in find_prunable(ghost, batches[0][:1], convs).items():
         if isinstance(place, str):
-            raise InputError(f"maps of {name} cannot be dropped: {place}; plan to keep or ghost them")
-        inner[name] = place
+            raise InputError(f"channels of {name} cannot be dropped: {place}; plan to keep or ghost them")
+        prunable[name] = place
     structure = Structure(ghost, batches[0][:1])
     left = {}
-    for name, covariance in consumed_covariances(original, inner, batches).items():
-        maps = len(covariance)
-        effect = sum(consumer_gram(original.get_submodule(consumer), maps) for consumer in inner[name].consumers)
+    for name, covariance in consumed_covariances(original, prunable, batches).items():
+        channels, consumers = len(covariance), prunable[name].consumers
+        effect = sum(consumer_gram(original.get_submodule(consumer), channels) for consumer in consumers)
         assert isinstance(effect, Tensor)
-        rows = choose_maps(covariance, effect, maps - dropped[name])
-        left[name] = LeftChannels(rows, inner[name].consumers)
-        structure.drop_(convs[name], complement(rows, maps))
+        rows = choose_maps(covariance, effect, channels - dropped[name])
+        left[name] = LeftChannels(rows, consumers)
+        structure.drop_(convs[name], complement(rows, channels))
     return left
 
 
 def consumed_covariances(
-    original: nn.Module, inner: Mapping[str, PrunableChannels], batches: Sequence[Tensor]
+    original: nn.Module, prunable: Mapping[str, PrunableChannels], batches: Sequence[Tensor]
 ) -> dict[str, Tensor]:
-    """Covariances of maps as their first consumer gets them: ``[maps, maps]`` for each producer."""
+    """Covariances of channels where their first consumer takes them: ``[channels, channels]`` by producer."""
     images = sum(len(batch) for batch in batches)
-    sums = {name: MomentSums() for name in inner}
+    sums = {name: MomentSums() for name in prunable}
     watched: dict[nn.Module, list[str]] = {}
-    for name, channels in inner.items():
+    for name, channels in prunable.items():
         watched.setdefault(original.get_submodule(channels.consumers[0]), []).append(name)
 
     def take(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         for name in watched[module]:
             n = conv_at(original, name).out_channels
-            seen = args[0].reshape(len(args[0]), n, -1)  # a linear layer's inputs are channels, too, laid flat
+            seen = args[0].reshape(len(args[0]), n, -1)  # a linear layer's inputs are channels, flattened
             step = max(1, seen.shape[2] // samples_per_image(seen.shape[2], n, images))
             x = seen[:, :, ::step].transpose(1, 2).flatten(0, 1)
             sums[name].add(x, x[:, :0])
@@ -76,8 +76,8 @@ def consumed_covariances(
     return {name: found.moments().xx for name, found in sums.items()}
 
 
-def consumer_gram(layer: nn.Module, maps: int) -> Tensor:
-    """What an error in each map does to a consumer's output: ``[maps, maps]``, summed over its filter's taps."""
+def consumer_gram(layer: nn.Module, channels: int) -> Tensor:
+    """Effect of errors in input channels on a layer's output, summed over its kernel: ``[channels, channels]``."""
     weight: Tensor = layer.weight  # type: ignore[assignment]  # of a Conv2d or Linear
-    taps = weight.detach().flatten(1).unflatten(1, (maps, -1)).double()  # [out, maps, taps]
-    return torch.einsum("oit,ojt->ij", taps, taps)
+    filters = weight.detach().flatten(1).unflatten(1, (channels, -1)).double()  # [out, channels, area]
+    return torch.einsum("oip,ojp->ij", filters, filters)

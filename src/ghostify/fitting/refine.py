@@ -1,4 +1,4 @@
-"""Refine weights on what the original gave; no labels."""
+"""Refine weights by gradients on the original's outputs, without labels."""
 
 import copy
 import math
@@ -23,11 +23,11 @@ LARGEST_SHIFT = 1 / 8  # of an image's side
 
 @dataclass(frozen=True)
 class Refinement:
-    """How long weights are refined, and in which steps.
+    """The length of a refinement and its steps.
 
     Args:
         lr: Adam's learning rate at its peak.
-        passes: Over the images.
+        passes: Number of passes over the images.
         batch_size: Images per step.
     """
 
@@ -54,9 +54,9 @@ def refine_(
 
     Args:
         block: Changed in place.
-        inputs: Batches of what it gets.
-        targets: Batches of what it should give.
-        generator: Of the order of the images; on the CPU.
+        inputs: Its inputs, batch by batch.
+        targets: Its target outputs, batch by batch.
+        generator: Source of the order of the images; on the CPU.
     """
     steps = math.ceil(how.passes * sum(map(len, inputs)) / how.batch_size)
 
@@ -83,19 +83,19 @@ def refine_whole_(
 ) -> None:
     """Train all weights on the original's output and on the ends of its blocks, BatchNorm statistics held.
 
-    The images are shifted and mirrored at random, and the original says anew what they should give: on the
-    images as they are, the network would learn those few by heart. Where that does not lower the loss on other
-    shifts of the images, the weights are as before.
+    The images are shifted and mirrored at random, and the original computes their targets anew: on the images as they
+    are, the network would overfit to these few. Where that does not lower the loss on other shifts of the images, the
+    weights are as before.
 
     Args:
         ghost: Changed in place.
-        ends: Names of the blocks, and which of the original's maps the ghost still has there; None for all.
+        ends: Names of the blocks, and indices of the original's channels that the ghost still has there; None for all.
         batches: Inputs ``[batch, channels, height, width]``.
-        generator: Of the order of the images and their shifts; on the CPU.
-        progress: Told of each step.
+        generator: Source of the order of the images and their shifts; on the CPU.
+        progress: Called at each step.
     """
     steps = math.ceil(how.passes * sum(map(len, batches)) / how.batch_size)
-    others = [shifted(batch, generator) for batch in batches[::4]]  # enough to tell better from worse
+    others = [shifted(batch, generator) for batch in batches[::4]]  # enough to see whether it is better or worse
     with evaluating(original), ends_apart(ghost, original, ends) as loss_of:
 
         def loss_on_others() -> float:
@@ -121,14 +121,14 @@ def shifted(x: Tensor, generator: torch.Generator) -> Tensor:
 def ends_apart(
     ghost: nn.Module, original: nn.Module, ends: Mapping[str, Tensor | None]
 ) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Gives what tells for a batch how far the networks are apart: mean over the ends of blocks, and the output."""
-    with ends_of(original, ends) as wanted, ends_of(ghost, ends) as given:
+    """A loss of a batch meanwhile: the networks' mean distance at the ends of blocks, and that at the output."""
+    with ends_of(original, ends) as targets, ends_of(ghost, ends) as outputs:
 
         def loss_of(x: Tensor) -> Tensor:
             with torch.no_grad():
                 target = original(x.clone())
             output = ghost(x.clone())
-            parts = [ends_distance(given, wanted, ends)] if ends else []
+            parts = [ends_distance(outputs, targets, ends)] if ends else []
             if isinstance(target, Tensor):  # a detector's backbone has several outputs, all of them ends of blocks
                 parts.append(apart(output, target))
             return torch.stack(parts).sum()
@@ -138,7 +138,7 @@ def ends_apart(
 
 @contextmanager
 def undone_unless_less(model: nn.Module, error: Callable[[], float]) -> Iterator[None]:
-    """Let a network change meanwhile; where its error is not less then, its weights are as before."""
+    """Let a network change meanwhile; its weights are as before unless that lowered its error."""
 
     def now() -> float:
         with evaluating(model), torch.no_grad():
@@ -152,7 +152,7 @@ def undone_unless_less(model: nn.Module, error: Callable[[], float]) -> Iterator
 
 @contextmanager
 def learning(model: nn.Module, steps: int, lr: float) -> Iterator[Callable[[Tensor], None]]:
-    """Let all weights learn meanwhile, in eval mode; gives what takes a step down a loss."""
+    """Let all weights learn meanwhile, in eval mode; yields a function that takes a step down a loss."""
     parameters = [p for p in model.parameters() if p.is_floating_point()]
     before = [p.requires_grad for p in parameters]
     for parameter in parameters:
@@ -180,28 +180,28 @@ def learning(model: nn.Module, steps: int, lr: float) -> Iterator[Callable[[Tens
             parameter.grad = None
 
 
-def apart(given: Tensor, wanted: Tensor) -> Tensor:
+def apart(output: Tensor, target: Tensor) -> Tensor:
     """Mean squared error over variance."""
-    wanted = wanted.float()
-    return nn.functional.mse_loss(given.float(), wanted) / wanted.var().clamp_min(1e-12)
+    target = target.float()
+    return nn.functional.mse_loss(output.float(), target) / target.var().clamp_min(1e-12)
 
 
 def ends_distance(
-    given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], ends: Mapping[str, Tensor | None]
+    outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor], ends: Mapping[str, Tensor | None]
 ) -> Tensor:
-    """Mean over the ends of blocks of how far these are apart.
+    """Mean over the ends of blocks of mean squared error over variance.
 
     Args:
-        ends: Names of the blocks, and which of the wanted maps the given ones are; None for all, in order.
+        ends: Names of the blocks, and the target channel of each output channel; None for all, in order.
     """
     apart_at = [
-        apart(given[name], wanted[name] if rows is None else wanted[name][:, rows]) for name, rows in ends.items()
+        apart(outputs[name], targets[name] if rows is None else targets[name][:, rows]) for name, rows in ends.items()
     ]
     return torch.stack(apart_at).mean()
 
 
 def draw(parts: Sequence[Sequence[Tensor]], size: int, generator: torch.Generator) -> list[Tensor]:
-    """The same random images of each of some lists of batches."""
+    """Random images, the same ones of each list of batches."""
     places = [(batch, row) for batch, x in enumerate(parts[0]) for row in range(len(x))]
     drawn = [places[i] for i in torch.randint(len(places), (size,), generator=generator).tolist()]
     # Unlike a stack, this keeps the order in memory.

@@ -1,4 +1,4 @@
-"""Samples that a layer is fitted to: what it gets, and what it is to give."""
+"""Samples that a layer is fitted to: inputs and target outputs."""
 
 import copy
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ from ghostify.fitting.least_squares import fit_filters
 from ghostify.fitting.moments import Moments, MomentSums, patches
 from ghostify.structure.residual import ResidualSum
 
-# The largest kernel of what may stand in a residual block's place: it decides how many samples are enough.
+# The largest kernel of a layer that may replace a residual block: it decides how many samples are enough.
 LARGEST_BLOCK_KERNEL = 3
 
 
@@ -22,7 +22,7 @@ class SampleBatch:
 
     Args:
         inputs: The layer's input, ``[batch, channels, height, width]``.
-        targets: Its wanted output at the pixels, ``[batch · pixels, channels]``.
+        targets: Its target output at the pixels, ``[batch · pixels, channels]``.
         pixels: Indices into the flattened output.
     """
 
@@ -39,10 +39,10 @@ class LayerSamples:
     """Samples of a convolution.
 
     Args:
-        conv: As it is now: without dropped channels, its own and those of its input.
-        batches: Gives the samples, each time anew.
+        conv: The convolution without dropped channels, its own and those of its input.
+        batches: Function that computes the samples.
         gain: Weight of an error in each output channel.
-        moments: Of patches of its input and of the targets.
+        moments: Moments of patches of its input and of the targets.
         prior: Filters ``[outputs, inputs]`` from which a fit departs as little as it must.
     """
 
@@ -58,7 +58,7 @@ class LayerSamples:
         return fit_filters(self.moments, self.prior)
 
     def behind(self, moments: Moments, prior: Tensor) -> "LayerSamples":
-        """The same samples behind something that stands in front of the convolution."""
+        """The samples with another input: behind a layer in front of the convolution."""
         return replace(self, moments=moments, prior=prior)
 
     def with_bias(self, filters: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,7 +72,7 @@ class LayerSamples:
 
     @torch.no_grad()
     def refitted_convolution(self) -> nn.Conv2d:
-        """The same convolution with fitted filters, and a bias even if it had none: what was fitted needs one."""
+        """The convolution with fitted filters, and with a bias even if it had none."""
         fitted = copy.deepcopy(self.conv)
         fitted.bias = nn.Parameter(torch.zeros_like(fitted.weight[:, 0, 0, 0]), self.conv.weight.requires_grad)
         self.set_filters_(fitted)
@@ -83,7 +83,7 @@ class LayerSamples:
 def sample_convolution(
     conv: nn.Conv2d, batches: Batches, gain: Tensor | None = None, moments: Moments | None = None
 ) -> LayerSamples:
-    """The samples of a convolution, their moments added up where they are not known."""
+    """The samples of a convolution, their moments added up unless they are known."""
     if moments is None:
         sums = MomentSums()
         for batch in batches():
@@ -96,18 +96,18 @@ def sample_convolution(
 
 @dataclass(frozen=True)
 class SumSamples:
-    """Samples of a residual block: what it gets, and its sum before a ReLU.
+    """Samples of a residual block: its input, and its sum before a ReLU.
 
     Args:
-        sum: How the block comes to its output.
-        batches: Gives the samples, each time anew.
+        sum: The sum at the end of the block.
+        batches: Function that computes the samples.
     """
 
     sum: ResidualSum
     batches: Batches
 
     def moments(self, conv: nn.Conv2d) -> Moments:
-        """Moments for filters that see what ``conv`` sees of the block's input."""
+        """Moments for the filters of a convolution of the block's input."""
         sums = MomentSums()
         for batch in self.batches():
             sums.add(patches(conv, batch.inputs, batch.pixels), batch.targets)

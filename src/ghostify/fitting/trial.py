@@ -1,4 +1,4 @@
-"""A network in which a change of one layer is tried: how far does its output move?"""
+"""The output error of a network in which one layer is changed for a trial."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ghostify.errors import InputError
 from ghostify.fitting.least_squares import choose_maps, fit_filters
-from ghostify.fitting.moments import Moments, MomentSums, maps_at, mean_over_taps, patches
+from ghostify.fitting.moments import Moments, MomentSums, maps_at, mean_over_kernel, patches
 from ghostify.fitting.pruning import consumer_gram
 from ghostify.fitting.samples import LARGEST_BLOCK_KERNEL, LayerSamples, SampleBatch, SumSamples, sample_convolution
 from ghostify.hooks import hooked
@@ -26,12 +26,12 @@ Filters = tuple[Tensor, Tensor]  # [outputs, inputs · kernel area] and biases
 
 
 class Trial:
-    """Measures how far a network's output moves where one of its layers changes.
+    """Measures the error of a network's output where one of its layers changes.
 
     Args:
-        model: In eval mode; changed for the time of a trial only.
+        model: Network in eval mode; changed for the time of a trial only.
         layers: Names of the convolutions and blocks that may change.
-        producers: Of each convolution whose inputs may be pruned, the one that makes them.
+        producers: Convolution whose inputs may be pruned → convolution that makes these.
         batches: Inputs ``[batch, channels, height, width]``.
     Raises:
         InputError: If the network returns something else than one tensor.
@@ -47,7 +47,7 @@ class Trial:
         self.consumers: dict[str, list[str]] = {}
         for consumer, producer in producers.items():
             self.consumers.setdefault(producer, []).append(consumer)
-        # What each block gives, so that those in front of a change need not run again.
+        # Each block's outputs, so that those in front of a change need not run again.
         self.block_outputs: dict[str, list[Tensor]] = {block.name: [] for block in self.blocks}
         # At once: what comes behind may change it in place.
         with watching_outputs(
@@ -69,13 +69,13 @@ class Trial:
         return torch.cat(found).float()
 
     def error(self, first: str) -> float:
-        """Mean squared error of the output over its variance, where no layer before ``first`` was changed."""
+        """Mean squared error of the output over its variance; ``first`` is the first layer that changed."""
         with self.running_from(first):
             return float((self.outputs() - self.target).square().mean() / self.variance)
 
     @contextmanager
     def running_from(self, name: str) -> Iterator[None]:
-        """Let the blocks in front of a layer give what they gave, without computing it, once for each batch."""
+        """Let the blocks in front of a layer return their known outputs, once for each batch, without computing."""
         idle = self.blocks[: self.block_of.get(name, 0)]
         modules = [self.model.get_submodule(block.name) for block in idle]
         own = [vars(module).get("forward") for module in modules]  # a user may have given a module another
@@ -92,24 +92,24 @@ class Trial:
 
     @torch.no_grad()
     def error_with_layer(self, name: str, layer: nn.Module) -> float:
-        """The output's error with another layer in the place of a convolution or a block."""
+        """The output's error with another layer instead of a convolution or a block."""
         module = self.model.get_submodule(name)
         with hooked([module], after=lambda module, args, output: layer(*args)):
             return self.error(name)
 
     @torch.no_grad()
     def error_with_filters(self, name: str, filters: Filters) -> float:
-        """The output's error with other filters in a convolution, and what takes its channels fitted to that."""
+        """The output's error with other filters in a convolution, to which the layers behind it are fitted."""
         changed = {name: filters}
         with filters_changed(self.model, changed | self.refitted_consumers(name, changed)):
             return self.error(name)
 
     @torch.no_grad()
     def error_without_channels(self, name: str, kept: int) -> float:
-        """The output's error where only so many of a convolution's channels are left to what takes them."""
+        """The output's error where ``kept`` channels of a convolution are left."""
         channels = conv_at(self.model, name).out_channels
         found = {consumer: self.samples(consumer) for consumer in self.consumers[name]}
-        covariance = sum(mean_over_taps(samples.moments.xx, channels) for samples in found.values())
+        covariance = sum(mean_over_kernel(samples.moments.xx, channels) for samples in found.values())
         effect = sum(consumer_gram(samples.conv, channels) for samples in found.values())
         assert isinstance(covariance, Tensor)
         assert isinstance(effect, Tensor)
@@ -119,7 +119,7 @@ class Trial:
             return self.error(name)
 
     def refitted_consumers(self, name: str, changes: Mapping[str, Filters]) -> dict[str, Filters]:
-        """What takes a convolution's channels, fitted to how they are now: as a conversion does."""
+        """Filters of the layers behind a convolution, fitted to its changed channels as in a conversion."""
         refitted = {}
         for consumer in self.consumers.get(name, ()):
             before = self.samples(consumer)
@@ -131,7 +131,7 @@ class Trial:
         return {consumer: samples.with_bias(samples.filters) for consumer, samples in refitted.items()}
 
     def samples(self, name: str) -> LayerSamples:
-        """A convolution's; kept for those that share a producer or have several changes."""
+        """Samples of a convolution, kept while its neighbours are tried."""
         if name not in self.known:
             for other in [other for other in self.known if not self.near(other, name)]:
                 del self.known[other], self.targets[other]
@@ -145,15 +145,15 @@ class Trial:
         return self.known[name]
 
     def near(self, one: str, other: str) -> bool:
-        """Whether one takes the other's channels, or both take a third's."""
+        """True if one takes the other's channels, or both take a third's."""
         first, second = self.producers.get(one), self.producers.get(other)
         return first == other or second == one or (first is not None and first == second)
 
     def sample(self, name: str, changed: str | None = None) -> Iterator[SampleBatch]:
-        """A convolution's samples, always at the same pixels.
+        """Samples of a convolution, always at the same pixels.
 
         Args:
-            changed: The first convolution that is not as it was; None where all are.
+            changed: The first convolution that is changed; None: none is.
         """
         conv = conv_at(self.model, name)
         with self.running_from(name if changed is None else changed):
@@ -164,11 +164,11 @@ class Trial:
                 yield SampleBatch(x, maps_at(output, pixels), pixels)
 
     def samples_of_sum(self, name: str, total: ResidualSum) -> SumSamples:
-        """A residual block's."""
+        """Samples of a residual block."""
         return SumSamples(total, partial(self.sample_sum, name, total))
 
     def sample_sum(self, name: str, total: ResidualSum) -> Iterator[SampleBatch]:
-        """As of ``sample``."""
+        """Samples of a residual block, batch by batch."""
         module = self.model.get_submodule(name)
         with self.running_from(name):
             inputs = [x for x, _ in calls_of(self.model, module, self.batches_of_images, before=True)]
@@ -178,7 +178,7 @@ class Trial:
             yield SampleBatch(x, maps_at(y, pixels), pixels)
 
     def pixels(self, output: Tensor, unknowns: int) -> Iterator[Tensor]:
-        """Pixels to look at for a fit of filters with so many unknowns, for one batch after the other."""
+        """Random pixels for each batch, enough to fit filters of ``unknowns`` numbers each."""
         images = sum(map(len, self.batches_of_images))
         per_image = -(-max(LEAST_SAMPLES, SAMPLES_PER_UNKNOWN * unknowns) // images)
         generator = torch.Generator().manual_seed(0)
@@ -187,7 +187,7 @@ class Trial:
 
 
 def without_inputs(samples: LayerSamples, rows: Tensor, channels: int) -> Filters:
-    """A convolution's filters, fitted to some of its input channels; those of the others are 0."""
+    """Filters of a convolution, fitted to some of its input channels, and 0 for the others."""
     found, area = samples.moments, samples.prior.shape[1] // channels
     columns = (rows[:, None] * area + torch.arange(area, device=rows.device)).flatten()
     left = Moments(found.x_mean[columns], found.t_mean, found.xx[columns][:, columns], found.tx[:, columns], found.tt)
@@ -198,7 +198,7 @@ def without_inputs(samples: LayerSamples, rows: Tensor, channels: int) -> Filter
 
 @contextmanager
 def filters_changed(model: nn.Module, changes: Mapping[str, Filters]) -> Iterator[None]:
-    """Other filters and biases meanwhile, in convolutions by name."""
+    """Put other filters and biases into convolutions meanwhile, by name."""
     before = {}
     for name, (filters, bias) in changes.items():
         conv = conv_at(model, name)

@@ -65,7 +65,7 @@ def compare(
 ) -> Comparison:
     """Measure the latency of ``b`` over that of ``a`` on the same input, in eval mode.
 
-    The networks run as they are given: ``deploy`` them for the form that ``export`` writes. Both warm up;
+    The networks run as they are: ``deploy`` them for the form that ``export`` writes. Both warm up;
     then blocks of calls alternate, each pair in the other order than the last, so that a machine that slows
     down slows both. In PyTorch both share this process and its threads; in the other engines each has a
     process of its own, and one waits while the other runs.
@@ -77,7 +77,7 @@ def compare(
         engine: "eager", PyTorch as it is; "compile", ``torch.compile``; "onnxruntime" or "openvino", on the CPU.
         threads: CPU threads of both.
         blocks: Blocks of each network, at least 6: fewer give no 95 % interval.
-        block_ms: Length aimed at for a block, milliseconds.
+        block_ms: Intended length of a block, milliseconds.
     Raises:
         InputError: If the engine is unknown or cannot run one of them, or blocks or threads are too few.
     Example:
@@ -122,8 +122,8 @@ def interleaved(a: Runner, b: Runner, *, blocks: int, block_ms: float, condition
     """Time two networks in turn, block by block.
 
     Args:
-        blocks: Of each, at least 6.
-        block_ms: Length aimed at for a block, milliseconds.
+        blocks: Blocks of each network, at least 6.
+        block_ms: Intended length of a block, milliseconds.
         conditions: How both run, for the record.
     """
     runners = (a, b)

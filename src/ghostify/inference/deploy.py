@@ -47,8 +47,8 @@ class Deployed(nn.Module):
 
     Args:
         network: Plain PyTorch operators.
-        ghosts: What became of each ghost layer.
-        memory_format: In which the maps lie; None: as they come.
+        ghosts: The form of each ghost layer.
+        memory_format: Memory order of the maps; None: that of the input.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Deployed(nn.Module):
         super().train(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the network returns for inputs ``[batch, channels, height, width]``."""
+        """The network's outputs for inputs ``[batch, channels, height, width]``."""
         if self.memory_format is not None:
             x = x.contiguous(memory_format=self.memory_format)
         output: Tensor = self.network(x)
@@ -103,7 +103,7 @@ def deploy(
             The others: dense for pointwise ghosts, split for depthwise ones, the fastest where it was measured
             (docs/performance.md); ``choose_forms`` measures it for a network, engine and machine.
     Returns:
-        The network in eval mode; ``.ghosts`` tells the form of each ghost layer, and why it is joined.
+        The network in eval mode; ``.ghosts`` has the form of each ghost layer, and why it is joined.
     Raises:
         InputError: If the network cannot be followed, cannot take the example, a form is not possible, or the engine
             is unknown.
@@ -117,17 +117,17 @@ def deploy(
     model = copied(plain_part(model)).eval().requires_grad_(False)
     layers = ghost_layers(model)
     eager = engine == "eager"
-    wanted = {name: wanted_form(name, layer, forms or {}, fewer=eager) for name, layer in layers.items()}
+    chosen = {name: chosen_form(name, layer, forms or {}, fewer=eager) for name, layer in layers.items()}
     for pattern in forms or {}:
         if not any(fnmatchcase(name, pattern) for name in layers):
             raise InputError(f"forms: {pattern!r} matches no ghost layer of the network")
     dense: dict[nn.Module, nn.Module] = {
-        layer: dense_form(layer) for name, layer in layers.items() if wanted[name] == "dense"
+        layer: dense_form(layer) for name, layer in layers.items() if chosen[name] == "dense"
     }
     model = replace_modules_(model, dense)
 
     def splits(name: str) -> bool:
-        return wanted.get(name) == "split"
+        return chosen.get(name) == "split"
 
     try:
         graph = exported(model, example)
@@ -140,9 +140,9 @@ def deploy(
         raise InputError(f"{type(model).__name__} cannot be deployed: {error}") from error
 
     def became(name: str) -> DeployedGhost:
-        if wanted[name] == "dense":
+        if chosen[name] == "dense":
             return DeployedGhost(name, "dense")
-        if wanted[name] == "joined":
+        if chosen[name] == "joined":
             asked = any(fnmatchcase(name, pattern) for pattern in forms or {})
             return DeployedGhost(
                 name, "joined", "asked for" if asked else "fewer operators are faster in eager PyTorch"
@@ -180,7 +180,7 @@ def ghost_layers(model: nn.Module) -> dict[str, GhostConv2d | GhostModule]:
     }
 
 
-def wanted_form(name: str, layer: nn.Module, forms: Mapping[str, Form], *, fewer: bool = False) -> Form:
+def chosen_form(name: str, layer: nn.Module, forms: Mapping[str, Form], *, fewer: bool = False) -> Form:
     """The form that is asked for, else dense where it can be, and split, or joined for fewer operators."""
     can_be_dense = isinstance(layer, GhostConv2d) and layer.combines
     form = next((form for pattern, form in forms.items() if fnmatchcase(name, pattern)), None)
@@ -224,11 +224,11 @@ def exported(model: nn.Module, example: Tensor) -> fx.GraphModule:
     except Exception as error:  # torch.export runs the network's own code, which may raise anything
         line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(f"{type(model).__name__} cannot be followed by torch.export: {line}") from error
-    given = next(node for node in graph.graph.nodes if node.op == "placeholder")
+    image = next(node for node in graph.graph.nodes if node.op == "placeholder")
     free = {
         str(size) for size, limits in program.range_constraints.items() if limits.lower <= 2 and limits.upper > MOST
     }
-    if str(given.meta["val"].shape[0]) not in free:
+    if str(image.meta["val"].shape[0]) not in free:
         raise InputError(
             f"{type(model).__name__} computes a batch of {len(x)} in another way than others, and would be right for "
             "some only: expected a network that does the same for any batch"

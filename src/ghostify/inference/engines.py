@@ -52,18 +52,18 @@ def engine_version(engine: str) -> str:
 
 
 def module_version(name: str) -> str:
-    """The version that a module tells of itself, whatever name it was installed under (as onnxruntime-gpu)."""
+    """The version in a module itself, whatever name it was installed under (as onnxruntime-gpu)."""
     return str(getattr(import_module(name), "__version__", "unknown"))
 
 
 @dataclass(frozen=True)
 class Operator:
-    """What an engine executed as one.
+    """An operator as an engine executed it.
 
     Args:
-        name: That of the node in the file, or what the engine made of it.
-        kind: What it computes, and by which kernel where the engine tells.
-        times_ms: Of each profiled call, or the means of some calls each, where the engine tells no more.
+        name: Name of the node in the file, or the engine's own.
+        kind: Its operation, and its kernel where the engine names that.
+        times_ms: Milliseconds of each profiled call, or means of several calls where the engine has only these.
     """
 
     name: str
@@ -80,7 +80,7 @@ class FileRunner:
         example: One batch, for whose shape the engine plans; None: for any batch.
         device: "cpu", or "cuda" where the engine's build has it.
         threads: CPU threads.
-        profile: Whether ``operators`` will be asked, which makes calls a little slower.
+        profile: Prepare for ``operators``, which makes calls a little slower.
     Attributes:
         load_s: Seconds to read the file and plan.
         first_ms: Milliseconds of the first call, with an example.
@@ -129,16 +129,16 @@ class FileRunner:
         return found
 
     def operators(self, calls: int) -> list[Operator]:
-        """What the engine executed, in its own clock."""
+        """The operators that the engine executed, timed by its own clock."""
         return [Operator(row["name"], row["kind"], tuple(row["ms"])) for row in self.ask("profile", calls=calls)]
 
     def peak_memory_mb(self) -> float | None:
-        """Megabytes (10⁶ bytes) that loading and calling took at their peak; None where the system does not tell."""
+        """Megabytes (10⁶ bytes) that loading and calling took at their peak; None where the system does not say."""
         found: float | None = self.ask("memory")
         return found
 
     def outputs(self, x: Tensor) -> list[Tensor]:
-        """What the network returns, in its order."""
+        """The network's outputs, in its order."""
         answer = Path(self.folder.name) / "outputs.npz"
         self.ask("run", inputs=self.stored("inputs", x), outputs=str(answer))
         with np.load(answer) as arrays:

@@ -36,11 +36,11 @@ Checked = Tensor | tuple[Tensor, ...] | list[Tensor]
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an exported file was found to give.
+    """The check of an exported file.
 
     Args:
         path: The file; OpenVINO's weights lie beside it, and for both a ``.json`` with what users must know.
-        engine: That ran it for the check.
+        engine: Engine that ran it for the check.
         images: How many were checked.
         difference: The largest of an output, over the largest output of its kind.
         agreement: Share of images with the same first answer, 0..1; None where outputs are not ``[batch, classes]``.
@@ -71,7 +71,7 @@ def export(
     preprocessing: Mapping[str, Any] | None = None,
     forms: Mapping[str, Form] | None = None,
 ) -> ExportReport:
-    """Write a network as a file for ONNX Runtime or OpenVINO, and see that the file gives the same.
+    """Write a network as a file for ONNX Runtime or OpenVINO, and check that the file gives the same.
 
     The network is deployed first (see ``deploy``) unless it is so already. Of a detector the plain part is written:
     what chooses boxes among its outputs stays outside (``ghostify.plain_part.finish``). The file takes any batch of the
@@ -85,7 +85,7 @@ def export(
             None: the example.
         tolerance: Largest difference of an output that is still rounding, over the largest output of its kind.
         preprocessing: JSON values to write beside it: how images become inputs, the names of the classes.
-        forms: Of ghost layers, as ``deploy`` takes them; for a network that is not deployed yet.
+        forms: Forms of ghost layers, as ``deploy`` takes them; for a network that is not deployed yet.
     Raises:
         InputError: If the network cannot be exported, or its file does not give the same.
     """
@@ -173,7 +173,7 @@ def write_onnx(model: nn.Module, path: Path, example: Tensor, *, engine: str = "
 def name_by_layer_(graph: Any, modules: Container[str]) -> None:
     """Call nodes ``layer/operator_number``, after the module whose weights they take or whose maps they go on with.
 
-    Engines make what they tell of themselves from these names.
+    Engines name their operators after these.
     """
     layers: dict[Any, str] = {}
     for index, node in enumerate(graph):
@@ -269,7 +269,7 @@ def refuse_difference(report: ExportReport, tolerance: float) -> None:
 
 
 def describe(report: ExportReport, example: Tensor, preprocessing: dict[str, Any]) -> dict[str, Any]:
-    """What whoever uses the file must know, as JSON values."""
+    """The facts that users of the file must know, as JSON values."""
     return {
         "input": {"name": "images", "shape": ["batch", *example.shape[1:]], "dtype": "float32"},
         "preprocessing": preprocessing,

@@ -1,4 +1,4 @@
-"""Which form each ghost layer is fastest in, by measurement."""
+"""The fastest form of each ghost layer, by measurement."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ghostify.errors import InputError
 from ghostify.inference.compare import compare
-from ghostify.inference.deploy import FORMS, Form, check_example, deploy, ghost_layers, wanted_form
+from ghostify.inference.deploy import FORMS, Form, check_example, chosen_form, deploy, ghost_layers
 from ghostify.inference.engines import check_engine
 from ghostify.measure.count import count
 from ghostify.measure.latency import Comparison
@@ -21,10 +21,10 @@ class Trial:
     """A form that was tried.
 
     Args:
-        layers: Module names of the ghost layers that had it, alike in maps, filter and size.
+        layers: Module names of the ghost layers that had it, all of the same shape.
         form: The form.
         ratio: Latency of the whole network with it over that without, and the 95 % interval.
-        taken: Whether it was faster, the whole interval below 1.
+        taken: True if it was faster, the whole interval below 1.
     """
 
     layers: tuple[str, ...]
@@ -46,7 +46,7 @@ def choose_forms(
     block_ms: float = 60.0,
     progress: Progress | None = None,
 ) -> tuple[dict[str, Form], tuple[Trial, ...]]:
-    """Try other forms for layers that are alike, and keep those that make the whole network faster here.
+    """Try other forms for layers of the same shape, and keep those that make the whole network faster here.
 
     Begins with the forms that ``deploy`` chooses for the engine; goes through the groups of layers once, in the order
     in which they run. Each trial deploys and times the network twice: minutes for a network of fifty layers.
@@ -54,11 +54,11 @@ def choose_forms(
     Args:
         model: With ghost layers; left untouched.
         example: One batch ``[batch, channels, height, width]``.
-        engine: As of ``compare``.
+        engine: Engine, as for ``compare``.
         threads: CPU threads.
         blocks: Blocks of each comparison.
-        block_ms: Length aimed at for one, milliseconds.
-        progress: Told of each trial.
+        block_ms: Intended length of one, milliseconds.
+        progress: Called at each trial.
     Returns:
         The forms by module name, for ``deploy`` and ``export``; and all trials.
     Raises:
@@ -70,8 +70,8 @@ def choose_forms(
     if not layers:
         raise InputError(f"{type(model).__name__} has no ghost layers whose form could be chosen")
     with evaluating(model):
-        groups = alike(model, layers, example)
-    chosen = {name: wanted_form(name, layer, {}, fewer=engine == "eager") for name, layer in layers.items()}
+        groups = same_shape(model, layers, example)
+    chosen = {name: chosen_form(name, layer, {}, fewer=engine == "eager") for name, layer in layers.items()}
     trials: list[Trial] = []
     for index, names in enumerate(groups):
         if progress:
@@ -103,10 +103,10 @@ def trial(names: Iterable[str], form: Form, found: Comparison) -> Trial:
 
 def possible(layer: nn.Module) -> tuple[Form, ...]:
     """The forms that a layer can have."""
-    return FORMS if wanted_form("", layer, {}) == "dense" else ("split", "joined")
+    return FORMS if chosen_form("", layer, {}) == "dense" else ("split", "joined")
 
 
-def alike(model: nn.Module, layers: Mapping[str, nn.Module], example: Tensor) -> list[tuple[str, ...]]:
+def same_shape(model: nn.Module, layers: Mapping[str, nn.Module], example: Tensor) -> list[tuple[str, ...]]:
     """Names of layers that make as many maps of as many, of one size; in the order in which they run."""
     groups: dict[tuple[object, ...], list[str]] = {}
     for row in count(model, tuple(example.shape[1:])).layers:

@@ -93,7 +93,7 @@ class OpenVino:
         return [tensor.data.copy() for tensor in self.request.output_tensors]
 
     def profiled(self, x: Any, calls: int) -> list[dict[str, Any]]:
-        # It tells means over all calls so far, in whole microseconds: what lies between two of them is exact to
+        # It has means over all calls so far, in whole microseconds: the difference of two of them is exact to
         # three of these where as many calls lie between as before.
         times: dict[str, dict[str, Any]] = {}
         before, end = self.totals_ms(), self.calls + calls
@@ -129,7 +129,7 @@ def resident_mb(key: str) -> float:
 
 
 class Worker:
-    """What is asked, by name."""
+    """The requests that a worker answers, by name."""
 
     def open(
         self, engine: str, path: str, example: str | None, device: str, threads: int, bf16: bool, profile: bool
@@ -186,7 +186,7 @@ def main() -> None:
         question = json.loads(line)
         try:
             answer = {"answer": getattr(worker, question.pop("ask"))(**question)}
-        except Exception as error:  # noqa: BLE001  # whatever an engine raises is told to who asked
+        except Exception as error:  # noqa: BLE001  # whatever an engine raises goes to the caller
             answer = {"error": f"{type(error).__name__}: {error}".strip()}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()

@@ -19,7 +19,7 @@ FIRST_SPEEDUP, STEPS = 1.3, 5
 
 @dataclass(frozen=True)
 class AllowedDrop:
-    """How much accuracy a plan may cost, and how that is tried.
+    """The accuracy that a plan may cost, and how that is tried.
 
     Args:
         points: Points of top-1, 0 to below 100.
@@ -27,6 +27,7 @@ class AllowedDrop:
             same plan loses less.
         device: "cpu" or "cuda".
         seed: Seed of the conversions.
+        workers: Processes that decode images of a folder; 0: none but this one.
     """
 
     points: float
@@ -69,7 +70,7 @@ def plan_for_accuracy(
     Args:
         data: With images held out of train, which judge; the test images are not looked at.
         batches: To calibrate on.
-        planned: Gives a plan for a speed-up, or says what is in reach, which is searched then.
+        planned: Makes a plan for a speed-up, or raises ``OutOfReachError`` with the limit of the search.
         allowed: The drop, and how it is tried.
     Returns:
         The plan, and what was tried.

@@ -1,4 +1,4 @@
-"""What a detector finds in the user's own images, drawn."""
+"""Boxes that a detector finds in the user's own images, drawn."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class Picture:
     """An image and what is in it.
 
     Args:
-        path: Of the image.
+        path: The image's file.
         drawing: The file that the image with its boxes goes to.
         objects: Label from 1, name, score 0..1 and box as x1, y1, x2, y2 in pixels, the surest first.
     """
@@ -63,7 +63,7 @@ def find_in_files(
     Args:
         classes: Names of the categories; None for their numbers.
         out: Folder for what is to be drawn; nothing is written yet.
-        least_score: Of an object that is told.
+        least_score: Least score of an object that is reported.
     Raises:
         InputError: If the network is no detector, a path leads to no image, or a drawing would take an image's place.
     """

@@ -23,7 +23,7 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one pass over the training images gave.
+    """The figures of one pass over the training images.
 
     Args:
         epoch: Counted from 1.
@@ -31,10 +31,10 @@ class Epoch:
         images: Training images that were seen, in all processes.
         train_top1: Share right on the augmented images, while learning, 0..1; None for a detector.
         lr: Learning rate of the last step.
-        seconds: Of the pass, without evaluation.
+        seconds: Length of the pass, without evaluation.
         data_share: Part of them spent waiting for and augmenting images, 0..1.
         val_top1: Share right on the held-out images after the pass; None where nothing is held out.
-        val_ap: Of a detector, COCO's average precision there, 0..1.
+        val_ap: COCO's average precision of a detector there, 0..1.
         val_ap50: The same at the overlap 0.50.
     """
 
@@ -67,7 +67,7 @@ class Learner:
         model: The network.
         average: Moving average of its weights, or None.
         optimizer: With its momenta.
-        scheduler: Of the learning rate.
+        scheduler: Scheduler of the learning rate.
     """
 
     model: nn.Module
@@ -90,7 +90,7 @@ def save_checkpoint(path: Path, learner: Learner, settings: dict[str, Any], hist
     with replacing(path) as temporary:
         try:
             torch.save(state, temporary)
-        except RuntimeError as error:  # so a full disk is told
+        except RuntimeError as error:  # a full disk, for example
             raise OSError(f"{path} cannot be written: {error}") from error
 
 
@@ -114,7 +114,7 @@ def load_checkpoint(path: Path, learner: Learner, settings: dict[str, Any]) -> l
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What ``save_checkpoint`` put into a file.
+    """The state that ``save_checkpoint`` put into a file.
 
     Raises:
         InputError: If it is another file, or not as it was written.

@@ -57,9 +57,9 @@ def score_boxes(annotations: Annotations, found: Sequence[Found]) -> CocoScore:
     """
     cocoeval = import_module("pycocotools.cocoeval")
     content = annotations.content
-    # What a row says of itself, unless that is null.
-    told = [{name: value for name, value in row.items() if value is not None} for row in content["annotations"]]
-    truth = [{"iscrowd": 0, "area": row["bbox"][2] * row["bbox"][3], **row, "ignore": 0} for row in told]
+    # Values of null are as good as none.
+    present = [{name: value for name, value in row.items() if value is not None} for row in content["annotations"]]
+    truth = [{"iscrowd": 0, "area": row["bbox"][2] * row["bbox"][3], **row, "ignore": 0} for row in present]
     boxes = [
         {**row, "id": number + 1, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
         for number, row in enumerate(found)

@@ -24,8 +24,8 @@ def record_(network: nn.Module, x: Tensor) -> None:
     """Let a network replay its forward and backward pass as CUDA graphs while it is in the mode that it is in now.
 
     Its weights may change, but not its parameters' places in memory, nor the shape of its input; in the other mode it
-    computes as before. To be called within ``recording``, under the autocast, without its cache, and with the gradients
-    that are wanted.
+    computes as before. To be called within ``recording``, under the autocast, without its cache, and with gradients
+    enabled as they will be.
 
     Args:
         x: An input; kept, and overwritten by later ones.

@@ -200,7 +200,7 @@ def check_detector(model: nn.Module, data: DetectionData) -> None:
 
 
 def categories_of(detector: Detector) -> int:
-    """How many kinds of objects a detector tells apart."""
+    """Number of kinds of objects that a detector knows."""
     if isinstance(detector, RetinaNet):
         return detector.head.classification_head.num_classes - 1  # one is the background
     return detector.roi_heads.box_predictor.cls_score.out_features - 1

@@ -94,8 +94,8 @@ def evaluate(
             with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
                 logits = logits_of(model(x))
             hits = (logits.topk(min(5, logits.shape[1])).indices == labels.to(device)[:, None]).cpu()
-            told = torch.stack([torch.ones(len(labels), dtype=torch.bool), hits[:, 0], hits.any(1)], 1)
-            counts.index_add_(0, labels, told.long())
+            added = torch.stack([torch.ones(len(labels), dtype=torch.bool), hits[:, 0], hits.any(1)], 1)
+            counts.index_add_(0, labels, added.long())
     return Score(tuple(map(tuple, counts.tolist())))
 
 

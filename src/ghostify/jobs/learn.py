@@ -1,4 +1,4 @@
-"""The loop of a training, whatever is learnt: epochs, steps, processes, and going on after an interruption."""
+"""The loop of any training: epochs, steps, processes, and going on after an interruption."""
 
 import math
 import os
@@ -52,12 +52,12 @@ ON_THE_CPU = RunOptions()
 
 @dataclass(frozen=True)
 class Answer:
-    """What a network gave for one batch.
+    """The loss of a network for one batch, and how many answers were right.
 
     Args:
         loss: Mean over the batch.
-        images: In the batch.
-        right: For how many of them the first guess was right; None where that is no question.
+        images: Number of images in the batch.
+        right: Number of them whose first guess was right; None for other tasks than classes.
     """
 
     loss: Tensor
@@ -66,19 +66,19 @@ class Answer:
 
 
 class Task(Protocol):
-    """What is learnt."""
+    """A task to learn: batches, the loss of one, and a validation."""
 
     def loader(self, recipe: Recipe, order: torch.Generator) -> DataLoader[Any]:
-        """Batches of training images in the order that the generator gives."""
+        """Batches of training images, in the order of the generator."""
 
     def prepare(self, batch: Any, recipe: Recipe) -> Any:
-        """A batch of the loader as the network gets it."""
+        """A batch of the loader as the network takes it."""
 
     def answer(self, model: nn.Module, batch: Any) -> Answer:
-        """What the network in training gives for a prepared batch."""
+        """The answer of the network in training to a prepared batch."""
 
     def networks(self, model: nn.Module, recipe: Recipe) -> list[nn.Module]:
-        """What ``answer`` runs on a prepared batch's first part, for ``cuda_graph``; the one in training first.
+        """The networks that ``answer`` runs on a batch's first part, for ``cuda_graph``; the one in training first.
 
         Raises:
             InputError: If not all batches have the same shape.
@@ -88,7 +88,7 @@ class Task(Protocol):
         """The part of the network whose BatchNorm statistics ``freeze_norm`` holds."""
 
     def validate(self, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
-        """How good it is on what is held out, the same in all processes, as fields of ``Epoch``."""
+        """Scores on the held-out images, the same in all processes, as fields of ``Epoch``."""
 
 
 def learn(
@@ -109,10 +109,10 @@ def learn(
     Started by torchrun, the processes share the images and process 0 writes; the caller destroys the process group.
 
     Args:
-        settings: What a checkpoint must agree with, beside the recipe.
+        settings: Settings that a checkpoint must agree with, beside the recipe.
         accelerator: On the device that the options name.
-        progress: Told of each step.
-        after_epoch: Given the history and the network that was validated, in process 0, before the checkpoint is
+        progress: Called at each step.
+        after_epoch: Called with the history and the network that was validated, in process 0, before the checkpoint is
             written: what an interrupted epoch wrote is written again.
     Returns:
         One entry per epoch, those before a resume included.
@@ -172,9 +172,9 @@ def refuse_to_overwrite(path: Path | None, resume: bool) -> None:
 
 
 def drops_last(images: int, batch_size: int) -> bool:
-    """Whether an incomplete batch is left out: a few images would spoil BatchNorm's statistics.
+    """True if an incomplete batch is left out: a few images would spoil BatchNorm's statistics.
 
-    Where there are too few images for that, a last batch of one alone is: a map of one pixel then has no statistics.
+    Where there are fewer than two batches, only a last batch of one image is: it has no statistics.
 
     Raises:
         InputError: If there is one image in all.
@@ -186,7 +186,7 @@ def drops_last(images: int, batch_size: int) -> bool:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What stays the same from epoch to epoch."""
+    """A training, as it is the same from epoch to epoch."""
 
     accelerator: Accelerator
     model: nn.Module
@@ -331,5 +331,5 @@ def lr_factor(step: int, steps_per_epoch: int, recipe: Recipe) -> float:
 
 
 def trains_in_bf16(precision: str, device: torch.device) -> bool:
-    """Whether bf16 is asked for, or for "auto", whether the processor computes in it."""
+    """True if bf16 is asked for, or for "auto", if the processor computes in it."""
     return precision == "bf16" or (precision == "auto" and computes_in_bf16(device))

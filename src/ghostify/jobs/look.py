@@ -27,7 +27,7 @@ from ghostify.progress import Progress
 
 SIZES = (1, 3, 5, 7)
 LEAST_MAPS = 32
-PAIRS = 8  # as many as there are colours to tell them apart
+PAIRS = 8  # as many as there are colours for them
 CURVE_POINTS = 64
 Ways = Mapping[str, tuple[list[int], list[float]]]
 
@@ -277,9 +277,9 @@ def put_beside(original: Tensor, maps: Tensor, maker: nn.Module) -> Beside:
         rows, columns = linear_sum_assignment(likeness.numpy(), maximize=True)
         place = likeness.argmax(1)
         place[torch.as_tensor(rows)] = torch.as_tensor(columns)
-    wanted = original[place]
-    variance = wanted.flatten(1).double().var(1, correction=0)
-    difference = (maps - wanted).flatten(1).double().square().mean(1)
+    target = original[place]
+    variance = target.flatten(1).double().var(1, correction=0)
+    difference = (maps - target).flatten(1).double().square().mean(1)
     error = torch.where(variance > 0, difference / variance.clamp_min(1e-30), (difference > 0).double())
     return Beside(maps, place, error, "place" if by_place else "likeness")
 

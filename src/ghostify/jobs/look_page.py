@@ -29,10 +29,10 @@ def page_layer(layer: SeenLayer) -> dict[str, Any]:
 def beside_in_grey(layer: SeenLayer) -> tuple[Tensor, Tensor]:
     """The ghost's maps on the original's grey scale, and their difference from the original's, in which 0 is grey."""
     assert layer.beside is not None
-    wanted = layer.maps[layer.beside.original]
-    low, high = wanted.amin((1, 2)), wanted.amax((1, 2))
+    target = layer.maps[layer.beside.original]
+    low, high = target.amin((1, 2)), target.amax((1, 2))
     span = high - low
-    difference = pictures.to_grey(layer.beside.maps - wanted, -span, span)
+    difference = pictures.to_grey(layer.beside.maps - target, -span, span)
     return pictures.to_grey(layer.beside.maps, low, high), difference
 
 

@@ -1,4 +1,4 @@
-"""Self-contained pages from templates that escape what they are given."""
+"""Self-contained pages from templates that escape their values."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ def render(template: str, **values: Any) -> str:
 
     Args:
         template: File in ``jobs/templates``.
-        values: What it speaks of; text is shown, never run.
+        values: Values of the template's variables; text is shown, never run.
     """
     environment = Environment(
         loader=PackageLoader("ghostify.jobs"), autoescape=True, undefined=StrictUndefined, trim_blocks=True

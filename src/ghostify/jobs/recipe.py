@@ -23,7 +23,7 @@ class Recipe:
         lr: Peak learning rate.
         lr_batch_size: Images per step that ``lr`` is for: it grows and shrinks with batch size, accumulation and
             processes (Goyal et al. 2017, arXiv:1706.02677); 0 leaves it as it is.
-        weight_decay: Of weights; biases and BatchNorm have none.
+        weight_decay: Decay of weights; biases and BatchNorm have none.
         schedule: "cosine" down to 0, or a tenth after 50 %, 75 % and 94 % of the epochs ("steps"), after each third
             ("thirds"), or as detectors learn, after 8 and 11 twelfths ("1x").
         warmup_epochs: Epochs, or parts of one, of linear rise from 0.
@@ -33,15 +33,15 @@ class Recipe:
             validated and what the training ends with. 0 for none.
         augment: Random crops, and mirror images where the data set allows.
         color_jitter: How far brightness, contrast and saturation are changed at random, 0 to 1; of a folder's images.
-        rand_augment: Whether two of RandAugment's changes (Cubuk et al. 2019, arXiv:1909.13719) meet each of a
-            folder's images.
+        rand_augment: Change each image of a folder by two of RandAugment's operations (Cubuk et al. 2019,
+            arXiv:1909.13719).
         precision: "fp32", "bf16" (autocast), or "auto": bf16 where the processor computes in it.
         channels_last: Memory order of the maps.
         cuda_graph: Record a step's work on a GPU once and replay it, which is faster where the network is small; of
             one process that classifies, and of networks that compute the same whatever the input's values.
         freeze_norm: Hold BatchNorm's statistics, as for a trained network that has them folded away; of a detector the
             backbone's.
-        seed: Of weights, order and augmentation, 0 to 4,294,967,295.
+        seed: Seed of weights, order and augmentation, 0 to 4,294,967,295.
     """
 
     epochs: int = 10

@@ -1,4 +1,4 @@
-"""The published rows as recipes: which network, trained how, should reach what, and which table says so.
+"""The published rows as recipes: the network, its training, the accuracy to reach, and the table that has it.
 
 The schedules: Han et al. 2020, arXiv:1911.11907, section 4, and what its authors said of them in public since.
 Top-1 and top-5 are as published; where the table has no such figure it is None.
@@ -19,12 +19,12 @@ class Row:
 
     Args:
         model: Name for ``create_model``.
-        options: Of the model.
+        options: Options of the model.
         data: "cifar10" or "imagenet".
         recipe: The schedule; with ``lr_batch_size`` set the learning rate follows the number of processes.
-        top1: What it should reach, per cent.
-        top5: Likewise.
-        source: Where that stands.
+        top1: Published top-1 accuracy, per cent.
+        top5: Published top-5 accuracy, per cent.
+        source: Table of these.
     """
 
     model: str

@@ -33,7 +33,7 @@ def write_report(
         path: HTML file, replaced whole.
         metrics: ``Proof.metrics()``.
         findings: Sentences for its top.
-        explanation: Where the time went, if an engine told.
+        explanation: The time by layer, if an engine profiled it.
     """
     histories = {name: row["history"] for name, row in metrics["networks"].items()}
     pixels, labels = data.test[0]

@@ -25,7 +25,7 @@ from ghostify.progress import Progress
 from ghostify.structure.blocks import ends_of
 from ghostify.transform.match import match_ends
 
-IMAGES_TO_MATCH = 128  # that tell which of the teacher's maps a network has
+IMAGES_TO_MATCH = 128  # on which the network's maps are matched with the teacher's
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,10 @@ class Teacher:
     Args:
         network: Put into eval mode and on the device of the training.
         weight: Share of the loss that is disagreement with the teacher, above 0 to 1; 1 learns no labels.
-        temperature: What both networks' logits are divided by before their answers are compared.
-        hints: Whether disagreement is how far logits and the ends of blocks that both networks have are apart, mean
-            squared error over variance, as in refinement (hints: Romero et al. 2015, arXiv:1412.6550), each map and
-            the teacher's that it is nearest to at the start; of logits alone where no block's maps are of the same
-            size. Else it is that of softened answers, for which the temperature is.
+        temperature: Divisor of both networks' logits before softened answers are compared.
+        hints: Compare logits and the ends of shared blocks instead of softened answers, by mean squared error over
+            variance as in refinement (hints: Romero et al. 2015, arXiv:1412.6550). Each map is compared with the
+            teacher's nearest one at the start; logits alone where no block's maps are of one size.
     """
 
     network: nn.Module
@@ -62,10 +61,10 @@ def train(
     progress: Progress | None = None,
     after_epoch: AfterEpoch | None = None,
 ) -> list[Epoch]:
-    """Train a network on labelled images, in place; see ``learn`` for what holds of every training.
+    """Train a network on labelled images, in place; see ``learn`` for what holds for every training.
 
     Args:
-        teacher: To learn from beside the labels, such as the original of a ghost.
+        teacher: Network to learn from beside the labels, such as the original of a ghost.
         options: Device, workers and checkpoint.
         progress, after_epoch: See ``learn``.
     Returns:
@@ -89,11 +88,11 @@ def train(
             if teacher.hints:
                 model.to(accelerator.device)
                 ends = ends_to_compare(model, teacher, data, recipe, accelerator.device, options.workers)
-        wanted = borrowed.enter_context(ends_of(teacher.network if teacher else model, ends))
-        given = borrowed.enter_context(ends_of(model, ends))
+        teacher_ends = borrowed.enter_context(ends_of(teacher.network if teacher else model, ends))
+        own_ends = borrowed.enter_context(ends_of(model, ends))
         return learn(
             model,
-            Classification(data, teacher, recipe.label_smoothing, options.workers, ends, given, wanted),
+            Classification(data, teacher, recipe.label_smoothing, options.workers, ends, own_ends, teacher_ends),
             recipe,
             settings=settings,
             options=options,
@@ -123,8 +122,8 @@ class Classification:
     workers: int
     # Blocks that give hints, and which of the teacher's maps the network has there.
     ends: Mapping[str, Tensor | None] = field(default_factory=dict)
-    given: Mapping[str, Tensor] = field(default_factory=dict)  # what these gave of this batch in the network
-    wanted: Mapping[str, Tensor] = field(default_factory=dict)  # and in the teacher
+    outputs: Mapping[str, Tensor] = field(default_factory=dict)  # their outputs for this batch in the network
+    targets: Mapping[str, Tensor] = field(default_factory=dict)  # and in the teacher
 
     def loader(self, recipe: Recipe, order: torch.Generator) -> DataLoader[Batch]:
         return make_loader(self.data.train, recipe.batch_size, self.workers, order)
@@ -147,7 +146,7 @@ class Classification:
             if self.teacher.hints:
                 distance = apart(logits, answers)
                 if self.ends:
-                    distance = distance + ends_distance(self.given, self.wanted, self.ends)
+                    distance = distance + ends_distance(self.outputs, self.targets, self.ends)
             else:
                 distance = disagreement(logits, answers, self.teacher.temperature)
             loss = (1 - self.teacher.weight) * loss + self.teacher.weight * distance

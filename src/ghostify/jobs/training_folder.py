@@ -26,8 +26,8 @@ class TrainingFolder:
     Args:
         path: The folder: ``settings.json``, ``log.csv``, ``checkpoint.pt``, and once something is held out
             ``best.safetensors``, the network of the epoch that was best there.
-        preprocessing: What whoever uses the networks must know of their images.
-        tensorboard: Whether to log to ``tensorboard/``, too.
+        preprocessing: Facts about the images that users of the networks must know.
+        tensorboard: Log to ``tensorboard/``, too.
     """
 
     path: Path
@@ -49,8 +49,8 @@ class TrainingFolder:
         """Log the last epoch, and keep its network if it is the best."""
         rows = [asdict(epoch) | {"images_per_second": round(epoch.images_per_second, 2)} for epoch in history]
         with replacing(self.path / LOG) as temporary, temporary.open("w", newline="") as file:
-            told = [name for name in rows[0] if any(row[name] is not None for row in rows)]
-            writer = csv.DictWriter(file, told, extrasaction="ignore")
+            columns = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+            writer = csv.DictWriter(file, columns, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(rows)
         if best_epoch(history) == history[-1].epoch:

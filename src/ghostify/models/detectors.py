@@ -91,7 +91,7 @@ class DetectorOptions:
 
     @property
     def images(self) -> dict[str, Any]:
-        """How torchvision's detectors are told to size and normalise images."""
+        """The arguments of torchvision's detectors for the size and normalisation of images."""
         mean, std = list(self.image_mean), list(self.image_std)
         return {"min_size": self.min_size, "max_size": self.max_size, "image_mean": mean, "image_std": std}
 

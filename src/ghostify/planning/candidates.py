@@ -1,4 +1,4 @@
-"""The convolutions and residual blocks of a network that may change, and what each can become."""
+"""The convolutions and residual blocks of a network that may change, and the options of each."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ class Offer:
 
     @property
     def kinds(self) -> list[str]:
-        """Their names."""
+        """Names of the kinds."""
         return sorted(kind.kind for kind in (*self.outputs, *self.inputs, *self.blocks))
 
 
@@ -38,8 +38,8 @@ def offer_for(
     """The registered kinds of changes that serve a target.
 
     Args:
-        inputs: Whether convolutions may take their input otherwise; None: by those kinds that are for the target.
-        blocks: Whether residual blocks may change as a whole; None likewise.
+        inputs: Offer all kinds of input changes, or none; None: those that are for the target.
+        blocks: Offer all kinds of block changes, or none; None: those that are for the target.
     """
 
     def chosen(base: type, asked: bool | None) -> tuple[Any, ...]:
@@ -54,7 +54,7 @@ class Candidate:
 
     Args:
         layer: Convolution or residual block.
-        options: What it can become; the first leaves all as it is.
+        options: Plans for it; the first changes nothing.
     """
 
     layer: Convolution | ResidualBlock
@@ -78,7 +78,7 @@ def find_candidates(
     Args:
         example: One input ``[1, channels, height, width]``.
         counted: The network's multiply-adds for such an input.
-        images: A few inputs, to find residual blocks by; None leaves these as they are.
+        images: A few inputs, on which residual blocks are found; None leaves these as they are.
     """
     convs = changeable_convolutions(model, skip, example)
     prunable = prunable_among(model, convs, example)
@@ -100,7 +100,7 @@ def convolutions(
     prunable: Mapping[str, PrunableChannels],
     blocks: Sequence[str],
 ) -> Iterator[Convolution]:
-    """Convolutions as their changes see them."""
+    """The descriptions of convolutions that changes take."""
     producers = {consumer: name for name, channels in prunable.items() for consumer in channels.consumers}
     rows = {row.name: row for row in counted.layers}
     for name, conv in convs.items():
@@ -112,7 +112,7 @@ def convolutions(
             conv.out_channels,
             math.prod(conv.kernel_size),
             math.prod((rows[name].output_shape or ())[1:]),
-            calls[conv].plain[0].given[0, 0].numel(),
+            calls[conv].plain[0].input[0, 0].numel(),
             tuple(conv.stride),
             prunable=name in prunable,
             producer=producer if producer in convs else None,
@@ -139,7 +139,7 @@ def candidate_blocks(
 
 
 def options_of(layer: Convolution, offer: Offer) -> Iterator[LayerPlan]:
-    """What a convolution can become: each change of its output, and each of these with each change of its input."""
+    """The options of a convolution: each output change, alone and with each input change."""
     outputs = [change for kind in offer.outputs for change in kind.offered(layer, offer.sizes)]
     yield from map(LayerPlan, outputs)
     for kind in offer.inputs:
@@ -149,7 +149,7 @@ def options_of(layer: Convolution, offer: Offer) -> Iterator[LayerPlan]:
 
 
 def inputs_left(candidates: Candidates, plans: Mapping[str, AnyPlan], name: str) -> int:
-    """The channels that a layer gets where a plan is followed."""
+    """Number of input channels of a layer under a plan."""
     layer = candidates[name].layer
     if layer.producer is None:
         return layer.in_channels
@@ -157,6 +157,6 @@ def inputs_left(candidates: Candidates, plans: Mapping[str, AnyPlan], name: str)
 
 
 def less_dropped(in_channels: int, plan: AnyPlan, producer: Candidate) -> int:
-    """The input channels that a producer's plan leaves; a flattened map is several."""
+    """Number of input channels that a producer's plan leaves; a flattened map is several."""
     assert isinstance(producer.layer, Convolution)
     return in_channels - plan.dropped * in_channels // producer.layer.out_channels

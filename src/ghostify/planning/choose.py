@@ -1,4 +1,4 @@
-"""The options that keep to a budget at the least error."""
+"""The choice of options with the least error within a budget."""
 
 import os
 import sys
@@ -18,14 +18,14 @@ Choice = Mapping[str, int]
 
 @dataclass(frozen=True)
 class Costs:
-    """What options cost, in any unit.
+    """The costs of options, in any unit.
 
     Args:
-        alone: Of a layer without a producer, one number per option.
-        behind: Of a layer behind a producer, ``[options of the producer][options of the layer]``.
-        producers: Of the layers behind one, its name.
-        blocks: Of the layers inside a block that may change as a whole, its name. Where the block takes another option
-            than its first, and only there, they take none.
+        alone: Layer without a producer → cost of each option.
+        behind: Layer behind a producer → costs, ``[options of the producer][options of the layer]``.
+        producers: Layer behind a producer → its name.
+        blocks: Layer inside a block that may change as a whole → the block's name. Where the block takes another option
+            than its first, and only there, such layers take none.
     """
 
     alone: Mapping[str, Sequence[float]]
@@ -49,7 +49,7 @@ def choose_options(errors: Mapping[str, Sequence[float]], costs: Costs, budget: 
     for each pair of a layer and its producer, whose cost depends on both.
 
     Args:
-        errors: Of each layer's options.
+        errors: Layer → error of each option.
     Returns:
         The choice.
     Raises:
@@ -64,7 +64,7 @@ def choose_options(errors: Mapping[str, Sequence[float]], costs: Costs, budget: 
     found = solve(errors, costs, budget)
     if costs.of(found) <= most:
         return found
-    # What is whole to the solver may be off by a millionth, and the costs with it: then they are to keep to less.
+    # The solver's whole numbers may be off by a millionth, and the costs with them: then the budget is a little less.
     try:
         return solve(errors, costs, budget * (1 - 1e-5))
     except InputError:
@@ -80,9 +80,9 @@ def cheapest(errors: Mapping[str, Sequence[float]], costs: Costs) -> dict[str, i
 
 
 def undominated(errors: Mapping[str, Sequence[float]], costs: Costs) -> dict[str, list[int]]:
-    """The options that a best choice may need: none for which another has at most the error at no higher a cost.
+    """The options that a best choice may need: none that another equals or beats in both error and cost.
 
-    What decides on a consumer's cost is compared with what leaves it as much; a block keeps all its options.
+    Only options that leave all consumers as many inputs are compared; a block keeps all its options.
     """
     consumers: dict[str, list[str]] = {}
     for name, producer in costs.producers.items():
@@ -92,7 +92,7 @@ def undominated(errors: Mapping[str, Sequence[float]], costs: Costs) -> dict[str
         if name in costs.blocks.values():
             left[name] = list(range(len(own)))
             continue
-        # In each row of inputs that a producer may leave.
+        # One row for each number of inputs that a producer may leave.
         table = np.asarray(costs.behind[name] if name in costs.behind else [costs.alone[name]], float)
         equal: dict[tuple[object, ...], list[int]] = {}
         for option in range(len(own)):
@@ -111,7 +111,7 @@ def undominated(errors: Mapping[str, Sequence[float]], costs: Costs) -> dict[str
 
 
 def solve(errors: Mapping[str, Sequence[float]], costs: Costs, budget: float | None) -> dict[str, int]:
-    """As ``choose_options``; without a budget the choice that costs the least."""
+    """The choice with the least error within a budget, or without one with the least cost."""
     left = undominated(errors, costs)
     few = Costs(
         {name: [alone[option] for option in left[name]] for name, alone in costs.alone.items()},
@@ -130,7 +130,7 @@ def solve_program(errors: Mapping[str, Sequence[float]], costs: Costs, budget: f
     first, pairs, size = {}, {}, 0
     for name, own in errors.items():
         first[name], size = size, size + len(own)
-    # Of a producer's options, those that leave a consumer as many inputs count as one to it.
+    # A producer's options that leave a consumer as many inputs count as one to it.
     tables = {name: list(dict.fromkeys(map(tuple, table))) for name, table in costs.behind.items()}
     for name, table in tables.items():
         pairs[name], size = size, size + len(table) * len(table[0])
@@ -153,7 +153,7 @@ def solve_program(errors: Mapping[str, Sequence[float]], costs: Costs, budget: f
         producer = costs.producers[name]
         for row, pair in zip(table, places, strict=True):
             options = [first[producer] + i for i, found in enumerate(costs.behind[name]) if tuple(found) == row]
-            # At most: of a layer that goes with its block there are no pairs.
+            # At most: a layer that goes with its block has no pairs.
             rows.append(([*pair.tolist(), *options], [1.0] * after + [-1.0] * len(options), 0.0))
             loose.append(len(rows) - 1)
         for option, pair in enumerate(places.T):
@@ -168,7 +168,7 @@ def solve_program(errors: Mapping[str, Sequence[float]], costs: Costs, budget: f
     scale = max(cost.max(), 1e-12)
     if budget is not None:
         constraints.append(LinearConstraint(cost[None] / scale, -np.inf, budget / scale))
-    # A pair is whole where both its layers are: only these need be told to be.
+    # A pair is whole where both its layers are: only these need the constraint.
     whole = np.zeros(size, dtype=int)
     whole[: sum(map(len, errors.values()))] = 1
     objective = cost / scale if budget is None else error / max(error.max(), 1e-30)
@@ -184,9 +184,9 @@ def solve_program(errors: Mapping[str, Sequence[float]], costs: Costs, budget: f
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Nothing on the process's standard output meanwhile.
+    """Silence the process's standard output meanwhile.
 
-    HiGHS 1.12, which SciPy 1.17 brings, prints a line of its own there, whatever it is told:
+    HiGHS 1.12, which SciPy 1.17 brings, prints a line there whatever its options:
     https://github.com/ERGO-Code/HiGHS/issues/2783.
     """
     sys.stdout.flush()

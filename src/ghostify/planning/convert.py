@@ -1,4 +1,4 @@
-"""Turn a network into a faster one: as planned, by the paper's ratio, or by default as a plan says."""
+"""Make a network faster: by a plan, by the paper's ratio, or by default by a plan made on the way."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ from ghostify.transform.convert import Conversion, convert_network
 from ghostify.transform.detector import convert_detector
 from ghostify.transform.reconstruct import Effort, Reconstruction
 
-# The share of the multiply-adds that is left where somebody gives images and says no more.
+# Share of the multiply-adds that is left by default, where there are images.
 DEFAULT_MACS = 0.5
 
 
@@ -46,17 +46,17 @@ def convert(  # noqa: PLR0913  # the front door: the promised names, each a sett
     ``GhostConv2d`` takes the place of the convolution alone, BatchNorm and activation behind it stay. It keeps the
     convolution's own filters for its intrinsic channels and has new cheap ones, so that the copy must be trained.
 
-    With ``calibration`` the copy of a trained network keeps what the network knows as well as it can, see
-    ``reconstruct``: by a ``plan``, by ghosts of one ratio where ``ratio``, ``cheap`` or ``cheap_kernel_size`` is
-    given, else by a plan for half of the multiply-adds that is made on these images; where none can be made, as with
-    several outputs, by pointwise ghosts of ratio 2.
+    With ``calibration`` the copy of a trained network is reconstructed without labels, see ``reconstruct``: by a
+    ``plan``, by ghosts of one ratio where ``ratio``, ``cheap`` or ``cheap_kernel_size`` is set, else by a plan for half
+    of the multiply-adds that is made on these images; where none can be made, as with several outputs, by pointwise
+    ghosts of ratio 2.
 
-    Depthwise, grouped and very narrow convolutions, gates, those with hooks or that the network reaches otherwise
-    than by name are left, each with its reason. Converting a second time changes nothing.
+    Some convolutions are left, each with its reason: depthwise, grouped and very narrow ones, gates, those with hooks,
+    and those that the network reaches otherwise than by name. Converting a second time changes nothing.
 
     Args:
         model: Any network; left untouched.
-        ratio: s, one channel in s stays a convolution's; whole; None: 2.
+        ratio: s, whole: one channel in s stays a convolution's; None: 2.
         cheap_kernel_size: d of depthwise cheap filters, odd; None: 3.
         cheap: "depthwise" (the paper's; the default) or "pointwise" (1×1 combinations of all intrinsic channels).
         skip: Full module names, or fnmatch patterns on them, of what to leave.
@@ -65,16 +65,16 @@ def convert(  # noqa: PLR0913  # the front door: the promised names, each a sett
         calibration: Batches of inputs ``[batch, channels, height, width]``, normalised as for the network;
             some hundreds of images, no labels.
         effort: "fast" (closed form) or "refined" (blocks learn their outputs, too).
-        plan: What becomes of convolutions and residual blocks, by name, instead of ``ratio`` and ``skip``; others are
-            kept. Needs calibration.
-        parts: Of a detector (torchvision's RetinaNet or Faster R-CNN), which of "backbone", "fpn" and "head"; its
+        plan: Plans of convolutions and residual blocks, by name, instead of ``ratio`` and ``skip``; others are kept.
+            Needs calibration.
+        parts: Parts of a detector (torchvision's RetinaNet or Faster R-CNN), of "backbone", "fpn" and "head"; its
             calibration images have values 0..1 and any size, as the detector takes them. Without a plan it becomes
             pointwise ghosts by default: plans are not made for detectors.
-        seed: Of the samples of images.
-        progress: Told of each block that is reconstructed.
+        seed: Seed of the samples of images.
+        progress: Called at each block that is reconstructed.
     Raises:
         InputError: If no convolution can be replaced, an entry of ``skip`` names nothing, the network
-            cannot take ``input_shape``, the calibration images can tell nothing, or the network cannot
+            cannot take ``input_shape``, the calibration images are of no use, or the network cannot
             follow the plan.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3, groups=32))

@@ -12,18 +12,18 @@ from ghostify.planning.candidates import Candidate, Candidates, inputs_left, les
 from ghostify.planning.choose import Costs
 
 BLOCKS_PER_CHANGE = 4  # residual blocks in a random network, of which one changes as a whole
-LEAST_OF_LONGEST = 0.05  # of the longest time of a shape: what is shorter counts as much as that
+LEAST_OF_LONGEST = 0.05  # of the longest time of a shape: errors of shorter times are relative to that
 # Channels that an engine may compute at once: time follows the number of such groups.
 VECTORS = (1, 4, 8, 16, 32)
-REST = ""  # the name of all that belongs to no candidate
+REST = ""  # name for the time of all that belongs to no candidate
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A network of some options as an engine profiled it.
+    """The profile of a network of some options.
 
     Args:
-        plans: Of each layer; none of those inside a block that changed as a whole.
+        plans: Plans by layer; none for layers inside a block that changed as a whole.
         ms: Milliseconds of each layer, and of ``REST``.
     """
 
@@ -32,10 +32,10 @@ class Sample:
 
 
 def costs_of(candidates: Candidates, cost: Callable[[Candidate, AnyPlan, int], float]) -> Costs:
-    """The costs of all options, each beside those of the producer that decides how many inputs are left.
+    """The costs of all options, for each number of inputs that a producer's options leave.
 
     Args:
-        cost: Of a candidate, an option of it and how many input channels are left.
+        cost: Cost of a candidate's option for a number of input channels.
     """
     alone, behind, producers = {}, {}, {}
     for name, candidate in candidates.items():
@@ -52,14 +52,14 @@ def costs_of(candidates: Candidates, cost: Callable[[Candidate, AnyPlan, int], f
 
 
 def original_plans(candidates: Candidates) -> dict[str, AnyPlan]:
-    """Nothing changes."""
+    """Plans that change nothing."""
     return {name: candidate.options[0] for name, candidate in candidates.items()}
 
 
 def draw_plans(candidates: Candidates, seed: int) -> dict[str, AnyPlan]:
-    """A random option for each layer.
+    """Draw an option for each layer.
 
-    Where inputs can change, half do; and blocks change in turn, so that a few seeds have each in each way.
+    Half of the inputs that can change do; blocks change in turn, so that a few seeds have each change of each.
     """
     drawn = random.Random(seed)
     plans: dict[str, AnyPlan] = {}
@@ -73,7 +73,7 @@ def draw_plans(candidates: Candidates, seed: int) -> dict[str, AnyPlan]:
             blocks += 1
         elif block is None or not plans[block].changes:
             plans[name] = drawn.choice(outputs)
-    for name, plan in list(plans.items()):  # when it is known how many inputs are left
+    for name, plan in list(plans.items()):  # last, as it depends on the inputs that are left
         most = inputs_left(candidates, plans, name) - 1
         merging = [
             option
@@ -87,17 +87,16 @@ def draw_plans(candidates: Candidates, seed: int) -> dict[str, AnyPlan]:
 
 
 class TimeModel:
-    """Milliseconds of options, from samples.
+    """Predicts milliseconds of options, from samples.
 
-    Layers of the same shape share a price, not negative, for each part of which their changes say that their time is a
-    sum (``time_terms``): for a convolution its start, each multiply-add of it and of its ghosts, and each channel
-    that is written; where its input changes the start of that and each multiply-add. Multiply-adds are those of
-    whole vectors of channels: how many an engine computes at once is what explains the samples best. Blocks of the
-    same shape have a time for each option, of all in them that belongs to no convolution.
+    A layer's time is a sum of parts (``time_terms``), whose prices, none negative, layers of the same shape share: of a
+    convolution its start, each multiply-add of it and of its ghosts, and each channel that is written; of an input
+    change its start and each multiply-add. Multiply-adds are counted for whole vectors of channels, of the size that
+    explains the samples best. Blocks of the same shape have a time for each option, without that of convolutions.
 
     Args:
         candidates: By name.
-        samples: Of networks of their options.
+        samples: Profiles of networks of their options.
     """
 
     def __init__(self, candidates: Candidates, samples: Sequence[Sample]) -> None:
@@ -115,7 +114,7 @@ class TimeModel:
     def fitted(
         candidates: Candidates, samples: Sequence[Sample], vector: int
     ) -> tuple[dict[tuple[object, ...], dict[str, float]], float]:
-        """Prices of least squares of relative errors, by shape of layer; and the sum of these squares."""
+        """Prices with the least squares of relative errors, by shape of layer, and the sum of these squares."""
         rows: dict[tuple[object, ...], list[tuple[dict[str, float], float]]] = {}
         for sample in samples:
             for name, plan in sample.plans.items():

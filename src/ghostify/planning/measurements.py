@@ -1,4 +1,4 @@
-"""What has been measured for a plan, kept in a file as it comes, so that an interrupted plan goes on."""
+"""Measurements for a plan, written to a file one by one, so that an interrupted plan goes on."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ class Measurements:
 
     Args:
         path: The file; None keeps them in memory only.
-        about: What they are of; a file of something else is refused.
+        about: Description of the subject; a file with another one is refused.
     Raises:
         InputError: If the file holds other measurements.
     """

@@ -1,4 +1,4 @@
-"""A plan, and the readable file that it lies in."""
+"""A plan, and its readable file."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -17,13 +17,13 @@ FORMAT, FORMER = "ghostify plan 2", "ghostify plan 1"
 
 @dataclass(frozen=True)
 class Point:
-    """What one budget gives.
+    """A point of the curve of budgets.
 
     Args:
         macs: Share of the original's multiply-adds.
-        speedup: Predicted, where times were measured.
-        output_error: Sum over layers of the error that their change alone brings to the output: mean squared error over
-            variance.
+        speedup: Predicted speed-up, where times were measured.
+        output_error: Sum over layers of the output's mean squared error over its variance where this layer alone
+            changes.
     """
 
     macs: float
@@ -33,16 +33,16 @@ class Point:
 
 @dataclass(frozen=True, eq=False)
 class Plan(Mapping[str, AnyPlan]):
-    """What becomes of each convolution and residual block, for ``convert(plan=…)``, and why.
+    """Plans of all convolutions and residual blocks, for ``convert(plan=…)``, and the reasons for them.
 
     Args:
         layers: By module name.
         target: The target asked for: "macs" or "speedup", and the figure.
         macs: Share of the original's multiply-adds.
-        output_error: As of ``Point``.
-        limit: The most in reach: the least share of the multiply-adds, or the highest speed-up.
-        speedup: Measured, with its 95 % interval; None where only multiply-adds were asked for.
-        curve: What other budgets would give.
+        output_error: As in ``Point``.
+        limit: Limit of what is in reach: the least share of the multiply-adds, or the highest speed-up.
+        speedup: Measured speed-up and its 95 % interval; None where only multiply-adds were asked for.
+        curve: Results of other budgets.
         made_on: Machine, versions, engine and threads.
     """
 
@@ -66,7 +66,7 @@ class Plan(Mapping[str, AnyPlan]):
 
 
 def write_plan(plan: Plan, path: Path) -> None:
-    """Write a plan for people to read and edit: one line per layer."""
+    """Write a plan, one line per layer, for people to read and edit."""
     about = {
         "format": FORMAT,
         "target": dict([plan.target]),
@@ -92,7 +92,7 @@ def read_plan(path: Path) -> Plan:
     """Read a plan, also one that was edited.
 
     Raises:
-        InputError: If it is no plan; says where it is not.
+        InputError: If it is no plan; the message says why.
     """
     try:
         found = json.loads(path.read_text())
@@ -104,11 +104,13 @@ def read_plan(path: Path) -> Plan:
     if not isinstance(layers, dict) or not layers:
         raise InputError(f"{path}: expected 'layers' with what becomes of each, by module name")
     if found["format"] == FORMER:
-        found = in_present_words(found)
+        found = renamed(found)
         plans = layers_of(path, layers, plan_from_counts)
         for name in layers.keys() - plans.keys():
             if not inside_changed_block(name, plans):
-                raise InputError(f"{path}: layer {name!r} keeps no map: expected that only inside a block of ghosts")
+                raise InputError(
+                    f"{path}: layer {name!r} keeps no channel: expected that only inside a block of ghosts"
+                )
     else:
         plans = layers_of(path, layers, plan_from)
     try:
@@ -130,7 +132,7 @@ def read_plan(path: Path) -> Plan:
 
 
 def layers_of(path: Path, rows: dict[str, Any], read: Callable[[Any], AnyPlan | None]) -> dict[str, AnyPlan]:
-    """The plans of layers; those that go with their block are left out."""
+    """The plans of layers, without those that go with their block."""
     plans = {}
     for name, row in rows.items():
         try:
@@ -142,8 +144,8 @@ def layers_of(path: Path, rows: dict[str, Any], read: Callable[[Any], AnyPlan | 
     return plans
 
 
-def in_present_words(found: dict[str, Any]) -> dict[str, Any]:
-    """A file of format 1: output errors were called harm there."""
+def renamed(found: dict[str, Any]) -> dict[str, Any]:
+    """A plan of format 1 under today's names: output errors had another one."""
     try:
         curve = [{**point, "output_error": point["harm"]} for point in found["curve"]]
         for point in curve:

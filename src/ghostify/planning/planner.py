@@ -1,4 +1,4 @@
-"""From a wanted speed, or a share of the multiply-adds, to what becomes of each layer."""
+"""Plan the change of each layer, for a speed or a share of the multiply-adds."""
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +28,7 @@ from ghostify.planning.sensitivity import Errors, output_errors
 from ghostify.planning.timing import EngineTiming, Timing
 from ghostify.progress import Progress
 
-# Images by which options are compared: as many as this many multiply-adds allow, within bounds.
+# Images on which options are compared: as many as these multiply-adds allow, within bounds.
 MACS_PER_TRIAL, FEWEST, MOST = 80e9, 16, 256
 # Of these at once, and numbers in them.
 MOST_AT_ONCE, LARGEST_TRIAL = 64, 2**20
@@ -55,28 +55,28 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Plan:
-    """Choose what becomes of each convolution and residual block so that a target holds and the output changes least.
+    """Choose a change of each convolution and residual block, so that a target is met and the output error is least.
 
-    The error that each change of each layer alone brings to the network's output is measured on images, without
-    labels. For a speed-up, networks of random options are profiled in the engine to find the cost of each option
-    there; the choice is then measured as a whole, and corrected until the target holds. The choice is optimal for
-    these costs, if errors add up.
+    The error of the network's output under each change of each layer alone is measured on images, without labels. For
+    a speed-up, networks of random options are profiled in the engine to find the cost of each option there; the
+    choice is then measured as a whole, and corrected until the target is met. The choice is optimal for these costs,
+    if errors add up.
 
     Args:
-        model: A trained network; given back as it was.
-        example: An input ``[batch, channels, height, width]`` such as the network will get, to time it on.
-        calibration: Batches of inputs, as of ``convert``; the first images serve.
+        model: A trained network; left untouched.
+        example: An input ``[batch, channels, height, width]`` such as users will have, for timing.
+        calibration: Batches of inputs, as in ``convert``; the first images are used.
         target_macs: Share of the original's multiply-adds not to exceed; or
         target_speedup: how many times as fast, both deployed.
         engine: "openvino" or "onnxruntime".
         threads: CPU threads of the engine.
         skip: Module names or patterns of convolutions to leave.
         round_to: Kept channels are a multiple of this number; None: 4 for a speed, 1 for multiply-adds.
-        whole_blocks: Whether residual blocks may change as a whole; None: for a speed.
-        merging: Whether convolutions may take combinations of their input channels; None: for multiply-adds.
+        whole_blocks: Let residual blocks change as a whole; None: for a speed only.
+        merging: Let convolutions take combinations of their input channels; None: for multiply-adds only.
         measurements: File for what is measured, so that a second call goes on where the first was interrupted.
-        seed: Of the random networks.
-        progress: Told of each measurement.
+        seed: Seed of the random networks.
+        progress: Called at each measurement.
     Returns:
         The plan, a mapping for ``convert(plan=…)``.
     Raises:
@@ -90,8 +90,8 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
     if target_speedup is not None and not target_speedup > 1:
         raise InputError(f"target_speedup is {target_speedup}: expected more than 1")
     if target_speedup is not None and engine not in FILE_ENGINES:
-        raise InputError(f"engine is {engine!r}: expected one of {', '.join(FILE_ENGINES)}, which tell of layers")
-    # What pays for multiply-adds need not pay for a speed, and the other way round: docs/planning.md.
+        raise InputError(f"engine is {engine!r}: expected one of {', '.join(FILE_ENGINES)}, which time layers")
+    # Changes that save multiply-adds need not save time, and the other way round: docs/planning.md.
     offer = offer_for(
         "macs" if target_speedup is None else "speedup",
         inputs=merging,
@@ -127,7 +127,7 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
 
 
 def images_of_trials(batches: Sequence[Tensor], macs: int) -> tuple[Tensor, ...]:
-    """The first images, as many as serve to compare options by, in batches that take little memory."""
+    """The first images, enough to compare options on, in batches that take little memory."""
     first = first_images(batches, int(min(MOST, max(FEWEST, MACS_PER_TRIAL / max(1, macs)))))
     return first.split(max(1, min(MOST_AT_ONCE, LARGEST_TRIAL // first[0].numel())))
 

@@ -22,11 +22,11 @@ def output_errors(
     known: Errors,
     progress: Progress | None = None,
 ) -> dict[str, tuple[float, ...]]:
-    """The output error of each option of each layer; measured at some sizes, read off a curve in between.
+    """The output error of each option of each layer: measured at some sizes, read off a curve in between.
 
     Args:
-        measure: The error of one change of one layer.
-        known: Errors that were measured before; added to.
+        measure: Measures the error of one change of one layer.
+        known: Errors that were measured before; new ones are added.
     """
     targets = [(name, change) for name, candidate in candidates.items() for change in measured_changes(candidate)]
     for index, key in enumerate(targets):
@@ -43,7 +43,7 @@ def output_errors(
 
 
 def measured_changes(candidate: Candidate) -> list[Change]:
-    """The changes whose error is measured: of each kind those nearest to some shares; those without a size all."""
+    """The changes whose error is measured: those nearest to some shares of each kind, and all without a size."""
     by_kind: dict[str, dict[Change, None]] = {}
     for option in candidate.options:
         for change in option.changes:
@@ -61,7 +61,7 @@ def measured_changes(candidate: Candidate) -> list[Change]:
 
 
 def error_between(name: str, candidate: Candidate, option: AnyPlan, known: Mapping[Any, float]) -> float:
-    """The sum over an option's changes: each read off a monotone curve through what was measured."""
+    """The sum over an option's changes, each read off a monotone curve through the measured errors."""
     error = 0.0
     for change in option.changes:
         if change.size is None:

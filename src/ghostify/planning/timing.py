@@ -24,13 +24,13 @@ from ghostify.progress import Progress
 from ghostify.transform.untrained import untrained
 
 SAMPLES = 10  # networks of random options that are profiled, the original apart
-# What of a machine its times depend on.
+# Properties of a machine that its times depend on.
 MACHINE = ("device", "processor", "cores", "os", "torch")
 
 
 @dataclass(frozen=True)
 class EngineTiming:
-    """The engine that times are of.
+    """The engine in which times are measured.
 
     Args:
         engine: "openvino" or "onnxruntime".
@@ -78,14 +78,14 @@ class Timing:
         return samples
 
     def profile(self, plans: Mapping[str, AnyPlan]) -> dict[str, float]:
-        """Milliseconds of each layer of a network of these plans."""
+        """Milliseconds of each layer of a network with these plans."""
         with evaluating(self.model), torch.no_grad():
             return layer_ms(
                 self.shaped(plans), self.example, self.engine.engine, self.engine.threads, homes=self.candidates
             )
 
     def of(self, plans: Mapping[str, AnyPlan]) -> Comparison:
-        """The latency of a network of these plans over the original's."""
+        """The latency of a network with these plans over the original's."""
         self.say("measure the whole", "", 0, 1)
         with evaluating(self.model), torch.no_grad():
             found = compare(
@@ -108,6 +108,6 @@ class Timing:
         return deploy(untrained(self.model, plans, self.example[:1]), self.example, engine=self.engine.engine)
 
     def say(self, task: str, detail: str, done: int, total: int) -> None:
-        """Tell of progress, where somebody listens."""
+        """Report progress, if that is asked for."""
         if self.progress:
             self.progress(task, detail, done, total)

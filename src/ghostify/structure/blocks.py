@@ -1,4 +1,4 @@
-"""The parts of a network that run one after the other, and what goes into each."""
+"""The parts of a network that run one after the other, and their inputs and outputs."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,8 +21,8 @@ class Block:
 
     Args:
         name: Full module name.
-        convs: Of the layers asked for, those inside, in the order in which they run.
-        chained: Whether its input is the very output of the block before.
+        convs: Layers inside, of those asked for, in the order in which they run.
+        chained: True if its input is the very output of the block before.
     """
 
     name: str
@@ -35,24 +35,24 @@ class Call:
     """One call of a module with one tensor in and one out.
 
     Args:
-        given: What it got.
-        made: What it gave.
-        versions: How often each of these had been written to when the module began, and when it ended: what runs
-            behind may change its output in place.
+        input: Its input.
+        output: Its output.
+        versions: How often the input had been written to when the module began, and the output when it ended: what
+            runs behind may change it in place.
     """
 
-    given: Tensor
-    made: Tensor
+    input: Tensor
+    output: Tensor
     versions: tuple[int, int]
 
     def chained_to(self, before: "Call | None") -> bool:
-        """Whether its input is what a call before gave, as it gave it."""
-        return before is not None and before.made is self.given and before.versions[1] == self.versions[0]
+        """True if its input is the output of a call before, unchanged."""
+        return before is not None and before.output is self.input and before.versions[1] == self.versions[0]
 
 
 @dataclass
 class Calls:
-    """How a module ran: how often, and its calls that had one tensor in and one out."""
+    """How often a module ran, and its calls with one tensor in and one out."""
 
     times: int = 0
     plain: list[Call] = field(default_factory=list)
@@ -63,11 +63,10 @@ class Calls:
 
 
 def find_blocks(model: nn.Module, layers: Collection[str], example: Tensor) -> list[Block]:
-    """Split a network into blocks that hold the given layers, in the order in which they run.
+    """Split a network into blocks that hold these layers, in the order in which they run.
 
-    A block is the largest module that is no mere container and holds at most ``LARGEST`` of the layers, and none that
-    is no convolution; where no module will do, the layer itself. Layers that do not run once with one tensor are in no
-    block.
+    A block is the largest module that is no mere container and holds at most ``LARGEST`` of the layers, convolutions
+    all of them; where there is none, the layer itself. Layers that do not run once with one tensor are in no block.
     """
     if "" in layers:
         return [Block("", ("",), chained=False)]  # the network is one convolution
@@ -130,22 +129,22 @@ def record_calls(model: nn.Module, example: Tensor) -> dict[nn.Module, Calls]:
 
 
 class ReachedError(Exception):
-    """Ends a forward pass where what it was for has been seen."""
+    """Ends a forward pass early."""
 
 
 def inputs_of(model: nn.Module, name: str, batches: Sequence[Tensor]) -> list[Tensor]:
-    """What a module gets for each batch; what comes behind it is not computed."""
+    """The input of a module for each batch; what comes behind it is not computed."""
     return [x for x, _ in calls_of(model, model.get_submodule(name), batches, before=True)]
 
 
 def calls_of(
     model: nn.Module, module: nn.Module, batches: Sequence[Tensor], *, before: bool = False
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """What a module gets and gives for each batch; what comes behind it is not computed.
+    """The input and the output of a module for each batch; what comes behind it is not computed.
 
     Args:
-        module: Of the model, with one tensor for its input.
-        before: Stop in front of it: what it gives is then what it gets.
+        module: Module of the model, with one tensor for its input.
+        before: Stop in front of it, and return its input for its output.
     """
     caught: list[tuple[Tensor, Tensor]] = []
 
@@ -162,7 +161,7 @@ def calls_of(
 
 @contextmanager
 def ends_of(model: nn.Module, names: Collection[str]) -> Iterator[dict[str, Tensor]]:
-    """What the modules of these names gave in the last call of the model meanwhile, by name."""
+    """Outputs of modules in the last call of the model meanwhile, by name."""
     ends: dict[str, Tensor] = {}
     with watching_outputs(model, names, ends.__setitem__):
         yield ends
@@ -170,14 +169,14 @@ def ends_of(model: nn.Module, names: Collection[str]) -> Iterator[dict[str, Tens
 
 @contextmanager
 def watching_outputs(model: nn.Module, names: Collection[str], take: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Whatever the modules of these names give meanwhile goes to ``take`` at once, with the name."""
+    """Call ``take`` meanwhile with the name and the output of each module of these names, at once."""
     watched = {model.get_submodule(name): name for name in names}
     with hooked(watched, after=lambda module, args, output: take(watched[module], output)):
         yield
 
 
 def run_through_(block: nn.Module, batches: list[Tensor]) -> None:
-    """Put what a block makes of each batch in its place: maps of all images are large."""
+    """Replace each batch by the block's output, one by one: maps of all images are large."""
     with evaluating(block), torch.no_grad():
         for index, x in enumerate(batches):
             batches[index] = block(x.clone())

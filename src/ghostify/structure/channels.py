@@ -1,4 +1,4 @@
-"""Inner maps: those that only following layers consume, so that they can be dropped."""
+"""Prunable channels: those that only following layers take, so that they can be dropped."""
 
 import copy
 import warnings
@@ -18,18 +18,18 @@ from ghostify.modes import evaluating
 from ghostify.structure.blocks import ReachedError, run_once
 from ghostify.structure.surgery import conv_at
 
-# What passes every map on by itself.
+# Layers and operators that treat each channel by itself.
 PASSES_MAPS_ON = nn.BatchNorm2d | ops._ElementWiseOp | ops._ReshapeOp
 
 
 @dataclass(frozen=True)
 class PrunableChannels:
-    """Maps of one convolution that go to other layers and nowhere else.
+    """Channels of one convolution that go to other layers and nowhere else.
 
     Args:
         producer: Module name of the convolution that makes them.
-        consumers: Of the convolutions and linear layers that take them.
-        followers: Of the depthwise convolutions and BatchNorms between, which have something for each map.
+        consumers: Module names of the convolutions and linear layers that take them.
+        followers: Module names of the depthwise convolutions and BatchNorms between, which have weights per channel.
     """
 
     producer: str
@@ -38,7 +38,7 @@ class PrunableChannels:
 
     @property
     def takers(self) -> tuple[str, ...]:
-        """Of all layers that get them."""
+        """Module names of all layers that get them."""
         return (*self.followers, *self.consumers)
 
 
@@ -57,10 +57,10 @@ def traceable(model: nn.Module) -> Iterator[None]:
 
 
 class Structure:
-    """Which layer of a network takes which layer's maps, as Torch-Pruning finds it (Fang et al. 2023).
+    """The layers of a network that take each layer's channels, as Torch-Pruning finds them (Fang et al. 2023).
 
     Args:
-        model: Traced as it is; dropping maps changes it in place.
+        model: Traced as it is; dropping channels changes it in place.
         example: One batch for it.
     Raises:
         InputError: If Torch-Pruning cannot trace it.
@@ -76,14 +76,14 @@ class Structure:
                 raise InputError(f"Torch-Pruning cannot trace {type(model).__name__}: {error}") from error
 
     def prunable_channels(self, conv: nn.Conv2d) -> PrunableChannels | str:
-        """Where a convolution's maps go, or in a few words why they cannot be dropped."""
+        """Where a convolution's channels go, or in a few words why they cannot be dropped."""
         if conv.groups > 1:
             return "grouped"
         consumers, followers = [], []
         try:
             group = self._group(conv, list(range(conv.out_channels)))
         except ValueError:  # it ran, but the tracer found no way from it to an output
-            return "the tracer does not follow its maps"
+            return "the tracer does not follow its channels"
         for dependency, _ in group:
             layer = dependency.target.module
             if layer is conv or isinstance(layer, PASSES_MAPS_ON):
@@ -91,38 +91,38 @@ class Structure:
                     followers.append(self.names[layer])
                 continue
             if not isinstance(layer, nn.Conv2d | nn.Linear):
-                return f"its maps meet {type(layer).__name__.strip('_')}"
+                return f"its channels meet {type(layer).__name__.strip('_')}"
             if isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels > 1:
                 followers.append(self.names[layer])
             elif not self.graph.is_out_channel_pruning_fn(dependency.handler) and getattr(layer, "groups", 1) == 1:
                 consumers.append(self.names[layer])
             else:
-                return f"its maps are coupled to those of {self.names[layer]}"
+                return f"its channels are coupled to those of {self.names[layer]}"
         if not consumers:
-            return "its maps are the network's output"
+            return "its channels are the network's output"
         return PrunableChannels(self.names[conv], tuple(dict.fromkeys(consumers)), tuple(dict.fromkeys(followers)))
 
-    def drop_(self, conv: nn.Conv2d, maps: Tensor) -> None:
-        """Remove maps of a convolution and what the layers behind have for them."""
-        self._group(conv, maps.tolist()).prune()
+    def drop_(self, conv: nn.Conv2d, channels: Tensor) -> None:
+        """Remove channels of a convolution, and the weights for them in the layers behind."""
+        self._group(conv, channels.tolist()).prune()
 
-    def _group(self, conv: nn.Conv2d, maps: list[int]) -> torch_pruning.Group:
-        return self.graph.get_pruning_group(conv, torch_pruning.prune_conv_out_channels, maps)
+    def _group(self, conv: nn.Conv2d, channels: list[int]) -> torch_pruning.Group:
+        return self.graph.get_pruning_group(conv, torch_pruning.prune_conv_out_channels, channels)
 
 
 def find_prunable(
     model: nn.Module, example: Tensor, convs: Mapping[str, nn.Conv2d], *, dropping: bool = True
 ) -> dict[str, PrunableChannels | str]:
-    """Where the maps of convolutions go, by name, or in a few words why they cannot be dropped.
+    """Where the channels of convolutions go, by name, or in a few words why they cannot be dropped.
 
-    The tracer takes what moves maps, such as a channel shuffle, for what does not, and sees no buffer that has a number
-    for each map. So what it finds is tried.
+    The tracer mistakes operators that move channels, such as a channel shuffle, for others that do not, and sees no
+    buffer that has a number for each channel. So its findings are tried.
 
     Args:
         model: Left untouched.
         example: One batch for it.
         convs: The model's, by module name.
-        dropping: Whether the network has to run with fewer of them, too: some code has their number written out.
+        dropping: Try that the network runs with fewer of them, too: some code has their number written out.
     Raises:
         InputError: If Torch-Pruning cannot trace it.
     """
@@ -130,17 +130,17 @@ def find_prunable(
     places = {name: structure.prunable_channels(conv) for name, conv in convs.items()}
     for name, place in places.items():
         if isinstance(place, PrunableChannels) and not once.issuperset((name, *place.takers)):
-            places[name] = "it, or what takes its maps, is not run exactly once for an input"
+            places[name] = "it, or a layer that takes its channels, is not run exactly once for an input"
     found = [place for place in places.values() if isinstance(place, PrunableChannels)]
     before = inputs_at(model, example, {taker for place in found for taker in place.takers})
     for place in found:
         if not keeps_places(model, example, place, before):
-            places[place.producer] = "its maps do not reach what takes them each in its place"
-    inner = [name for name, place in places.items() if isinstance(place, PrunableChannels)]
-    if dropping and inner and not runs_with_fewer(model, example, inner):
+            places[place.producer] = "its channels do not arrive in their places in the layers that take them"
+    prunable = [name for name, place in places.items() if isinstance(place, PrunableChannels)]
+    if dropping and prunable and not runs_with_fewer(model, example, prunable):
         places |= {
             name: "the network does not run without one"
-            for name in inner
+            for name in prunable
             if not runs_with_fewer(model, example, [name])
         }
     return places
@@ -148,15 +148,15 @@ def find_prunable(
 
 @torch.no_grad()
 def keeps_places(model: nn.Module, example: Tensor, place: PrunableChannels, before: Mapping[str, Tensor]) -> bool:
-    """Whether what takes a convolution's maps sees only those changed that are, each in its own place.
+    """True if changed channels of a convolution arrive in their places in the layers behind, and no others are changed.
 
     Args:
-        before: What layers get where nothing is changed.
+        before: Inputs of layers where nothing is changed, by name.
     """
     generator = torch.Generator().manual_seed(0)
     producer = conv_at(model, place.producer)
-    maps = producer.out_channels
-    changed = torch.rand(maps, generator=generator) < 0.5
+    channels = producer.out_channels
+    changed = torch.rand(channels, generator=generator) < 0.5
 
     def change(module: nn.Module, args: Any, output: Tensor) -> Tensor:
         # Of both signs and large, so that it shows behind a ReLU.
@@ -167,10 +167,10 @@ def keeps_places(model: nn.Module, example: Tensor, place: PrunableChannels, bef
         after = inputs_at(model, example, place.takers)
     for name, y in after.items():
         x = before[name]
-        # A linear layer takes maps laid flat.
-        if x.ndim not in (2, 4) or x.shape[1] % maps or (x.ndim == 4 and x.shape[1] != maps):
+        # A linear layer takes flattened maps.
+        if x.ndim not in (2, 4) or x.shape[1] % channels or (x.ndim == 4 and x.shape[1] != channels):
             return False
-        differ = (x != y).reshape(len(x), maps, -1).any(2).any(0).cpu()
+        differ = (x != y).reshape(len(x), channels, -1).any(2).any(0).cpu()
         if bool((differ & ~changed).any()):
             return False
     return True
@@ -178,9 +178,8 @@ def keeps_places(model: nn.Module, example: Tensor, place: PrunableChannels, bef
 
 @torch.no_grad()
 def inputs_at(model: nn.Module, example: Tensor, names: Collection[str]) -> dict[str, Tensor]:
-    """What layers get; what runs behind the last of them is not computed."""
+    """The inputs of layers; what runs behind the last of them is not computed."""
     seen: dict[str, Tensor] = {}
-
     watched = {model.get_submodule(name): name for name in names}
 
     def take(module: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -195,7 +194,7 @@ def inputs_at(model: nn.Module, example: Tensor, names: Collection[str]) -> dict
 
 @torch.no_grad()
 def runs_with_fewer(model: nn.Module, example: Tensor, names: Collection[str]) -> bool:
-    """Whether the network runs where convolutions of these names have lost a map each, if they have two."""
+    """True if the network runs where each of these convolutions that has two channels has lost one."""
     trial = copy.deepcopy(model)
     try:
         structure = Structure(trial, example)
@@ -205,6 +204,6 @@ def runs_with_fewer(model: nn.Module, example: Tensor, names: Collection[str]) -
                 structure.drop_(conv, torch.tensor([0]))
         with evaluating(trial):
             trial(example.clone())
-    except Exception:  # noqa: BLE001  # whatever the network's own code raises where maps are missing
+    except Exception:  # noqa: BLE001  # whatever the network's own code raises where channels are missing
         return False
     return True

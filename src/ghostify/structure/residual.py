@@ -1,4 +1,4 @@
-"""Blocks that add the maps of a convolution to their own input."""
+"""Blocks that add the channels of a convolution to their own input."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from torch import Tensor, nn
 from ghostify.modes import evaluating
 from ghostify.structure.blocks import Block, inputs_of, watching_outputs
 
-# Of the mean square of what a block adds to its input: what rounding leaves unexplained lies far below.
+# Share of the mean square of what a block adds to its input: rounding leaves far less unexplained.
 TOLERANCE = 1e-6
-FEWEST = 4  # samples of a map: through two there is always a straight line
+FEWEST = 4  # samples of a channel: through two there is always a straight line
 
 
 @dataclass(frozen=True)
 class ResidualSum:
-    """What a block computes at its end: its input, plus a straight line of each map of a convolution.
+    """The sum at the end of a block: its input, plus an affine function of each channel of a convolution.
 
     Args:
         conv: Name of the convolution.
-        gain: What each map is multiplied by, ``[channels]``, of either sign; 0 for a map that shows nowhere.
-        offset: What is added then, ``[channels]``.
-        relu: Whether a ReLU is behind the sum.
+        gain: Factor of each channel, ``[channels]``, of either sign; 0 for a channel that shows nowhere.
+        offset: Summand of each channel, ``[channels]``.
+        relu: True if a ReLU is behind the sum.
     """
 
     conv: str
@@ -31,16 +31,16 @@ class ResidualSum:
     relu: bool
 
     def of(self, x: Tensor, maps: Tensor) -> Tensor:
-        """The sum of an input and the convolution's maps, both ``[batch, channels, height, width]``."""
+        """The sum for an input and the convolution's output, both ``[batch, channels, height, width]``."""
         return x + self.gain[:, None, None] * maps + self.offset[:, None, None]
 
 
 @torch.no_grad()
 def residual_sum(model: nn.Module, block: str, conv: str, x: Tensor) -> ResidualSum | None:
-    """How a block adds the maps of one of its convolutions to its own input; None where it does not.
+    """The sum of a block's input and the channels of one of its convolutions; None where it ends in no such sum.
 
-    Told from what the block computes, whatever norm lies in between: wherever its output is not 0, output less input
-    is a straight line of the map. So it holds of sums with a ReLU behind them and of sums without.
+    It is found by its values, whatever norm lies in between: wherever the block's output is not 0, output less input is
+    an affine function of the channel. So it is found with a ReLU behind it and without.
 
     Args:
         block: Name of the module with one tensor in and one out.
@@ -68,7 +68,7 @@ def residual_sum(model: nn.Module, block: str, conv: str, x: Tensor) -> Residual
     if not unexplained <= TOLERANCE * added.square().sum():
         return None
     offset = (added_mean - gain[:, None] * maps_mean).flatten()
-    # A map that shows nowhere is below 0 everywhere.
+    # A channel that shows nowhere is below 0 everywhere.
     offset = offset.where(shows.any(1), -by_channel(x).amax(1).double())
     return ResidualSum(conv, gain.to(x.dtype), offset.to(x.dtype), relu=bool((~shows).any()))
 
@@ -79,7 +79,7 @@ def by_channel(x: Tensor) -> Tensor:
 
 
 def residual_sums(model: nn.Module, blocks: Iterable[Block], images: Tensor) -> dict[str, ResidualSum]:
-    """Of the blocks that end in such a sum, how; by name.
+    """The sums of those blocks that end in one, by name.
 
     Args:
         images: A few of the network's inputs ``[batch, channels, height, width]``.
@@ -96,7 +96,7 @@ def residual_sums(model: nn.Module, blocks: Iterable[Block], images: Tensor) -> 
 
 @torch.no_grad()
 def sums_of(model: nn.Module, block: str, total: ResidualSum, inputs: Sequence[Tensor]) -> Iterator[Tensor]:
-    """What a block gives for each batch of its inputs, before the ReLU."""
+    """A block's sums for each batch of its inputs, before the ReLU."""
     part, seen = model.get_submodule(block), list[Tensor]()
     with watching_outputs(model, [total.conv], lambda name, maps: seen.append(maps.clone())):
         for x in inputs:

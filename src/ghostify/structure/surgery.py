@@ -1,4 +1,4 @@
-"""Swap modules inside a network, and see that the network runs the new ones. It has never heard of ghosts."""
+"""Swap modules inside a network, and check that it runs the new ones. Nothing here is about ghosts."""
 
 import copy
 from collections import OrderedDict
@@ -45,7 +45,7 @@ def replace_modules_(model: nn.Module, replacements: Mapping[nn.Module, nn.Modul
 
 
 def swapped(value: Any, replacements: Mapping[nn.Module, nn.Module]) -> Any:
-    """A container with the modules in it swapped; lists and dicts in place, the same tuple where nothing is to do."""
+    """A container with the modules in it swapped; lists and dicts in place, the same tuple where it holds none."""
     if isinstance(value, nn.Module):
         return replacements.get(value, value)
     if isinstance(value, list):
@@ -59,9 +59,9 @@ def swapped(value: Any, replacements: Mapping[nn.Module, nn.Module]) -> Any:
 
 
 def carry_attributes_(old: nn.Module, new: nn.Module) -> None:
-    """Give a module the attributes that somebody put on the one whose place it takes: a network's code may read them.
+    """Give a new module the attributes that somebody put on the old one: a network's code may read them.
 
-    Only of a plain convolution is it known which are not its own.
+    Only for a plain convolution is it known which are not its own.
     """
     if type(old) is nn.Conv2d:
         for name in vars(old).keys() - PLAIN_ATTRIBUTES - vars(new).keys():
@@ -73,11 +73,11 @@ PLAIN_ATTRIBUTES = vars(nn.Conv2d(1, 1, 1)).keys()
 
 @torch.no_grad()
 def found_by_name(model: nn.Module, names: Collection[str], example: Tensor) -> set[str]:
-    """Those of some modules that a network runs by the place that a swap would change, and in no other way.
+    """Names of the modules that a swap would replace wherever they run: the network has no other reference to them.
 
     Args:
         model: Left untouched.
-        names: Of modules that run without hooks of their own.
+        names: Names of modules that run without hooks of their own.
         example: One batch for it.
     """
     trial = copy.deepcopy(model)
@@ -130,14 +130,14 @@ def stand_in(module: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def check_swap(before: nn.Module, after: nn.Module, names: Collection[str], example: Tensor) -> None:
-    """Run a network once after modules were swapped, and see that it runs the new ones.
+    """Run a network once after modules were swapped, and check that it runs the new ones.
 
     Args:
         before: The network as it was.
-        names: The places where other modules are now.
+        names: Names of the modules that were swapped.
         example: One batch for both.
     Raises:
-        InputError: If a module does not run whose predecessor did, or an output has another shape than before.
+        InputError: If a new module does not run where the old one did, or an output has another shape than before.
     """
     ran: set[nn.Module] = set()
     modules = [model.get_submodule(name) for model in (before, after) for name in names]
@@ -154,7 +154,7 @@ def check_swap(before: nn.Module, after: nn.Module, names: Collection[str], exam
 
 
 def conv_at(model: nn.Module, name: str) -> nn.Conv2d:
-    """The convolution of that name, where it is known to be one."""
+    """The convolution of that name."""
     conv = model.get_submodule(name)
     assert isinstance(conv, nn.Conv2d)
     return conv

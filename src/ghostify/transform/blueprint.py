@@ -1,4 +1,4 @@
-"""How a network is built again: its origin, and the layers that stand there instead of the origin's."""
+"""The way to build a network again: its origin, and the layers that replace the origin's."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -25,17 +25,17 @@ PRUNED: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
 
 
 def known_layers() -> dict[type[nn.Module], Callable[[Any], dict[str, Any]]]:
-    """The layers in which a network may differ from its origin, and what makes each again."""
+    """The layers in which a network may differ from its origin, and the arguments that make each again."""
     return PRUNED | described_layers()
 
 
 @dataclass(frozen=True)
 class Blueprint:
-    """How to build a network: an origin, and the layers that stand there instead of the origin's.
+    """The way to build a network: an origin, and the layers that replace the origin's.
 
     Args:
         origin: Builder and options.
-        replaced: Module name → kind and arguments of the layer that stands there.
+        replaced: Module name → kind and arguments of the new layer.
     """
 
     origin: Origin
@@ -77,9 +77,9 @@ def describe_layer(module: nn.Module) -> dict[str, Any] | None:
 
 
 def blueprint_of(model: nn.Module) -> Blueprint:
-    """How to build this network again.
+    """The way to build this network again.
 
-    The origin is known for what ``create_model`` built. For others it is looked for: among
+    The origin is known for networks that ``create_model`` built. For others it is looked for among
     torchvision's builders of the same class, then the class itself without arguments.
 
     Raises:
@@ -108,7 +108,7 @@ def blueprint_of(model: nn.Module) -> Blueprint:
 
 def likely_origins(model: nn.Module) -> Iterator[Origin]:
     kind = type(model)
-    # Of torchvision's networks that were trained elsewhere.
+    # An option of torchvision's networks that were trained elsewhere.
     options = {"transform_input": True} if getattr(model, "transform_input", False) is True else {}
     for name in torchvision.models.list_models(module=torchvision.models):
         if torchvision.models.get_model_builder(name).__annotations__.get("return") is kind:
@@ -143,7 +143,7 @@ def replaced_layers(model: nn.Module, origin: nn.Module) -> dict[str, dict[str, 
                 inside_replaced.update(module.modules())
                 if row != describe_layer(there):
                     replaced[name] = row
-                    met.update(f"{name}.{inner}" for inner, _ in there.named_modules() if inner)
+                    met.update(f"{name}.{inside}" for inside, _ in there.named_modules() if inside)
             elif type(module) is not type(there) or own_shape(module) != own_shape(there):
                 own, other = (" ".join(repr(one).split())[:60] for one in (module, there))
                 raise InputError(f"{name or 'the network'} is a {own}, not its origin's {other}")
@@ -154,7 +154,7 @@ def replaced_layers(model: nn.Module, origin: nn.Module) -> dict[str, dict[str, 
 
 
 def own_shape(module: nn.Module) -> tuple[str, dict[str, Any]]:
-    """What a module without children prints of itself, of others nothing; and the shapes of its own parameters."""
+    """The printed form of a module without children, "" of others; and the shapes of its own parameters."""
     printed = "" if next(module.children(), None) is not None else repr(module)
     return printed, {name: parameter.shape for name, parameter in module.named_parameters(recurse=False)}
 
@@ -165,7 +165,7 @@ def refuse_other_settings(model: nn.Module, origin: nn.Module) -> None:
     for name, there in origin.named_modules():
         own, expected = plain_attributes(modules.get(name, there)), plain_attributes(there)
         for attribute in own.keys() & expected.keys():
-            if told(own[attribute]) != told(expected[attribute]):
+            if comparable(own[attribute]) != comparable(expected[attribute]):
                 what = f"{name}.{attribute}".removeprefix(".")
                 raise InputError(f"{what} is {own[attribute]!r}, not its origin's {expected[attribute]!r}")
 
@@ -173,7 +173,7 @@ def refuse_other_settings(model: nn.Module, origin: nn.Module) -> None:
 def plain_attributes(module: nn.Module) -> dict[str, Any]:
     """Public flags, numbers, words and functions of a module, and tuples of these.
 
-    None of a layer that can be described, whose arguments speak.
+    None for a layer that can be described: its arguments are compared.
     """
     if type(module) in known_layers():
         return {}
@@ -187,8 +187,8 @@ def is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str | type | FunctionType | BuiltinFunctionType)
 
 
-def told(value: Any) -> Any:
-    """A plain value as it is compared: a function by where it was written, as each network may have its own."""
+def comparable(value: Any) -> Any:
+    """A plain value as it is compared: a function by its name, as each network may have a copy of its own."""
     if isinstance(value, tuple | list):
-        return [told(one) for one in value]
+        return [comparable(one) for one in value]
     return (value.__module__, value.__qualname__) if isinstance(value, FunctionType) else value

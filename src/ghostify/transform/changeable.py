@@ -12,7 +12,7 @@ from ghostify.structure.blocks import Calls, record_calls
 from ghostify.structure.channels import PrunableChannels, find_prunable
 from ghostify.structure.surgery import found_by_name, module_names, used_uncalled
 
-# A layer with fewer channels is a head's output or a gate: it has no near-copies to save.
+# A layer with fewer channels is a head's output or a gate, without near-copies.
 NARROWEST = 8
 ALREADY = "already a part of a ghost"
 NOT_CHEAPER = "a ghost would not be cheaper"
@@ -31,19 +31,19 @@ def changeable_convolutions(model: nn.Module, skip: Sequence[str], example: Tens
 
 
 def may_be_fitted(reason: str) -> bool:
-    """Whether a convolution can change, if perhaps not to a cheaper ghost of the ratio that was asked for."""
+    """True if a convolution can change, perhaps not to a cheaper ghost of the ratio that was asked for."""
     return not reason or reason.startswith(NOT_CHEAPER)
 
 
 def reasons_to_leave(
     model: nn.Module, ghosts: GhostRatio, skip: Sequence[str], example: Tensor | None = None
 ) -> dict[str, str]:
-    """Why a convolution is left as it is, or "" where it may change; by first name, in the network's order.
+    """Reasons to leave convolutions, "" for those that may change; by first name, in the network's order.
 
     Args:
-        ghosts: What it would become.
+        ghosts: Ghosts that they would become.
         skip: Full module names, or fnmatch patterns on them.
-        example: One batch for the network; None leaves out what only a run can tell.
+        example: One batch for the network; None leaves out the reasons that only a run can show.
     Raises:
         InputError: If an entry of ``skip`` names nothing.
     """
@@ -65,7 +65,7 @@ def reasons_to_leave(
 def reason_to_leave(
     conv: nn.Conv2d, names: Sequence[str], root: nn.Module, ghosts: GhostRatio, skip: Sequence[str]
 ) -> str:
-    """Why a convolution is left as it is, as far as its own settings tell."""
+    """The reason to leave a convolution that its own settings show, or ""."""
     parents = [parent for name in names for parent in ancestors(root, name)]
     if any(isinstance(parent, GHOST_LAYERS) for parent in parents):
         return ALREADY
@@ -82,8 +82,8 @@ def reason_to_leave(
     if conv.groups > 1:
         return "grouped"
     if conv.out_channels < max(NARROWEST, ghosts.ratio):
-        return f"very narrow: {conv.out_channels} maps"
-    # Where no run can tell, names do: torchvision's SqueezeExcitation, timm's SqueezeExcite and our own.
+        return f"very narrow: {conv.out_channels} channels"
+    # Without a run, names must do: torchvision's SqueezeExcitation, timm's SqueezeExcite and our own.
     if any("SqueezeExcit" in type(parent).__name__ for parent in parents):
         return "a squeeze-and-excite gate"
     before, after = ghosts.macs_per_pixel(conv)
@@ -91,23 +91,23 @@ def reason_to_leave(
 
 
 def is_gate(model: nn.Module, name: str, calls: Mapping[nn.Module, Calls]) -> bool:
-    """Whether a convolution sees a single pixel inside a module that gives as many as it gets, as a gate does."""
+    """True if a convolution takes single pixels inside a module whose output is as large as its input, as in a gate."""
     own = calls[model.get_submodule(name)]
-    if not own.plain or any(call.given.ndim != 4 or call.given[0, 0].numel() > 1 for call in own.plain):
+    if not own.plain or any(call.input.ndim != 4 or call.input[0, 0].numel() > 1 for call in own.plain):
         return False
     around = [calls[parent] for parent in ancestors(model, name) if parent in calls]
     return any(
-        call.given.ndim == 4 and call.given[0, 0].numel() > 1 and call.made.shape[2:] == call.given.shape[2:]
+        call.input.ndim == 4 and call.input[0, 0].numel() > 1 and call.output.shape[2:] == call.input.shape[2:]
         for parent in around
         for call in parent.plain
     )
 
 
 def prunable_among(model: nn.Module, convs: Mapping[str, nn.Conv2d], example: Tensor) -> dict[str, PrunableChannels]:
-    """Those of the convolutions whose channels go to others of them only."""
+    """The prunable channels of those convolutions whose channels go to others of them only."""
     try:
         places = find_prunable(model, example, convs)
-    except InputError:  # what cannot be traced can change otherwise all the same
+    except InputError:  # a network that cannot be traced can be changed otherwise
         return {}
     return {
         name: place
@@ -123,7 +123,7 @@ def ancestors(root: nn.Module, name: str) -> list[nn.Module]:
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
-    """Whether a name, or the name of a module around it, is matched by a pattern.
+    """True if a pattern matches a name, or the name of a module around it.
 
     Example:
         >>> matches("layer1.0.conv1", ["layer1"]), matches("layer1.0.conv1", ["*.conv2"])

@@ -1,4 +1,4 @@
-"""Change the convolutions of any network: by the paper's ratio, or as planned."""
+"""Change the convolutions of any network, by the paper's ratio or as planned."""
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,28 +32,28 @@ from ghostify.transform.changeable import (
 from ghostify.transform.reconstruct import ReconstructedLayer, Reconstruction, reconstruct
 
 NOT_ONCE = "not run exactly once for an input"
-KEPT = "the plan keeps all its maps"
+KEPT = "the plan keeps all its channels"
 
 
 @dataclass(frozen=True)
 class ConvertedLayer:
-    """What became of one convolution, or of a residual block that changed as a whole.
+    """The report on one convolution, or on a residual block that changed as a whole.
 
     Args:
         name: Full module name.
-        replaced: Whether it changed.
-        reason: Why not; "" where it did.
-        macs_before: Multiply-adds for one input; None where the input's shape is not known; of a block 0, as its
+        replaced: True if it changed.
+        reason: Reason why it did not; "" if it did.
+        macs_before: Multiply-adds for one input; None where the input's shape is not known; 0 for a block, as its
             convolutions have their own.
-        macs_after: The same of what stands there now.
+        macs_after: Multiply-adds of the new layer.
         kept: Output channels that the convolution computes.
-        ghosted: Output channels that are made of those; of a block, of its input.
+        ghosted: Output channels that are made of those, or of a block's input.
         dropped: Output channels that are gone.
-        inputs: Combinations of its input channels that it takes; None: these themselves.
+        inputs: Combinations of input channels that it takes; None: the channels themselves.
         change: The changes in words; "" where there are none.
         explained: Share of the ghosted channels' variance that the kept ones give, where calibrated.
-        block: Part of the network whose output was compared, where calibrated.
-        block_error: Mean squared error at its output over the variance there, where calibrated.
+        block: Block whose output was compared, where calibrated.
+        block_error: Mean squared error of that output over its variance, where calibrated.
     """
 
     name: str
@@ -73,14 +73,14 @@ class ConvertedLayer:
 
 @dataclass(frozen=True)
 class Conversion:
-    """A changed copy of a network, and what became of each convolution."""
+    """A changed copy of a network, and a report on each convolution."""
 
     model: nn.Module
     layers: tuple[ConvertedLayer, ...]
 
     @property
     def replaced(self) -> int:
-        """How many convolutions changed."""
+        """Number of convolutions that changed."""
         return sum(layer.replaced for layer in self.layers)
 
 
@@ -100,10 +100,10 @@ def convert_network(
         asked: Ghosts of one ratio wherever they are cheaper, or a plan, which needs images.
         skip: Full module names, or fnmatch patterns on them; not with a plan.
         input_shape: One input's without batch, for the multiply-adds per layer.
-        calibration: Batches of inputs, to keep what a trained network knows; None leaves new filters to be trained.
-        how: The network is reconstructed on these.
+        calibration: Batches of inputs, on which the network is reconstructed; None leaves new filters to be trained.
+        how: Settings of the reconstruction.
     Raises:
-        InputError: As of ``convert``.
+        InputError: As ``convert`` does.
     """
     batches = None if calibration is None else checked_batches(calibration, model)
     shape = tuple(batches[0].shape[1:]) if batches and not input_shape else input_shape
@@ -111,7 +111,7 @@ def convert_network(
     ghosts = asked if isinstance(asked, GhostRatio) else GhostRatio()
     reasons = reasons_to_leave(model, ghosts, skip, batches[0][:1] if batches else example)
     convs = convolutions_of(model)
-    if batches is not None:  # a layer is fitted to what it gets and gives, once for an image
+    if batches is not None:  # a layer is fitted to one input and one output for each image
         others = set(convs) - set(run_once(model, batches[0][:1]))
         reasons |= {name: NOT_ONCE for name in others if may_be_fitted(reasons[name])}
     chosen = [name for name, reason in reasons.items() if not reason]
@@ -141,7 +141,7 @@ def convert_network(
 
 
 def with_new_ghosts(model: nn.Module, ghosts: GhostRatio, names: Sequence[str]) -> nn.Module:
-    """A copy with untrained ghosts in the place of convolutions."""
+    """A copy with untrained ghosts instead of convolutions."""
     changed = copy.deepcopy(model)
     convs = convolutions_of(changed)
     return replace_modules_(changed, {convs[name]: ghosts.layer(convs[name]) for name in names})
@@ -150,7 +150,7 @@ def with_new_ghosts(model: nn.Module, ghosts: GhostRatio, names: Sequence[str]) 
 def check_plan(
     plans: Mapping[str, AnyPlan], model: nn.Module, convs: Mapping[str, nn.Conv2d], reasons: Mapping[str, str]
 ) -> None:
-    """Refuse a plan for what is not there, cannot change, or has another number of channels."""
+    """Refuse a plan for layers that are not there, cannot change, or have another number of channels."""
     modules = dict(model.named_modules())
     for name, plan in plans.items():
         if inside_changed_block(name, plans):
@@ -166,7 +166,7 @@ def check_plan(
         if isinstance(plan, BlockPlan):
             raise InputError(f"plan: {name} is a convolution: expected a change of its output channels")
         if plan.channels != convs[name].out_channels:
-            raise InputError(f"plan: {name} makes {convs[name].out_channels} maps, not {plan.channels}")
+            raise InputError(f"plan: {name} makes {convs[name].out_channels} channels, not {plan.channels}")
 
 
 def rows_of(
@@ -191,7 +191,7 @@ def rows_of(
             yield ConvertedLayer(name, True, "", *macs_of(name), kept=0, dropped=channels, change="gone with its block")
             continue
         plan = plans.get(name, LayerPlan.keep(conv))
-        combining = f"{NOT_CHEAPER}: combining {conv.out_channels} maps costs as much as making them"
+        combining = f"{NOT_CHEAPER}: combining {conv.out_channels} channels costs as much as making them"
         reason = "" if plan.changes else reasons[name] or combining
         yield ConvertedLayer(name, not reason, reason, *macs_of(name), **row_of(name, plan))
     for name in changed_blocks(plans):
@@ -200,10 +200,10 @@ def rows_of(
 
 
 def count_if_possible(model: nn.Module, input_shape: Sequence[int] | None) -> tuple[Count | None, Tensor | None]:
-    """The multiply-adds, and an input; None of each where no shape is named and the likely one does not fit.
+    """The multiply-adds and an example; None for both where no shape is known and the likely one does not fit.
 
     Raises:
-        InputError: If the network cannot take the shape that was named.
+        InputError: If the network cannot take ``input_shape``.
     """
     parameter = next(iter(model.parameters()), torch.empty(0))
 

@@ -35,10 +35,10 @@ class Pyramid(nn.Module):
 
 
 class LevelHead(nn.Module):
-    """A head as it sees one level of the pyramid: it has the same weights for each, and runs several times.
+    """A head for one level of the pyramid; the detector runs it once per level, with the same weights.
 
     Args:
-        detector: Whose head it is; the names of its layers stay.
+        detector: The detector; the names of its layers stay.
     """
 
     def __init__(self, detector: Detector) -> None:
@@ -49,7 +49,7 @@ class LevelHead(nn.Module):
             self.rpn = nn.ModuleDict({"head": detector.rpn.head})
 
     def forward(self, maps: Tensor) -> tuple[Tensor, ...]:
-        """Maps of one level ``[batch, channels, height, width]`` to what the head says of them."""
+        """Maps of one level ``[batch, channels, height, width]`` to the head's outputs."""
         if "head" in self._modules:
             return tuple(self.head([maps]).values())
         logits, offsets = self.rpn["head"]([maps])
@@ -69,12 +69,12 @@ def convert_detector(
 
     Args:
         asked: Ghosts of one ratio, or a plan of backbone and pyramid.
-        parts: Of "backbone", "fpn" and "head"; of a Faster R-CNN the head is the one that proposes regions.
-        skip: Names or patterns on the detector's names.
+        parts: Some of "backbone", "fpn" and "head"; the head of a Faster R-CNN is the one that proposes regions.
+        skip: Names of the detector's modules, or patterns on them.
         calibration: Batches of images with values 0..1: ``[batch, 3, height, width]``, or lists of
             ``[3, height, width]``.
         input_shape: One input's of the plain part, for the multiply-adds per layer; None for the largest.
-        how: As of ``convert_network``.
+        how: Settings of the reconstruction.
     Returns:
         The copy, and one row per convolution.
     """
@@ -90,7 +90,7 @@ def convert_detector(
     rows: dict[str, ConvertedLayer] = {}
     if set(parts) - {"head"}:
         names = parts_of(detector)
-        # A plan says itself what is left.
+        # A plan itself leaves out layers.
         others = [] if planned else [names[part] for part in ("backbone", "fpn") if part not in parts]
         pyramid = Pyramid(changed.backbone)
         left = named_in(pyramid, skip) + others
@@ -114,7 +114,7 @@ def convert_detector(
 def with_macs(
     rows: dict[str, ConvertedLayer], detector: Detector, ghost: Detector, shape: Sequence[int]
 ) -> list[ConvertedLayer]:
-    """The rows, with the multiply-adds of a whole image: a head was seen at work on pieces only."""
+    """The rows, with the multiply-adds for a whole image: a head ran on pieces only."""
     before, after = count(detector, shape), count(ghost, shape)
     return [
         dataclasses.replace(row, macs_before=before.of(name)[0], macs_after=after.of(name)[0])
@@ -123,17 +123,17 @@ def with_macs(
 
 
 def named_in(part: nn.Module, skip: Sequence[str]) -> list[str]:
-    """Of names and patterns those that may speak of a part: it would refuse the others."""
+    """The names and patterns that may be about a part: it would refuse the others."""
     heads = tuple(name for name, _ in part.named_children())
     return [pattern for pattern in skip if not pattern.partition(".")[0].isidentifier() or pattern.startswith(heads)]
 
 
 @torch.no_grad()
 def plain_inputs(detector: Detector, batches: Iterable[Any]) -> list[Tensor]:
-    """Images as a detector's plain part gets them: normalised, resized, and padded to one size.
+    """Inputs of a detector's plain part: images normalised, resized, and padded to one size.
 
     Args:
-        batches: Of images with values 0..1: ``[batch, 3, height, width]``, or lists of ``[3, height, width]``.
+        batches: Batches of images with values 0..1: ``[batch, 3, height, width]``, or lists of ``[3, height, width]``.
     Raises:
         InputError: If they are no such images.
     """

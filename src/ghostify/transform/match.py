@@ -1,4 +1,4 @@
-"""Which maps at the ends of two networks' blocks stand for each other."""
+"""Channels of two networks that correspond to each other, at the ends of their blocks."""
 
 from collections.abc import Sequence
 
@@ -9,23 +9,23 @@ from torch import Tensor, nn
 from ghostify.modes import evaluating
 from ghostify.structure.blocks import ends_of, find_blocks
 
-# Where maps are in order, their squared differences are so much of the least at most. A trial: 1.001 at most in
-# residual networks that had lost nearly all they knew, 2.9 at least in ghosts whose maps leave in another order.
+# Largest ratio of the squared differences of channels in order to the least possible. A trial: at most 1.001 in
+# residual networks that had lost nearly all accuracy, at least 2.9 in ghosts whose channels leave in another order.
 IN_ORDER = 1.1
 
 
 def match_ends(original: nn.Module, other: nn.Module, batches: Sequence[Tensor]) -> dict[str, Tensor | None]:
-    """Find the blocks of convolutions whose maps another network has, too, and which of the original's these are.
+    """Find the blocks that two networks share, and the original's channel for each of the other's at their ends.
 
-    A ghost's maps may leave in another order than the original's, and a pruned network has fewer. So each map of the
-    other network gets one of the original's, no two the same, such that the squared differences are least in sum.
+    A ghost's channels may leave in another order than the original's, and a pruned network has fewer. So each channel
+    of the other network gets one of the original's, no two the same, with the least sum of squared differences.
 
     Args:
-        other: Such as a ghost of the original; a module of the same name may be another kind there.
+        other: The other network, such as a ghost; a module of the same name may be another kind there.
         batches: Inputs ``[batch, channels, height, width]``, on the networks' device.
     Returns:
-        By name of the block the original's map for each of the other's; None where all maps are there, in order. Blocks
-        whose maps are of another size than the original's, or more, are left out.
+        By name of the block the original's channel for each of the other's; None where all are there, in order. Blocks
+        with larger or smaller maps than the original's, or more channels, are left out.
     """
     convs = [name for name, module in original.named_modules() if isinstance(module, nn.Conv2d)]
     present = dict(other.named_modules())
@@ -42,7 +42,7 @@ def match_ends(original: nn.Module, other: nn.Module, batches: Sequence[Tensor])
 
 
 def can_match(maps: Tensor, others: Tensor) -> bool:
-    """Whether maps are as large as the others, and no more."""
+    """True if maps are of the size of the others, and no more of them."""
     return (
         isinstance(maps, Tensor)
         and maps.ndim == others.ndim
@@ -52,7 +52,7 @@ def can_match(maps: Tensor, others: Tensor) -> bool:
 
 
 def squared_differences(maps: Tensor, others: Tensor) -> Tensor:
-    """Of each map and each of the others, summed over a batch: ``[maps, others]``.
+    """Squared differences of each map and each of the others, summed over a batch: ``[maps, others]``.
 
     Example:
         >>> squared_differences(torch.tensor([[1.0, 2.0]]), torch.tensor([[2.0, 4.0]])).tolist()
@@ -63,7 +63,7 @@ def squared_differences(maps: Tensor, others: Tensor) -> Tensor:
 
 
 def assigned(differences: Tensor) -> Tensor | None:
-    """The other of each map; None where all are there, in order.
+    """Indices of the others that are assigned to the maps; None where all are there, in order.
 
     Example:
         >>> assigned(torch.tensor([[1.0, 0.1], [0.2, 1.0]]))
@@ -71,7 +71,7 @@ def assigned(differences: Tensor) -> Tensor | None:
         >>> assigned(torch.tensor([[1.0, 0.9], [1.0, 1.0]])) is None
         True
     """
-    differences = differences.nan_to_num()  # where a network gives no numbers, its loss will say so
+    differences = differences.nan_to_num()  # where a network gives NaN, its loss will be NaN
     rows, columns = (torch.as_tensor(side) for side in linear_sum_assignment(differences.cpu().numpy()))
     maps, others = differences.shape
     if maps == others:

@@ -1,4 +1,4 @@
-"""The rival: the same network with fewer maps everywhere."""
+"""The rival: the same network with fewer channels everywhere."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -27,16 +27,16 @@ def narrow(
 ) -> nn.Module:
     """Copy a network with its layers narrowed in proportion, so that it costs at most ``target_macs``.
 
-    Each layer loses the same share of its maps, by default those with the smallest filters; what the
-    network returns keeps its size. Torch-Pruning (Fang et al. 2023, arXiv:2301.12900) finds the layers that
-    must lose the same maps together. Maps that reach a sum through a zero-padded shortcut stay, because
-    there their positions differ on both sides.
+    Each layer loses the same share of its channels, by default those with the smallest filters; the network's
+    output keeps its size. Torch-Pruning (Fang et al. 2023, arXiv:2301.12900) finds the layers that must lose the
+    same channels together. Channels that reach a sum through a zero-padded shortcut stay, because there their
+    positions differ on both sides.
 
     Args:
         model: Any network; left untouched.
-        input_shape: Of one input, without batch.
+        input_shape: One input's, without batch.
         target_macs: Multiply-adds not to exceed.
-        importance: Torch-Pruning's criterion for the maps to lose; None: the L2 norm of their filters.
+        importance: Torch-Pruning's criterion for the channels to lose; None: the L2 norm of their filters.
         prepare: Called with the copy before, for a criterion that reads gradients.
     Returns:
         The widest of the narrowed copies that keep to the target.
@@ -49,7 +49,7 @@ def narrow(
         (16, 10)
     """
     low, high = 0.0, 0.95
-    # Work shrinks with the maps that go in times the maps that come out: a first guess, right for most networks.
+    # Work shrinks with input channels times output channels: a first guess, right for most networks.
     share = min(high, max(low, 1 - (target_macs / count(model, input_shape).macs) ** 0.5))
     best: nn.Module | None = None
     best_macs = 0
@@ -74,7 +74,7 @@ def pruned(
     importance: torch_pruning.importance.Importance | None = None,
     prepare: Callable[[nn.Module], None] | None = None,
 ) -> nn.Module:
-    """A copy with ``share`` of each layer's maps gone."""
+    """A copy with ``share`` of each layer's channels gone."""
     copied = copy.deepcopy(model)
     if prepare is not None:
         prepare(copied)

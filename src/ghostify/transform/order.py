@@ -1,4 +1,4 @@
-"""Let ghosts leave their maps in the order in which they make them, where whatever takes them can be told."""
+"""Fold the order of ghosts' channels into the layers that take them, where these are known."""
 
 import copy
 
@@ -14,14 +14,14 @@ from ghostify.structure.channels import PrunableChannels, find_prunable
 
 @torch.no_grad()
 def fold_orders(ghost: nn.Module, original: nn.Module, example: Tensor) -> nn.Module:
-    """Copy a ghosted network, its ghosts' orders folded into the weights of the layers that take their maps.
+    """Copy a ghosted network, its ghosts' orders folded into the weights of the layers that take their channels.
 
-    Maps of a residual sum, of a concatenation or of an output have to stay in their places: those ghosts
-    go on putting their maps in order.
+    Channels of a residual sum, of a concatenation or of an output have to stay in their places: those ghosts go on
+    putting theirs in order.
 
     Args:
-        ghost: With ``GhostConv2d`` that are ``ordered``; left untouched.
-        original: What it was made of, with its convolutions under the same names.
+        ghost: Network with ``ordered`` ``GhostConv2d``; left untouched.
+        original: The network before, with its convolutions under the same names.
         example: One batch for both.
     Returns:
         The copy; or ``ghost`` itself where nothing could be folded.
@@ -37,25 +37,25 @@ def fold_orders(ghost: nn.Module, original: nn.Module, example: Tensor) -> nn.Mo
         )
     except InputError:
         return ghost
-    inner = [place for place in places.values() if isinstance(place, PrunableChannels)]
-    if not inner:
+    prunable = [place for place in places.values() if isinstance(place, PrunableChannels)]
+    if not prunable:
         return ghost
     folded = copy.deepcopy(ghost)
-    for place in inner:
+    for place in prunable:
         fold_(folded, place)
-    # The tracer may take an operator that moves maps for one that does not.
+    # The tracer may mistake an operator that moves channels for one that does not.
     with evaluating(ghost, folded):
         outputs = zip(tree_leaves(folded(example.clone())), tree_leaves(ghost(example.clone())), strict=True)
-    same = all(close(given, wanted) for given, wanted in outputs if isinstance(wanted, Tensor))
+    same = all(close(output, target) for output, target in outputs if isinstance(target, Tensor))
     return folded if same else ghost
 
 
-def close(given: Tensor, wanted: Tensor) -> bool:
-    """Whether tensors differ by rounding only, however small their numbers are."""
-    if not (wanted.is_floating_point() and wanted.numel()):
-        return torch.equal(given, wanted)
-    spread = float((wanted - wanted.mean()).abs().max())
-    return torch.allclose(given, wanted, rtol=1e-3, atol=1e-3 * spread)
+def close(output: Tensor, target: Tensor) -> bool:
+    """True if tensors differ by rounding only, however small their numbers are."""
+    if not (target.is_floating_point() and target.numel()):
+        return torch.equal(output, target)
+    spread = float((target - target.mean()).abs().max())
+    return torch.allclose(output, target, rtol=1e-3, atol=1e-3 * spread)
 
 
 def fold_(model: nn.Module, place: PrunableChannels) -> None:
@@ -63,12 +63,12 @@ def fold_(model: nn.Module, place: PrunableChannels) -> None:
     ghost = model.get_submodule(place.producer)
     assert isinstance(ghost, GhostConv2d)
     assert ghost.order is not None
-    place_of = ghost.order.argsort()  # of each map as it is made, where it stood
+    place_of = ghost.order.argsort()  # the original place of each channel as it is made
     ghost.order = None
     for name in place.followers:
         follower = model.get_submodule(name)
         for tensor in (*follower.parameters(recurse=False), *follower.buffers(recurse=False)):
-            if tensor.ndim:  # all but BatchNorm's counter have a row for each map
+            if tensor.ndim:  # all but BatchNorm's counter have a row for each channel
                 tensor.copy_(tensor[place_of])
     for name in place.consumers:
         consumer = model.get_submodule(name)
@@ -76,5 +76,5 @@ def fold_(model: nn.Module, place: PrunableChannels) -> None:
             consumer = consumer.primary if consumer.merge is None else consumer.merge
         weight = consumer.weight
         assert isinstance(weight, Tensor)
-        # A linear layer behind a flattening has several inputs for each map.
+        # A linear layer behind a flattening has several inputs for each channel.
         weight.copy_(weight.unflatten(1, (len(place_of), -1))[:, place_of].flatten(1, 2))

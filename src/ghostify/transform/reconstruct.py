@@ -1,4 +1,4 @@
-"""Layer-wise reconstruction: a trained network's layers change, and it keeps what it knows, without labels."""
+"""Layer-wise reconstruction: a trained network's layers change, fitted to their outputs before, without labels."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,17 +35,17 @@ from ghostify.transform.order import fold_orders
 
 Effort = Literal["fast", "refined"]
 EFFORTS: tuple[str, ...] = get_args(Effort)
-LEAST_GAIN = 1e-3  # over the largest: a channel that counts less makes up for nothing
+LEAST_GAIN = 1e-3  # over the largest: a channel with less makes up for nothing
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """How a network is reconstructed.
+    """Settings of a reconstruction.
 
     Args:
         effort: "fast" (closed form) or "refined" (blocks learn their outputs, too, and then all weights the network's).
-        seed: Of the samples and the order of the images.
-        progress: Told of each block.
+        seed: Seed of the samples and the order of the images.
+        progress: Called at each block.
     """
 
     effort: Effort = "refined"
@@ -57,18 +57,18 @@ class Reconstruction:
             raise InputError(f"effort is {self.effort!r}: expected one of {', '.join(EFFORTS)}")
 
     def say(self, task: str, detail: str, done: int, total: int) -> None:
-        """Tell of progress, where somebody listens."""
+        """Report progress, if that is asked for."""
         if self.progress:
             self.progress(task, detail, done, total)
 
 
 @dataclass(frozen=True)
 class ReconstructedLayer:
-    """How well a layer gives what it gave before.
+    """The quality of a layer's reconstruction.
 
     Args:
-        explained: Share of the variance of the channels that are made of others; None where there are none.
-        block: The block whose output was compared; "" where it was in none, and was left.
+        explained: Share of the variance of the ghosted channels that is explained; None where there are none.
+        block: The block whose output was compared; "" where the layer is in none, and was left.
         block_error: Mean squared error at the block's output over its variance, on the calibration images.
     """
 
@@ -82,7 +82,7 @@ class Target:
     """The output that a convolution should give for a batch.
 
     Args:
-        channels: At some pixels, ``[batch · pixels, channels]``.
+        channels: The output at some pixels, ``[batch · pixels, channels]``.
         pixels: Indices into the flattened output.
     """
 
@@ -92,16 +92,16 @@ class Target:
 
 @dataclass
 class Pair:
-    """A network and its changed copy, and what their next block gets.
+    """A network and its changed copy, and the inputs of their next block.
 
     Args:
-        original: In eval mode.
-        changed: In eval mode; changed block by block.
+        original: The network in eval mode.
+        changed: The copy in eval mode; changed block by block.
         plans: By name.
-        left: What is left of convolutions that lost channels.
-        generator: Of samples; on the CPU.
-        inputs: Batches that the next block gets in the changed network.
-        targets: Batches that it gets in the original.
+        left: Channels left of the convolutions that lost some.
+        generator: Source of random samples; on the CPU.
+        inputs: Inputs of the next block in the changed network, batch by batch.
+        targets: Its inputs in the original.
     """
 
     original: nn.Module
@@ -124,21 +124,21 @@ def reconstruct(
 ) -> tuple[nn.Module, dict[str, ReconstructedLayer]]:
     """Copy a trained network with its layers changed as planned.
 
-    First the dropped channels go: of each convolution those stay from which the outputs of its consumers can best be
+    First channels are dropped: those of each convolution stay from which the outputs of its consumers can best be
     computed. Then block by block, in the order in which they run, each layer is fitted by least squares to its output
     in the original, from its input in the changed network so far; a convolution that is added to its block's input
-    makes up for what that lacks as well. With effort "refined" the block's weights then learn its output, and at the
+    also makes up for the error of that. With effort "refined" the block's weights then learn its output, and at the
     end all weights the network's. BatchNorm statistics stay: the targets are the original's.
 
     Args:
         original: Left untouched; used in eval mode.
-        plans: For each convolution that may change, by module name, and for residual blocks that change as a whole.
+        plans: Plans of all convolutions that may change and of blocks that change as a whole, by module name.
         batches: Inputs ``[batch, channels, height, width]``, normalised as for the network.
     Returns:
-        The copy, in eval mode, and how well each layer of ``plans`` was reconstructed.
+        The copy, in eval mode, and the quality of each layer of ``plans``.
     Raises:
-        InputError: If channels are to be dropped that go elsewhere than to following layers, a block is to change as a
-            whole that is no sum of its input and a convolution's channels, or an input is to become no fewer channels.
+        InputError: If dropped channels go elsewhere than to following layers, a block that changes as a whole is no
+            sum of its input and a convolution's channels, or an input change leaves as many channels.
     """
     with random_state_kept(original):  # new layers draw weights, which their fit replaces
         return reconstructed(original, plans, batches, how)
@@ -147,7 +147,7 @@ def reconstruct(
 def reconstructed(
     original: nn.Module, plans: Mapping[str, AnyPlan], batches: Sequence[Tensor], how: Reconstruction
 ) -> tuple[nn.Module, dict[str, ReconstructedLayer]]:
-    """As ``reconstruct``, drawing random numbers."""
+    """The work of ``reconstruct``, which draws random numbers."""
     layout = memory_format_for(original, batches[0][:2])
     original = copy.deepcopy(original).eval().to(memory_format=layout)
     batches = [part.contiguous(memory_format=layout) for batch in batches for part in small_batches(batch)]
@@ -195,12 +195,12 @@ def refuse_idle_input_changes(pair: Pair) -> None:
         if isinstance(plan, LayerPlan) and plan.input is not None:
             channels = conv_at(pair.changed, name).in_channels
             if plan.input.in_channels >= channels:
-                raise InputError(f"plan: {name} takes {channels} maps: expected to merge them to fewer than that")
+                raise InputError(f"plan: {name} takes {channels} channels: expected to merge them to fewer than that")
 
 
 @torch.no_grad()
 def replace_block(pair: Pair, block: Block, total: ResidualSum) -> dict[str, float | None]:
-    """Put what a plan says into the place of a whole block; gives the share that it explains, by name."""
+    """Change a block as a whole; returns the share explained, by name."""
     batches = partial(samples_of_sum, pair, block, total)
     fitted = changed_blocks(pair.plans)[block.name].fit(SumSamples(total, batches))
     pair.put(block.name, fitted.layer)
@@ -210,7 +210,7 @@ def replace_block(pair: Pair, block: Block, total: ResidualSum) -> dict[str, flo
 
 @torch.no_grad()
 def fit_convolutions(pair: Pair, block: Block, gains: Mapping[str, Tensor]) -> dict[str, float | None]:
-    """Fit the convolutions of a block; gives the shares that they explain, by name."""
+    """Fit the convolutions of a block; returns the shares explained, by name."""
     explained: dict[str, float | None] = {}
     targets = targets_of_(pair, block)
     for name in block.convs:
@@ -230,7 +230,7 @@ def fit_convolutions(pair: Pair, block: Block, gains: Mapping[str, Tensor]) -> d
 
 @torch.no_grad()
 def memory_format_for(model: nn.Module, example: Tensor) -> torch.memory_format:
-    """Channels last, in which convolutions learn faster, where the network takes it; a ``view`` of maps may not."""
+    """Channels last, in which convolutions learn faster, if the network takes it; a ``view`` of maps may not."""
     trial = copy.deepcopy(model).eval()
     try:
         trial.to(memory_format=torch.channels_last)
@@ -255,16 +255,16 @@ def sums_to_replace(
     for name, change in changing.items():
         if name not in found:
             raise InputError(
-                f"plan: {name} cannot change as a whole: expected a block that runs once and adds a convolution's maps "
-                "to its input"
+                f"plan: {name} cannot change as a whole: expected a block that runs once and adds a convolution's "
+                "channels to its input"
             )
         if change.channels != len(found[name].gain):
-            raise InputError(f"plan: {name} makes {len(found[name].gain)} maps, not {change.channels}")
+            raise InputError(f"plan: {name} makes {len(found[name].gain)} channels, not {change.channels}")
     return found
 
 
 def samples_of_sum(pair: Pair, block: Block, total: ResidualSum) -> Iterator[SampleBatch]:
-    """Per batch: the block's input in the changed network, and its sum in the original at some pixels."""
+    """A block's inputs in the changed network, and its sums in the original at some pixels, batch by batch."""
     images = sum(map(len, pair.inputs))
     for x, y in zip(pair.inputs, sums_of(pair.original, block.name, total, pair.targets), strict=True):
         number, inputs = y[0, 0].numel(), y.shape[1] * LARGEST_BLOCK_KERNEL**2
@@ -274,11 +274,11 @@ def samples_of_sum(pair: Pair, block: Block, total: ResidualSum) -> Iterator[Sam
 
 
 def targets_of_(pair: Pair, block: Block) -> dict[str, list[Target]]:
-    """The outputs that the convolutions of a block should give; ``pair.targets`` are what the block gives then.
+    """Target outputs of the convolutions of a block; afterwards ``pair.targets`` are the block's outputs.
 
     Returns:
-        By convolution, for each batch what the original's gives at some pixels, and where that is added to the block's
-        input, what the changed network's input lacks, too.
+        By convolution, the original's output at some pixels of each batch; where that is added to the block's input,
+        plus the error of this input in the changed network.
     """
     targets: dict[str, list[Target]] = {name: [] for name in block.convs}
     images = sum(map(len, pair.inputs))
@@ -292,8 +292,8 @@ def targets_of_(pair: Pair, block: Block) -> dict[str, list[Target]]:
         pixels = pixels.to(output.device)
         channels, total, batch = maps_at(output, pixels), totals[name], len(targets[name])
         if total is not None:
-            lacking, gain = maps_at(pair.targets[batch], pixels) - maps_at(pair.inputs[batch], pixels), total.gain
-            channels = channels + lacking / gain.where(gain.abs() > LEAST_GAIN * gain.abs().max(), torch.inf)
+            missing, gain = maps_at(pair.targets[batch], pixels) - maps_at(pair.inputs[batch], pixels), total.gain
+            channels = channels + missing / gain.where(gain.abs() > LEAST_GAIN * gain.abs().max(), torch.inf)
         targets[name].append(Target(channels, pixels))
 
     with watching_outputs(pair.original, block.convs, take):
@@ -309,14 +309,14 @@ def samples_of(
     targets: Sequence[Target],
     rows: Tensor | None,
 ) -> Iterator[SampleBatch]:
-    """Per batch: the input of the changed network's convolution, and what it should give at some pixels."""
+    """A convolution's inputs in the changed network, and its targets at some pixels, batch by batch."""
     calls = calls_of(changed.get_submodule(block.name), changed.get_submodule(conv), inputs, before=True)
     for (x, _), target in zip(calls, targets, strict=True):
         yield SampleBatch(x, target.channels if rows is None else target.channels[:, rows], target.pixels)
 
 
 def rows_at_end(block: Block, left: Mapping[str, LeftChannels]) -> Tensor | None:
-    """The rows of the original's channels that a block still gives; None for all."""
+    """Indices of the original's channels that are left at the end of a block; None for all."""
     for conv in block.convs:
         # A block that is one convolution has its consumers elsewhere, too.
         if conv in left and any(not f"{taker}.".startswith(f"{block.name}.") for taker in left[conv].consumers):

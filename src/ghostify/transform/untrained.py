@@ -1,4 +1,4 @@
-"""A network in the shape that a plan gives it, its weights of no use: for timing and counting."""
+"""A network in the shape of a plan, with arbitrary weights: for timing and counting."""
 
 import copy
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ from ghostify.structure.surgery import conv_at, replace_modules_
 
 
 def untrained(model: nn.Module, plans: Mapping[str, AnyPlan], example: Tensor) -> nn.Module:
-    """Copy a network in the shape that a plan gives it, whichever of its channels stay.
+    """Copy a network in the shape of a plan.
 
     Args:
-        plans: By module name, as of ``convert``.
+        plans: By module name, as ``convert`` takes them.
         example: One input ``[1, channels, height, width]``.
     """
     shaped = copy.deepcopy(model).eval()
