@@ -17,6 +17,7 @@ import sys
 import time
 from pathlib import Path
 
+import removed  # noqa: F401  # registers its kind
 import torch
 from agree import batches, first_answers
 from rivals import unfold_norms_

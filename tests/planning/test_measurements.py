@@ -55,6 +55,7 @@ def test_profiles_of_another_machine_engine_or_version_are_not_taken(
         return dict.fromkeys((*homes, ""), 1.0)
 
     monkeypatch.setattr(timing, "layer_ms", layer_ms)
+    monkeypatch.setattr(timing, "deploy", lambda model, example, engine: model)
     monkeypatch.setattr(timing, "compare", lambda *args, **kwargs: (_ for _ in ()).throw(InterruptedError))
     options: dict[str, Any] = {
         "example": torch.zeros(1, *SHAPE),

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from small import Blocks
 
 from ghostify import count
 from ghostify.changes import AnyPlan, BlockPlan, LayerPlan, OneConvolution, PointwiseGhosts, Prune
-from ghostify.models import create_model
 from ghostify.planning.candidates import find_candidates, offer_for
 from ghostify.planning.measurements import Measurements
 from ghostify.planning.timing import EngineTiming, Timing
@@ -17,19 +17,19 @@ EXAMPLE = torch.zeros(1, *SHAPE)
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 def test_layers_and_networks_of_a_plan_are_timed_in_the_engine(engine: str) -> None:
     pytest.importorskip(engine)
-    model = create_model("resnet20").eval()
+    model = Blocks().eval()
     offer = offer_for("speedup", round_to=4)
     candidates = find_candidates(model, EXAMPLE, count(model, SHAPE), offer, images=torch.randn(4, *SHAPE))
     timing = Timing(model, candidates, EXAMPLE, EngineTiming(engine), Measurements(None, {}), None)
     plans: dict[str, AnyPlan] = {
-        "layer1.0.conv1": LayerPlan(Prune(8, 8)),
-        "layer1.0.conv2": LayerPlan(PointwiseGhosts(8, 8)),
-        "layer1.1": BlockPlan(OneConvolution(16, 1)),
+        "blocks.0.conv1": LayerPlan(Prune(8, 8)),
+        "blocks.0.conv2": LayerPlan(PointwiseGhosts(8, 8)),
+        "blocks.1": BlockPlan(OneConvolution(16, 1)),
     }
     ms = timing.profile(plans)
     assert set(ms) == {*candidates, ""}
-    assert {name for name, took in ms.items() if took == 0} >= {"layer1.1.conv1", "layer1.1.conv2"}
-    assert all(ms[name] > 0 for name in (*plans, "layer2.0.conv1"))
+    assert {name for name, took in ms.items() if took == 0} >= {"blocks.1.conv1", "blocks.1.conv2"}
+    assert all(ms[name] > 0 for name in (*plans, "blocks.2.conv1"))
     found = timing.of(plans)
     assert (found.engine, found.threads) == (engine, 1)
     assert 0 < found.ratio_low <= found.ratio <= found.ratio_high

@@ -10,7 +10,6 @@ from ghostify.changes.one_convolution import OneConvolution
 from ghostify.changes.pointwise import PointwiseGhosts
 from ghostify.changes.prune import Prune
 from ghostify.changes.registry import register
-from ghostify.changes.remove import Remove
 
 __all__ = [
     "AnyPlan",
@@ -28,7 +27,6 @@ __all__ = [
     "OutputChange",
     "PointwiseGhosts",
     "Prune",
-    "Remove",
     "ResidualBlock",
     "Sizes",
     "register",

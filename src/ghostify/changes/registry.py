@@ -13,7 +13,6 @@ from ghostify.changes.merge import MergeInputs
 from ghostify.changes.one_convolution import OneConvolution
 from ghostify.changes.pointwise import PointwiseGhosts
 from ghostify.changes.prune import Prune
-from ghostify.changes.remove import Remove
 from ghostify.errors import InputError
 
 KINDS: dict[str, type[Change]] = {}
@@ -27,7 +26,7 @@ def register(change: type[C]) -> type[C]:
     return change
 
 
-for _change in (Keep, Prune, PointwiseGhosts, DepthwiseGhosts, MergeInputs, OneConvolution, Remove):
+for _change in (Keep, Prune, PointwiseGhosts, DepthwiseGhosts, MergeInputs, OneConvolution):
     register(_change)
 
 

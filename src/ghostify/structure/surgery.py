@@ -99,7 +99,7 @@ def used_uncalled(model: nn.Module, names: Collection[str], example: Tensor) -> 
 
     Args:
         model: Left untouched.
-        names: Of modules that do not run when the network does.
+        names: Modules that do not run when the network does.
         example: One batch for it.
     """
     trial = copy.deepcopy(model)
@@ -108,7 +108,9 @@ def used_uncalled(model: nn.Module, names: Collection[str], example: Tensor) -> 
         with evaluating(trial):
             return [leaf for leaf in tree_leaves(trial(example.clone())) if isinstance(leaf, Tensor)]
 
-    before, found = outputs(), set()
+    before, found = outputs(), set[str]()
+    if any(output.is_meta for output in before):
+        return found  # there are no values that could depend on anything
     for name in names:
         parameters = list(trial.get_submodule(name).parameters())
         own = [parameter.clone() for parameter in parameters]

@@ -1,4 +1,4 @@
-"""A residual block removed: its input goes on as it is."""
+"""A residual block removed, as a kind of change: plans hardly choose it, so it is none of the project's own."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,11 +6,13 @@ from typing import ClassVar, Self
 
 from torch import nn
 
+from ghostify.changes import register
 from ghostify.changes.change import BlockChange, Described, Fitted, refuse_unless
 from ghostify.changes.layer import ResidualBlock, Sizes
 from ghostify.fitting.samples import SumSamples
 
 
+@register
 @dataclass(frozen=True)
 class Remove(BlockChange):
     """Nothing in the place of a residual block; the blocks behind it make up for what they lack.
