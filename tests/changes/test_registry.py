@@ -9,13 +9,27 @@ from typing import Any, ClassVar, Self
 import pytest
 import torch
 from small import Blocks
-from torch import nn
+from torch import Tensor, nn
 
 from ghostify import InputError, convert, count, create_model, deploy, export, load, plan, save
-from ghostify.changes import AnyPlan, BlockChange, BlockPlan, Fitted, ResidualBlock, Sizes, registry
+from ghostify.changes import (
+    AnyPlan,
+    BlockChange,
+    BlockPlan,
+    Convolution,
+    Fitted,
+    InputChange,
+    LayerPlan,
+    MergeInputs,
+    OutputChange,
+    PointwiseGhosts,
+    ResidualBlock,
+    Sizes,
+    registry,
+)
 from ghostify.changes.change import Described
 from ghostify.cli.plan import print_plan
-from ghostify.fitting.samples import SumSamples
+from ghostify.fitting.samples import LayerSamples, SumSamples
 from ghostify.planning.plan_file import read_plan, write_plan
 
 SHAPE = (3, 16, 16)
@@ -94,6 +108,79 @@ def test_all_that_plans_go_through_takes_a_change_that_it_has_never_heard_of(
         torch.testing.assert_close(deploy(faster, x)(x), expected, rtol=1e-4, atol=1e-4)
     pytest.importorskip("onnxruntime")
     assert export(faster, tmp_path / "faster.onnx", x).difference < 1e-4
+
+
+class TwoConvolutions(nn.Module):
+    """A convolution of few channels and a 1×1 convolution: a layer of its own."""
+
+    def __init__(self, in_channels: int, out_channels: int, rank: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(in_channels, rank, 3, padding=1), nn.Conv2d(rank, out_channels, 1)
+        self.sizes = {"in_channels": in_channels, "out_channels": out_channels, "rank": rank}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x))
+
+
+@dataclass(frozen=True)
+class Factorise(OutputChange):
+    """A convolution becomes two: a singular value decomposition of its fitted filters."""
+
+    kind = "factorise"
+    layers: ClassVar[Described] = {TwoConvolutions: lambda layer: layer.sizes}
+    kept: int
+    rank: int
+
+    @classmethod
+    def offered(cls, layer: Convolution, sizes: Sizes) -> Iterable[Self]:
+        if layer.kernel_area == 9:
+            yield cls(layer.out_channels, layer.out_channels // 4)
+
+    @property
+    def size(self) -> None:
+        return None
+
+    def macs(self, layer: Convolution, in_channels: int) -> int:
+        return self.rank * (in_channels * 9 + self.kept) * layer.pixels
+
+    def untrained(self, conv: nn.Conv2d, input_change: InputChange | None) -> nn.Module:
+        return TwoConvolutions(conv.in_channels, conv.out_channels, self.rank).eval()
+
+    def fit(self, samples: LayerSamples, input_change: InputChange | None = None) -> Fitted:
+        layer = self.untrained(samples.conv, None)
+        filters, bias = samples.with_bias(samples.filters)
+        u, s, v = torch.linalg.svd(filters, full_matrices=False)
+        layer.first.weight.copy_((s[: self.rank, None] * v[: self.rank]).reshape(layer.first.weight.shape))
+        layer.first.bias.zero_()
+        layer.second.weight.copy_(u[:, : self.rank, None, None])
+        layer.second.bias.copy_(bias)
+        return Fitted(layer)
+
+
+def test_an_output_change_with_a_layer_of_its_own_goes_beside_ghosts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "KINDS", {"keep": registry.KINDS["keep"]})
+    registry.register(Factorise)
+    model, batches = Blocks().eval(), [torch.randn(32, *SHAPE)]
+    found = plan(model, example=EXAMPLE, calibration=batches, target_macs=0.6)
+    registry.register(PointwiseGhosts)
+    kinds = {change.kind for layer in found.values() for change in layer.changes}
+    assert "factorise" in kinds
+    # Ghosts whose channels go to such a layer only keep putting them in order.
+    plans = dict(found) | {
+        "blocks.0.conv1": LayerPlan(PointwiseGhosts(8, 8)),
+        "blocks.0.conv2": LayerPlan(Factorise(16, 4)),
+    }
+    faster = convert(model, plan=plans, calibration=batches, effort="fast").model
+    assert faster.blocks[0].conv1.order is not None
+    save(faster, tmp_path / "faster.safetensors")
+    x = torch.randn(2, *SHAPE)
+    with torch.no_grad():
+        assert torch.equal(load(tmp_path / "faster.safetensors", factory="small:Blocks")(x), faster(x))
+        torch.testing.assert_close(deploy(faster, x)(x), faster(x), rtol=1e-4, atol=1e-4)
+    with pytest.raises(InputError, match="factorise take all input channels"):
+        LayerPlan(Factorise(16, 4), MergeInputs(4))
 
 
 def channels(model: nn.Module, block: str) -> int:

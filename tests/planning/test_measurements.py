@@ -43,6 +43,27 @@ def test_errors_of_other_sizes_are_measured_anew_and_those_of_the_same_are_not(
     assert [change.kept for change in asked] == [5], "12 and 8 are known by value, whatever their place in a list"
 
 
+def test_rows_of_another_build_are_passed_over_and_another_function_is_refused(tmp_path: Path) -> None:
+    model, file = Net().eval(), tmp_path / "measurements.jsonl"
+    options: dict[str, Any] = {"example": torch.zeros(1, *SHAPE), "calibration": [torch.randn(32, *SHAPE)]}
+    first = plan(model, **options, target_macs=0.8, measurements=file)
+    rows = (
+        *("[]", "5", "{}", "[" * 100_000, '{"kind": "output error"}'),
+        '{"kind": "output error", "layer": "conv1", "change": null, "error": 1.0}',
+        '{"kind": "output error", "layer": "conv1", "change": {"kind": "prune", "kept": 8}, "error": 1.0}',
+        '{"kind": "output error", "layer": "conv1", "change": {"kind": "gone", "kept": 8}, "error": 1.0}',
+        '{"kind": "output error", "layer": "conv1", "error": NaN, "change": {"kind": "keep", "kept": 16}}',
+    )
+    with file.open("ab") as opened:
+        opened.write("\n".join(rows).encode() + b"\xff")
+    assert dict(plan(model, **options, target_macs=0.8, measurements=file)) == dict(first)
+    other = Net().eval()
+    other.load_state_dict(model.state_dict())
+    other.norm1.eps = 0.5
+    with pytest.raises(InputError, match="holds measurements of something else"):
+        plan(other, **options, target_macs=0.8, measurements=file)
+
+
 def test_profiles_of_another_machine_engine_or_version_are_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,6 +108,8 @@ def refusal(content: dict[str, Any], path: Path) -> str:
         ({"kept": 8, "merged": 0}, "expected at least 1 combination"),
         ({"kept": 8, "ghosted": 8, "cheap": "depthwise", "merged": 4}, "depthwise ghosts take all input channels"),
         ({"kept": 8, "left": 1}, "expected kept, ghosted, dropped, cheap and"),
+        ({"kept": 8, "ghosted": 8, "cheap": ["pointwise"]}, r"cheap is \['pointwise'\]"),
+        ({"kept": 0, "ghosted": 8, "cheap": {"a": 1}}, "cheap is {'a': 1}"),
     ],
 )
 def test_an_edited_plan_of_format_1_that_is_none_is_refused(
@@ -123,6 +125,8 @@ def test_an_edited_plan_of_format_1_that_is_none_is_refused(
         (8, "expected 'output' and perhaps 'input', or 'block'"),
         ({"input": {"kind": "merge inputs", "rank": 4}}, "expected 'output'"),
         ({"output": {"kind": "magic", "kept": 8}}, "expected a 'kind' of 'keep', 'prune'"),
+        ({"output": {"kind": ["keep"], "kept": 8}}, "expected a 'kind' of 'keep', 'prune'"),
+        ({"block": {"kind": {}}}, "expected a 'kind' of 'one convolution'"),
         ({"output": {"kind": "merge inputs", "rank": 8}}, "expected a 'kind' of 'keep', 'prune'"),
         ({"output": {"kind": "prune", "dropped": 8}}, "expected the numbers kept, dropped"),
         ({"output": {"kind": "prune", "kept": 8, "dropped": "8"}}, "dropped is '8': expected a whole number"),
@@ -148,6 +152,8 @@ def test_an_edited_plan_that_is_none_is_refused(layer: Any, message: str, tmp_pa
         ({"format": "other"}, "expected an object with 'format'"),
         ({"layers": {}}, "expected 'layers'"),
         ({"curve": 3}, "expected target, macs"),
+        ({"made_on": None}, "expected target, macs"),
+        ({"macs": 10**400}, "expected target, macs"),
     ],
 )
 @pytest.mark.parametrize("former", [True, False])
@@ -155,3 +161,11 @@ def test_a_file_that_is_no_plan_is_refused(change: dict[str, Any], message: str,
     path = tmp_path / "plan.json"
     write_plan(A_PLAN, path)
     assert message in refusal((FORMAT_1 if former else json.loads(path.read_text())) | change, path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"macs": ' + "1" * 5_000 + "}", "no json", "\xff"])
+def test_a_file_that_cannot_be_read_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(InputError, match="is no plan"):
+        read_plan(path)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ghostify import GhostConv2d, InputError, convert, create_model, load, plan, save
-from ghostify.changes import LayerPlan, PointwiseGhosts
+from ghostify.changes import LayerPlan, PointwiseGhosts, Prune
 from ghostify.structure.surgery import check_swap
 from ghostify.transform.changeable import NOT_BY_NAME
 
@@ -87,7 +87,10 @@ def test_a_convolution_with_a_hook_is_left_and_said() -> None:
     before = model(X).shape
     for calibration in (None, [X]):
         found = convert(model, cheap="pointwise", calibration=calibration, input_shape=(3, 16, 16), effort="fast")
-        assert [layer.reason for layer in found.layers] == ["it has a hook, which would not go along", ""]
+        assert [layer.reason for layer in found.layers] == [
+            "it has a hook, or a forward of its own, which would not go along",
+            "",
+        ]
         assert found.model(X).shape == before
 
 
@@ -189,3 +192,81 @@ def test_a_swap_that_is_not_run_or_changes_a_shape_is_refused() -> None:
     other.act = hidden.act
     with pytest.raises(InputError, match="Closed does not run c2 after it was replaced: skip it"):
         check_swap(hidden, other, ["c2"], X)
+
+
+class Reading(nn.Module):
+    """Its code reads of its second convolution, or asks what it is."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.c1, self.c2, self.c3, self.how = conv(3, 16), conv(16, 16), conv(16, 16), how
+        self.known = {self.c2} if how == "a set" else set()
+        if how == "a buffer":
+            self.c2.register_buffer("scale", torch.ones(1))
+        if how == "a forward of its own":
+            own = self.c2.forward
+            self.c2.forward = lambda x: 2 * own(x)  # type: ignore[method-assign]  # as a wrapper does
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.c1(x).relu()
+        if self.how == "its class" and not isinstance(self.c2, nn.Conv2d):
+            return x
+        if self.how == "its weight":
+            x = x.to(self.c2.weight.dtype)
+        x = self.c2(input=x) if self.how == "by keyword" else self.c2(x)
+        if self.how == "a set":
+            x = x * (100.0 if self.c2 in self.known else 1.0)
+        if self.how == "a buffer":
+            x = x * self.c2.scale
+        return self.c3(x.relu())
+
+
+@pytest.mark.parametrize(
+    "how", ["its class", "its weight", "a set", "a buffer", "by keyword", "a forward of its own", "nothing"]
+)
+@pytest.mark.parametrize("calibration", [None, [X]])
+def test_what_the_networks_code_reads_of_a_convolution_is_left_and_the_rest_changed(how: str, calibration: Any) -> None:
+    model = Reading(how).eval()
+    found = convert(model, cheap="pointwise", calibration=calibration, input_shape=(3, 16, 16), effort="fast")
+    reasons = {layer.name: layer.reason for layer in found.layers}
+    assert (reasons["c1"], reasons["c3"]) == ("", "")
+    assert (reasons["c2"] == "") == (how == "nothing"), reasons["c2"]
+    assert found.model(X).shape == model(X).shape
+
+
+@pytest.mark.parametrize("name", ["order", "cheap", "ratio"])
+def test_attributes_that_a_ghost_has_for_itself_are_not_overwritten(name: str) -> None:
+    model = nn.Sequential(conv(3, 16), nn.ReLU(), conv(16, 16)).eval()
+    setattr(model[2], name, 7)
+    found = convert(model, cheap="pointwise", calibration=[X], effort="fast")
+    assert found.layers[1].reason == f"it has an attribute {name!r}, which a ghost has, too"
+    assert found.model(X).shape == (32, 16, 16, 16)
+
+
+def test_containers_that_hold_themselves_or_take_nothing_are_no_hindrance() -> None:
+    class Fixed(dict[str, int]):
+        def update(self, *args: Any) -> None:  # type: ignore[override]  # takes nothing, on purpose
+            raise TypeError("fixed")
+
+    model = nn.Sequential(conv(3, 16), nn.ReLU(), conv(16, 16)).eval()
+    model.fixed = Fixed(one=1)  # type: ignore[assignment]  # any attribute
+    model.loop = [model[0]]  # type: ignore[assignment]  # likewise
+    model.loop.append(model.loop)  # type: ignore[operator,union-attr]  # a list
+    found = convert(model, cheap="pointwise", input_shape=(3, 16, 16))
+    assert found.replaced == 2
+    assert found.model.loop[0] is found.model[0]  # type: ignore[index]  # likewise
+
+
+def test_padding_that_was_set_later_is_what_a_fit_sees() -> None:
+    later, before = (nn.Sequential(conv(3, 16), nn.ReLU(), conv(16, 16, padding=p)).eval() for p in (1, 0))
+    before.load_state_dict(later.state_dict())
+    later[2].padding = (0, 0)
+    outputs = [convert(net, cheap="pointwise", calibration=[X], effort="fast").model(X) for net in (later, before)]
+    torch.testing.assert_close(*outputs)
+
+
+def test_frozen_parameters_stay_frozen_when_channels_go() -> None:
+    model = nn.Sequential(conv(3, 16), nn.BatchNorm2d(16), nn.ReLU(), conv(16, 16)).eval().requires_grad_(False)
+    found = convert(model, plan={"0": LayerPlan(Prune(8, 8))}, calibration=[X], effort="fast").model
+    assert found[0].out_channels == 8
+    assert not any(parameter.requires_grad for parameter in found.parameters())

@@ -33,8 +33,9 @@ class Fitted:
 class Change(ABC):
     """One thing that a convolution, or a residual block, can become.
 
-    A subclass is a frozen dataclass whose fields are its numbers; registered, it is known by its ``kind`` in plan
-    files and in everything that is measured.
+    A subclass is a frozen dataclass whose fields are whole numbers; registered, it is known by its ``kind`` in plan
+    files and in everything that is measured. Its layer is of a class with a name of its own, and takes over
+    ``requires_grad``; channels that it puts elsewhere than the convolution did, it puts in order itself.
     """
 
     kind: ClassVar[str]
@@ -52,6 +53,11 @@ class Change(ABC):
     def size(self) -> int | None:
         """The number by which changes of its kind form a curve; None where each stands alone."""
         return None
+
+    @property
+    def curve(self) -> str:
+        """The curve to which its size belongs: one per kind, unless its other numbers matter, too."""
+        return self.kind
 
     def full_size(self, layer: Any) -> int:
         """The size at which nothing is changed."""
@@ -99,8 +105,9 @@ class OutputChange(Change):
 
     @property
     def takes_input_changes(self) -> bool:
-        """True if an input change can be made beside this one."""
-        return True
+        """True if an input change can be made beside this one: where the layer is a ``GhostConv2d`` made here."""
+        own = type(self)
+        return own.fit is OutputChange.fit and own.untrained is OutputChange.untrained
 
     def macs(self, layer: Convolution, in_channels: int) -> int:
         """Multiply-adds for one input of ``in_channels`` channels."""

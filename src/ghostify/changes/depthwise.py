@@ -49,6 +49,10 @@ class DepthwiseGhosts(OutputChange):
             yield found
 
     @property
+    def curve(self) -> str:
+        return f"{self.kind}, {self.cheap_kernel_size}"
+
+    @property
     def macs_per_ghost(self) -> int:
         return self.cheap_kernel_size**2
 

@@ -49,7 +49,7 @@ def change_from(row: Any, base: type) -> Any:
         InputError: If it describes none.
     """
     kinds = {name: kind for name, kind in KINDS.items() if issubclass(kind, base)}
-    if not isinstance(row, Mapping) or row.get("kind") not in kinds:
+    if not isinstance(row, Mapping) or not isinstance(row.get("kind"), str) or row["kind"] not in kinds:
         raise InputError(f"{row!r}: expected a 'kind' of {', '.join(map(repr, kinds))}, and its numbers")
     numbers = {name: value for name, value in row.items() if name != "kind"}
     for name, value in numbers.items():

@@ -151,10 +151,23 @@ def patches(conv: nn.Conv2d, x: Tensor, pixels: Tensor) -> Tensor:
         >>> torch.allclose(seen @ conv.weight.flatten(1).T, conv(x)[:, :, 2, 3], atol=1e-5)
         True
     """
-    # The padding as PyTorch's own forward reads it: "same" is already numbers there.
-    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-    padded = F.pad(x, conv._reversed_padding_repeated_twice, mode)
+    if conv.padding_mode == "zeros":
+        padded = F.pad(x, zeros_around(conv))
+    else:
+        padded = F.pad(x, conv._reversed_padding_repeated_twice, conv.padding_mode)
     return windows(padded, pixels, conv.kernel_size, conv.stride, conv.dilation).flatten(0, 1).flatten(1)
+
+
+def zeros_around(conv: nn.Conv2d) -> list[int]:
+    """The zeros that PyTorch's forward pads now, last dimension first: somebody may have set other padding since."""
+    sides: list[int] = []
+    for axis in (1, 0):
+        if isinstance(conv.padding, str):
+            total = conv.dilation[axis] * (conv.kernel_size[axis] - 1) if conv.padding == "same" else 0
+            sides += [total // 2, total - total // 2]
+        else:
+            sides += [int(conv.padding[axis])] * 2
+    return sides
 
 
 def windows(

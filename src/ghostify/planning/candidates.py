@@ -14,6 +14,7 @@ from ghostify.measure.count import Count
 from ghostify.structure.blocks import Calls, find_blocks, record_calls
 from ghostify.structure.channels import PrunableChannels
 from ghostify.structure.residual import residual_sums
+from ghostify.structure.surgery import has_hooks, replaceable
 from ghostify.transform.changeable import changeable_convolutions, matches, prunable_among
 
 
@@ -127,8 +128,11 @@ def candidate_blocks(
     """The residual blocks that may change as a whole."""
     found = {}
     rows = {row.name: row for row in counted.layers}
-    for name, total in residual_sums(model, find_blocks(model, convs, images), images).items():
-        if any(matches(inside, skip) for inside in rows if inside.startswith(f"{name}.")):
+    sums = residual_sums(model, find_blocks(model, convs, images), images)
+    free = [name for name in sums if not any(map(has_hooks, model.get_submodule(name).modules()))]
+    changing = replaceable(model, free, images[:1])
+    for name, total in sums.items():
+        if name not in changing or any(matches(inside, skip) for inside in rows if inside.startswith(f"{name}.")):
             continue
         pixels = math.prod((rows[total.conv].output_shape or ())[1:])
         block = ResidualBlock(name, len(total.gain), pixels, counted.of(name)[0], total)

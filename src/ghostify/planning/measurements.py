@@ -31,14 +31,16 @@ class Measurements:
             return
         head = json.dumps(about, sort_keys=True)
         if path.exists():
-            lines = path.read_text().splitlines()
+            lines = path.read_text(errors="replace").splitlines()
             if not lines or lines[0] != head:
                 raise InputError(f"{path} holds measurements of something else: choose another folder, or remove it")
             whole = []
             for line in lines[1:]:
-                with suppress(json.JSONDecodeError):  # an interruption may have cut the last one
-                    self.rows.append(json.loads(line))
-                    whole.append(line)
+                with suppress(ValueError, RecursionError):  # an interruption may have cut the last one
+                    row = json.loads(line)
+                    if isinstance(row, dict) and isinstance(row.get("kind"), str):
+                        self.rows.append(row)
+                        whole.append(line)
             with replacing(path) as temporary:
                 temporary.write_text("\n".join([head, *whole]) + "\n")
         else:

@@ -96,7 +96,7 @@ def read_plan(path: Path) -> Plan:
     """
     try:
         found = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # such as a number of too many digits
         raise InputError(f"{path} is no plan: {error}") from error
     if not isinstance(found, dict) or found.get("format") not in (FORMAT, FORMER):
         raise InputError(f"{path} is no plan: expected an object with 'format': {FORMAT!r}")
@@ -123,9 +123,9 @@ def read_plan(path: Path) -> Plan:
             float(found["limit"]),
             tuple(found["speedup"]) if found["speedup"] else None,
             tuple(Point(**point) for point in found["curve"]),
-            found["made_on"],
+            dict(found["made_on"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(
             f"{path}: expected target, macs, output_error, limit, speedup, curve and made_on as plans have: {error}"
         ) from error

@@ -1,7 +1,11 @@
 """Plan the change of each layer, for a speed or a share of the multiply-adds."""
 
 import copy
+import hashlib
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostify.changes import AnyPlan, Change
-from ghostify.changes.registry import KINDS, change_from, change_row
+from ghostify.changes.registry import change_from, change_row
 from ghostify.errors import InputError, OutOfReachError
 from ghostify.fitting.calibration import FEW, checked_batches, first_images
 from ghostify.fitting.trial import Trial
@@ -110,6 +114,8 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
         measurements,
         {
             "network": fingerprint(model.state_dict().items()),
+            # What it prints, without addresses: the same weights may serve another function.
+            "structure": hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", repr(model)).encode()).hexdigest()[:16],
             "images": fingerprint(("", batch) for batch in images),
             "skip": list(skip),
         },
@@ -140,11 +146,12 @@ def measured_errors(
     progress: Progress | None,
 ) -> dict[str, tuple[float, ...]]:
     """The output error of each layer's options, measured where it is not known yet."""
-    before: Errors = {
-        (row["layer"], change_from(row["change"], Change)): row["error"]
-        for row in known.of("output error")
-        if row["change"]["kind"] in KINDS
-    }
+    before: Errors = {}
+    for row in known.of("output error"):
+        with suppress(InputError, KeyError, TypeError, ValueError):  # of a kind, or a build, that is no more
+            error = float(row["error"])
+            if math.isfinite(error):
+                before[str(row["layer"]), change_from(row["change"], Change)] = error
     trial: Trial | None = None
 
     @torch.no_grad()

@@ -44,12 +44,12 @@ def output_errors(
 
 def measured_changes(candidate: Candidate) -> list[Change]:
     """The changes whose error is measured: those nearest to some shares of each kind, and all without a size."""
-    by_kind: dict[str, dict[Change, None]] = {}
+    by_curve: dict[str, dict[Change, None]] = {}
     for option in candidate.options:
         for change in option.changes:
-            by_kind.setdefault(change.kind, {})[change] = None
+            by_curve.setdefault(change.curve, {})[change] = None
     chosen: list[Change] = []
-    for changes in by_kind.values():
+    for changes in by_curve.values():
         sized = {change: change.size for change in changes if change.size is not None}
         chosen += [change for change in changes if change.size is None]
         if sized:
@@ -67,7 +67,7 @@ def error_between(name: str, candidate: Candidate, option: AnyPlan, known: Mappi
         if change.size is None:
             error += known[name, change]
             continue
-        measured = [other for other in measured_changes(candidate) if other.kind == change.kind]
+        measured = [other for other in measured_changes(candidate) if other.curve == change.curve]
         points = sorted((other.size or 0, known[name, other]) for other in measured)
         sizes, errors = zip(*points, (change.full_size(candidate.layer), 0.0), strict=True)
         # More channels never bring a larger error, but for what a measurement is off by.

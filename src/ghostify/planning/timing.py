@@ -66,7 +66,7 @@ class Timing:
         conditions = {name: environment[name] for name in (*MACHINE, "engine", "engine_version", "threads")}
         conditions |= {"offered": offer.kinds, "round_to": offer.sizes.round_to, "seed": seed}
         conditions |= {"layers": len(self.candidates), "example": list(self.example.shape)}
-        rows = [row for row in self.known.of("profile") if row["conditions"] == conditions]
+        rows = [row for row in self.known.of("profile") if row.get("conditions") == conditions]
         samples = [Sample({n: plan_from(plan) for n, plan in row["plans"].items()}, row["ms"]) for row in rows]
         for index in range(len(samples), SAMPLES + 1):
             self.say(f"profile in {self.engine.engine}", f"network {index + 1}", index, SAMPLES + 1)

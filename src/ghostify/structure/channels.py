@@ -67,7 +67,7 @@ class Structure:
     """
 
     def __init__(self, model: nn.Module, example: Tensor) -> None:
-        self.names = {module: name for name, module in model.named_modules()}
+        self.model, self.names = model, {module: name for name, module in model.named_modules()}
         with evaluating(model), traceable(model), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of parameters outside modules, which it leaves alone
             try:
@@ -104,7 +104,10 @@ class Structure:
 
     def drop_(self, conv: nn.Conv2d, channels: Tensor) -> None:
         """Remove channels of a convolution, and the weights for them in the layers behind."""
+        frozen = [name for name, parameter in self.model.named_parameters() if not parameter.requires_grad]
         self._group(conv, channels.tolist()).prune()
+        for name in frozen:  # pruned parameters are new ones
+            self.model.get_parameter(name).requires_grad_(False)
 
     def _group(self, conv: nn.Conv2d, channels: list[int]) -> torch_pruning.Group:
         return self.graph.get_pruning_group(conv, torch_pruning.prune_conv_out_channels, channels)

@@ -1,7 +1,6 @@
 """Swap modules inside a network, and check that it runs the new ones. Nothing here is about ghosts."""
 
 import copy
-from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -40,20 +39,26 @@ def replace_modules_(model: nn.Module, replacements: Mapping[nn.Module, nn.Modul
                 parent._modules[name] = replacements[child]
         for name, value in list(vars(parent).items()):
             if not name.startswith("_") and isinstance(value, list | tuple | dict):
-                vars(parent)[name] = swapped(value, replacements)
+                vars(parent)[name] = swapped(value, replacements, set())
     return replacements.get(model, model)
 
 
-def swapped(value: Any, replacements: Mapping[nn.Module, nn.Module]) -> Any:
-    """A container with the modules in it swapped; lists and dicts in place, the same tuple where it holds none."""
+def swapped(value: Any, replacements: Mapping[nn.Module, nn.Module], seen: set[int]) -> Any:
+    """A container with the modules in it swapped; lists and dicts in place, the same tuple where it holds none.
+
+    Args:
+        seen: Identities of the lists and dicts around it, which may hold themselves.
+    """
     if isinstance(value, nn.Module):
         return replacements.get(value, value)
-    if isinstance(value, list):
-        value[:] = [swapped(item, replacements) for item in value]
-    elif isinstance(value, dict):
-        value.update({key: swapped(item, replacements) for key, item in value.items()})
+    if isinstance(value, list | dict) and id(value) not in seen:
+        seen.add(id(value))
+        for key, item in list(enumerate(value) if isinstance(value, list) else value.items()):
+            new = swapped(item, replacements, seen)
+            if new is not item:
+                value[key] = new
     elif type(value) is tuple:
-        items = tuple(swapped(item, replacements) for item in value)
+        items = tuple(swapped(item, replacements, seen) for item in value)
         return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
     return value
 
@@ -71,26 +76,68 @@ def carry_attributes_(old: nn.Module, new: nn.Module) -> None:
 PLAIN_ATTRIBUTES = vars(nn.Conv2d(1, 1, 1)).keys()
 
 
+# What code may read of any layer that takes a convolution's place.
+READABLE = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+
+
+class StandIn(nn.Module):
+    """A module of another class that computes what the one does whose place it takes."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self._module = [module]  # in a list, so that it is no child
+        vars(self).update({name: getattr(module, name) for name in READABLE if hasattr(module, name)})
+
+    def forward(self, x: Tensor) -> Any:
+        """Compute without calling the module, so that its own calls can be counted."""
+        return type(self._module[0]).forward(self._module[0], x)
+
+
 @torch.no_grad()
-def found_by_name(model: nn.Module, names: Collection[str], example: Tensor) -> set[str]:
-    """Names of the modules that a swap would replace wherever they run: the network has no other reference to them.
+def replaceable(model: nn.Module, names: Collection[str], example: Tensor) -> set[str]:
+    """Names of the modules that another module can replace: the network runs that one, and nothing else changes.
+
+    Not those that the network's code reaches in another way than by name, whose weights it reads, or of which it asks
+    what they are.
 
     Args:
         model: Left untouched.
-        names: Names of modules that run without hooks of their own.
+        names: Names of modules that run, with one tensor in, and without hooks of their own.
         example: One batch for it.
     """
-    trial = copy.deepcopy(model)
-    old = {name: trial.get_submodule(name) for name in names}
-    stand_ins = {name: stand_in(module) for name, module in old.items()}
-    trial = replace_modules_(trial, {old[name]: stand_ins[name] for name in names})
-    ran: set[nn.Module] = set()
-    with (
-        evaluating(trial),
-        hooked([*old.values(), *stand_ins.values()], before=lambda module, args: ran.add(module)),
-    ):
-        trial(example.clone())
-    return {name for name in names if stand_ins[name] in ran and old[name] not in ran}
+    expected, again = (outputs_of(copy.deepcopy(model), example) for _ in range(2))
+    steady = same(expected, again)  # a network may draw random numbers
+
+    def replaced(names: Collection[str]) -> set[str] | None:
+        trial = copy.deepcopy(model)
+        old = {name: trial.get_submodule(name) for name in names}
+        new = {name: StandIn(module) for name, module in old.items()}
+        trial = replace_modules_(trial, {old[name]: new[name] for name in names})
+        ran: set[nn.Module] = set()
+        try:
+            with hooked([*old.values(), *new.values()], before=lambda module, args: ran.add(module)):
+                outputs = outputs_of(trial, example)
+        except Exception:  # noqa: BLE001  # whatever the network's own code raises where it finds another module
+            return None
+        if steady and not same(outputs, expected):
+            return None
+        return {name for name in names if new[name] in ran and old[name] not in ran}
+
+    found = replaced(names)
+    return found if found is not None else {name for name in names if replaced([name])}
+
+
+def outputs_of(model: nn.Module, example: Tensor) -> list[Tensor]:
+    """The tensors that a network returns in eval mode, in any nesting."""
+    with evaluating(model):
+        return [leaf for leaf in tree_leaves(model(example.clone())) if isinstance(leaf, Tensor)]
+
+
+def same(outputs: list[Tensor], others: list[Tensor]) -> bool:
+    """True if tensors are equal; those without values, if their shapes are."""
+    if [output.shape for output in outputs] != [other.shape for other in others]:
+        return False
+    return all(a.is_meta or torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(outputs, others, strict=True))
 
 
 @torch.no_grad()
@@ -102,32 +149,18 @@ def used_uncalled(model: nn.Module, names: Collection[str], example: Tensor) -> 
         names: Modules that do not run when the network does.
         example: One batch for it.
     """
-    trial = copy.deepcopy(model)
-
-    def outputs() -> list[Tensor]:
-        with evaluating(trial):
-            return [leaf for leaf in tree_leaves(trial(example.clone())) if isinstance(leaf, Tensor)]
-
-    before, found = outputs(), set[str]()
-    if any(output.is_meta for output in before):
-        return found  # there are no values that could depend on anything
+    trial, found = copy.deepcopy(model), set[str]()
+    before = outputs_of(trial, example)
     for name in names:
         parameters = list(trial.get_submodule(name).parameters())
         own = [parameter.clone() for parameter in parameters]
         for parameter in parameters:
             parameter.add_(1)
-        if not all(map(torch.equal, before, outputs())):
+        if not same(outputs_of(trial, example), before):
             found.add(name)
         for parameter, value in zip(parameters, own, strict=True):
             parameter.copy_(value)
     return found
-
-
-def stand_in(module: nn.Module) -> nn.Module:
-    """Another module with the same parameters."""
-    other = copy.copy(module)
-    other._forward_hooks, other._forward_pre_hooks = OrderedDict(), OrderedDict()
-    return other
 
 
 @torch.no_grad()
@@ -143,10 +176,9 @@ def check_swap(before: nn.Module, after: nn.Module, names: Collection[str], exam
     """
     ran: set[nn.Module] = set()
     modules = [model.get_submodule(name) for model in (before, after) for name in names]
-    with evaluating(before, after), hooked(modules, before=lambda module, args: ran.add(module)):
+    with hooked(modules, before=lambda module, args: ran.add(module)):
         outputs, expected = (
-            [tuple(leaf.shape) for leaf in tree_leaves(model(example.clone())) if isinstance(leaf, Tensor)]
-            for model in (after, before)
+            [tuple(output.shape) for output in outputs_of(model, example)] for model in (after, before)
         )
     for name in names:
         if before.get_submodule(name) in ran and after.get_submodule(name) not in ran:
@@ -160,6 +192,12 @@ def conv_at(model: nn.Module, name: str) -> nn.Conv2d:
     conv = model.get_submodule(name)
     assert isinstance(conv, nn.Conv2d)
     return conv
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """True if a module has hooks, or a ``forward``, of its own."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks) or "forward" in vars(module)
 
 
 def module_names(model: nn.Module) -> dict[nn.Module, list[str]]:

@@ -7,16 +7,17 @@ from torch import Tensor, nn
 
 from ghostify.changes.ratio import GhostRatio
 from ghostify.errors import InputError
-from ghostify.layers import GHOST_LAYERS
+from ghostify.layers import GHOST_LAYERS, GhostConv2d
 from ghostify.structure.blocks import Calls, record_calls
 from ghostify.structure.channels import PrunableChannels, find_prunable
-from ghostify.structure.surgery import found_by_name, module_names, used_uncalled
+from ghostify.structure.surgery import PLAIN_ATTRIBUTES, has_hooks, module_names, replaceable, used_uncalled
 
 # A layer with fewer channels is a head's output or a gate, without near-copies.
 NARROWEST = 8
 ALREADY = "already a part of a ghost"
 NOT_CHEAPER = "a ghost would not be cheaper"
-NOT_BY_NAME = "the network reaches it in another way than by its name"
+NOT_BY_NAME = "the network reaches it in another way than by its name, or reads more of it than a ghost has"
+GHOSTS_OWN = set(dir(GhostConv2d(1, 2, 1)))
 
 
 def convolutions_of(model: nn.Module) -> dict[str, nn.Conv2d]:
@@ -55,7 +56,7 @@ def reasons_to_leave(
         calls = record_calls(model, example)
         changing = [name for name, reason in reasons.items() if may_be_fitted(reason)]
         called = [name for name in changing if convs[name] in calls]
-        hidden = set(called) - found_by_name(model, called, example)
+        hidden = set(called) - replaceable(model, called, example)
         hidden |= used_uncalled(model, [name for name in changing if convs[name] not in calls], example)
         reasons |= {name: "a gate: it sees a single pixel" for name in called if is_gate(model, name, calls)}
         reasons |= dict.fromkeys(hidden, NOT_BY_NAME)
@@ -75,8 +76,10 @@ def reason_to_leave(
         return f"a {type(conv).__name__}, not a plain Conv2d"
     if "weight" not in dict(conv.named_parameters(recurse=False)):
         return "its weight is computed from other tensors"
-    if conv._forward_hooks or conv._forward_pre_hooks or conv._backward_hooks or conv._backward_pre_hooks:
-        return "it has a hook, which would not go along"
+    if has_hooks(conv):
+        return "it has a hook, or a forward of its own, which would not go along"
+    if taken := sorted((vars(conv).keys() - PLAIN_ATTRIBUTES) & GHOSTS_OWN):
+        return f"it has an attribute {taken[0]!r}, which a ghost has, too"
     if conv.groups == conv.in_channels and conv.groups > 1:
         return "depthwise"
     if conv.groups > 1:

@@ -208,7 +208,9 @@ def count_if_possible(model: nn.Module, input_shape: Sequence[int] | None) -> tu
     parameter = next(iter(model.parameters()), torch.empty(0))
 
     def example(shape: Sequence[int]) -> Tensor:
-        return torch.zeros(1, *shape, dtype=parameter.dtype, device=parameter.device)
+        # No zeros: of these an output may not depend.
+        drawn = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
+        return drawn.to(parameter.device, parameter.dtype)
 
     if input_shape is not None:
         return count(model, input_shape), example(input_shape)

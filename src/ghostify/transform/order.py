@@ -37,7 +37,14 @@ def fold_orders(ghost: nn.Module, original: nn.Module, example: Tensor) -> nn.Mo
         )
     except InputError:
         return ghost
-    prunable = [place for place in places.values() if isinstance(place, PrunableChannels)]
+    # A layer of another kind may take its channels in a way that is not known here.
+    known = (GhostConv2d, nn.Conv2d, nn.Linear)
+    prunable = [
+        place
+        for place in places.values()
+        if isinstance(place, PrunableChannels)
+        and all(isinstance(ghost.get_submodule(name), known) for name in place.consumers)
+    ]
     if not prunable:
         return ghost
     folded = copy.deepcopy(ghost)

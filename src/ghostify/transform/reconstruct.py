@@ -30,7 +30,7 @@ from ghostify.structure.blocks import (
 )
 from ghostify.structure.norms import norm_gains
 from ghostify.structure.residual import ResidualSum, residual_sum, residual_sums, sums_of
-from ghostify.structure.surgery import conv_at, replace_modules_
+from ghostify.structure.surgery import conv_at, has_hooks, replace_modules_, replaceable
 from ghostify.transform.order import fold_orders
 
 Effort = Literal["fast", "refined"]
@@ -252,12 +252,15 @@ def sums_to_replace(
         if block.name in changing
     ]
     found = residual_sums(original, planned, images)
+    free = replaceable(original, list(found), images[:1])
     for name, change in changing.items():
         if name not in found:
             raise InputError(
                 f"plan: {name} cannot change as a whole: expected a block that runs once and adds a convolution's "
                 "channels to its input"
             )
+        if name not in free or any(map(has_hooks, original.get_submodule(name).modules())):
+            raise InputError(f"plan: {name} cannot change as a whole: it has hooks, or the network's code reads of it")
         if change.channels != len(found[name].gain):
             raise InputError(f"plan: {name} makes {len(found[name].gain)} channels, not {change.channels}")
     return found
