@@ -1,4 +1,4 @@
-"""A small network that several tests plan for."""
+"""Small networks that several tests plan for, and norms as after training."""
 
 from collections.abc import Sequence
 
@@ -55,6 +55,18 @@ class Blocks(nn.Module):
 def candidates_of(model: nn.Module) -> dict[str, Candidate]:
     """What of a network that takes ``SHAPE`` may change, for multiply-adds."""
     return find_candidates(model, torch.zeros(1, *SHAPE), count(model, SHAPE), offer_for("macs"))
+
+
+def trained(block: nn.Module) -> nn.Module:
+    """With norms as after training, and one that turns its map's sign."""
+    for module in block.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.get_buffer("running_mean").uniform_(-0.1, 0.1)
+            module.get_buffer("running_var").uniform_(0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.uniform_(module.bias, 0.5, 1)  # maps show
+            module.weight.data[0] *= -1
+    return block.eval()
 
 
 @torch.no_grad()
