@@ -17,9 +17,9 @@ import sys
 import time
 from pathlib import Path
 
-import removed  # noqa: F401  # registers its kind
 import torch
 from agree import batches, first_answers
+from removed import Remove
 from rivals import unfold_norms_
 from rows import read_rows, write_rows
 from torch import Tensor, nn
@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
 
+    registry.register(Remove)
     original = load_weights_(create_model(arguments.network), arguments.weights).eval()
     data = load_data(arguments.data, hold_out=0.1) if arguments.data else None
     if data is not None:

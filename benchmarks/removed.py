@@ -6,13 +6,11 @@ from typing import ClassVar, Self
 
 from torch import nn
 
-from ghostify.changes import register
 from ghostify.changes.change import BlockChange, Described, Fitted, refuse_unless
 from ghostify.changes.layer import ResidualBlock, Sizes
 from ghostify.fitting.samples import SumSamples
 
 
-@register
 @dataclass(frozen=True)
 class Remove(BlockChange):
     """Nothing in the place of a residual block; the blocks behind it make up for what they lack.

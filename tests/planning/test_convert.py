@@ -41,7 +41,13 @@ class Several(Blocks):
 
 
 def test_where_no_plan_can_be_made_the_copy_is_cheaper_all_the_same(batches: list[Tensor]) -> None:
-    found = convert(Several().eval(), calibration=batches, effort="fast")
+    said: list[str] = []
+
+    def progress(task: str, detail: str, done: int, total: int) -> None:
+        said.append(detail)
+
+    found = convert(Several().eval(), calibration=batches, effort="fast", progress=progress)
+    assert any(detail.startswith("none, so pointwise ghosts: the network returns dict") for detail in said)
     assert {layer.change for layer in found.layers} == {"pointwise ghosts"}
     fixed = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 64, 3, groups=16), nn.Flatten()).eval()
     assert convert(fixed, calibration=batches, effort="fast").replaced == 1

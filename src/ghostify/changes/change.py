@@ -61,7 +61,7 @@ class Change(ABC):
 
     def full_size(self, layer: Any) -> int:
         """The size at which nothing is changed."""
-        raise NotImplementedError(f"{self.kind} is not read off a curve")
+        raise NotImplementedError(f"{self.kind} has no size")  # a kind that has one says this, too
 
     @abstractmethod
     def output_error(self, trial: Trial, layer: Any) -> float:

@@ -58,7 +58,7 @@ def change_from(row: Any, base: type) -> Any:
     try:
         return kinds[row["kind"]](**numbers)
     except TypeError as error:
-        fields = [field.name for field in dataclasses.fields(kinds[row["kind"]])]  # type: ignore[arg-type]  # likewise
+        fields = [field.name for field in dataclasses.fields(kinds[row["kind"]])]  # type: ignore[arg-type]  # every kind is a dataclass
         raise InputError(f"{dict(row)}: expected the numbers {', '.join(fields)}") from error
 
 

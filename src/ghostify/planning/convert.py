@@ -109,6 +109,7 @@ def convert(  # noqa: PLR0913  # the front door: the promised names, each a sett
             seed=seed,
             progress=progress,
         )
-    except InputError:  # several outputs, or half is out of reach: what can be cheaper is, all the same
+    except InputError as error:  # several outputs, or half is out of reach: what can be cheaper is, all the same
+        how.say("plan", f"none, so pointwise ghosts: {error}", 1, 1)
         return convert_network(model, ghosts, skip=skip, input_shape=input_shape, calibration=batches, how=how)
     return convert_network(model, asked, input_shape=input_shape, calibration=batches, how=how)

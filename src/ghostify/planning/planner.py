@@ -1,9 +1,7 @@
 """Plan the change of each layer, for a speed or a share of the multiply-adds."""
 
 import copy
-import hashlib
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,7 +24,7 @@ from ghostify.modes import random_state_kept
 from ghostify.planning.candidates import Candidate, Candidates, find_candidates, offer_for
 from ghostify.planning.choose import Choice, Costs, cheapest, choose_options
 from ghostify.planning.cost import Sample, TimeModel, costs_of
-from ghostify.planning.measurements import Measurements, fingerprint
+from ghostify.planning.measurements import Measurements, fingerprint, structure_of
 from ghostify.planning.plan_file import Plan, Point
 from ghostify.planning.sensitivity import Errors, output_errors
 from ghostify.planning.timing import EngineTiming, Timing
@@ -114,8 +112,7 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
         measurements,
         {
             "network": fingerprint(model.state_dict().items()),
-            # What it prints, without addresses: the same weights may serve another function.
-            "structure": hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", repr(model)).encode()).hexdigest()[:16],
+            "structure": structure_of(model),
             "images": fingerprint(("", batch) for batch in images),
             "skip": list(skip),
         },
