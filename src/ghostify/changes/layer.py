@@ -20,7 +20,7 @@ class Convolution:
         pixels: Height times width of its output.
         input_pixels: Height times width of its input.
         stride: Down and right.
-        prunable: True if its output channels go to following layers only.
+        unprunable: Why none of its output channels can be dropped, in a few words; "" where they can.
         producer: The prunable convolution whose channels are its inputs, if there is one.
         following_macs: Multiply-adds of each output channel in depthwise convolutions behind it.
         block: The residual block around it that may change as a whole, if there is one.
@@ -33,10 +33,15 @@ class Convolution:
     pixels: int
     input_pixels: int
     stride: tuple[int, ...]
-    prunable: bool = False
+    unprunable: str = "its channels were not followed"
     producer: str | None = None
     following_macs: int = 0
     block: str | None = None
+
+    @property
+    def prunable(self) -> bool:
+        """True if its output channels go to following layers only."""
+        return not self.unprunable
 
     @property
     def shape(self) -> tuple[object, ...]:

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ghostify.errors import InputError
 from ghostify.fitting.least_squares import choose_maps, complement
 from ghostify.fitting.moments import MomentSums, samples_per_image
 from ghostify.hooks import hooked
-from ghostify.structure.channels import PrunableChannels, Structure, find_prunable
+from ghostify.structure.channels import PrunableChannels, drop_channels_of_, find_dropped
 from ghostify.structure.surgery import conv_at
 
 
@@ -34,13 +33,7 @@ def drop_channels_(
     dropping = [name for name, number in dropped.items() if number]
     if not dropping:
         return {}
-    convs = {name: conv_at(ghost, name) for name in dropping}
-    prunable: dict[str, PrunableChannels] = {}
-    for name, place in find_prunable(ghost, batches[0][:1], convs).items():
-        if isinstance(place, str):
-            raise InputError(f"channels of {name} cannot be dropped: {place}; plan to keep or ghost them")
-        prunable[name] = place
-    structure = Structure(ghost, batches[0][:1])
+    prunable = find_dropped(ghost, batches[0][:1], dropping)
     left = {}
     for name, covariance in consumed_covariances(original, prunable, batches).items():
         channels, consumers = len(covariance), prunable[name].consumers
@@ -48,7 +41,7 @@ def drop_channels_(
         assert isinstance(effect, Tensor)
         rows = choose_maps(covariance, effect, channels - dropped[name])
         left[name] = LeftChannels(rows, consumers)
-        structure.drop_(convs[name], complement(rows, channels))
+        drop_channels_of_(ghost, prunable[name], complement(rows, channels))
     return left
 
 

@@ -82,12 +82,12 @@ def find_candidates(
         images: A few inputs, on which residual blocks are found; None leaves these as they are.
     """
     convs = changeable_convolutions(model, skip, example)
-    prunable = prunable_among(model, convs, example)
+    places = prunable_among(model, convs, example)
     calls = record_calls(model, example)
     run = {name: conv for name, conv in convs.items() if conv in calls and calls[conv].once}
     blocks = {} if images is None else candidate_blocks(model, list(run), counted, offer, skip, images)
     candidates: dict[str, Candidate] = {}
-    for layer in convolutions(run, counted, calls, prunable, list(blocks)):
+    for layer in convolutions(run, counted, calls, places, list(blocks)):
         if layer.block is not None:
             candidates[layer.block] = blocks[layer.block]
         candidates[layer.name] = Candidate(layer, tuple(options_of(layer, offer)))
@@ -98,10 +98,11 @@ def convolutions(
     convs: Mapping[str, nn.Conv2d],
     counted: Count,
     calls: Mapping[nn.Module, Calls],
-    prunable: Mapping[str, PrunableChannels],
+    places: Mapping[str, PrunableChannels | str],
     blocks: Sequence[str],
 ) -> Iterator[Convolution]:
     """The descriptions of convolutions that changes take."""
+    prunable = {name: place for name, place in places.items() if isinstance(place, PrunableChannels)}
     producers = {consumer: name for name, channels in prunable.items() for consumer in channels.consumers}
     rows = {row.name: row for row in counted.layers}
     for name, conv in convs.items():
@@ -115,7 +116,7 @@ def convolutions(
             math.prod((rows[name].output_shape or ())[1:]),
             calls[conv].plain[0].input[0, 0].numel(),
             tuple(conv.stride),
-            prunable=name in prunable,
+            unprunable="" if name in prunable else str(places[name]),
             producer=producer if producer in convs else None,
             following_macs=sum(counted.of(follower)[0] for follower in followers) // conv.out_channels,
             block=next((block for block in blocks if name.startswith(f"{block}.")), None),

@@ -1,25 +1,22 @@
 """Prunable channels: those that only following layers take, so that they can be dropped."""
 
 import copy
-import warnings
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch_pruning
 from torch import Tensor, nn
-from torch_pruning import ops
 
 from ghostify.errors import InputError
-from ghostify.hooks import hooked
-from ghostify.modes import evaluating
-from ghostify.structure.blocks import ReachedError, run_once
-from ghostify.structure.surgery import conv_at
+from ghostify.structure.blocks import run_once
+from ghostify.structure.surgery import close, conv_at, outputs_of
+from ghostify.structure.trace import row_dim, trace_channels
 
-# Layers and operators that treat each channel by itself.
-PASSES_MAPS_ON = nn.BatchNorm2d | ops._ElementWiseOp | ops._ReshapeOp
+# Attributes of layers that tell how many channels they have.
+NUMBERS = ("out_channels", "in_channels", "groups", "num_features", "num_parameters")
+
+TWICE = "it, or a layer that takes its channels, is not run exactly once for an input"
+NEEDED = "the network does not run without one"
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,8 @@ class PrunableChannels:
     Args:
         producer: Module name of the convolution that makes them.
         consumers: Module names of the convolutions and linear layers that take them.
-        followers: Module names of the depthwise convolutions and BatchNorms between, which have weights per channel.
+        followers: Module names of the layers between that have weights per channel, such as depthwise convolutions and
+            BatchNorms.
     """
 
     producer: str
@@ -42,171 +40,104 @@ class PrunableChannels:
         return (*self.followers, *self.consumers)
 
 
-@contextmanager
-def traceable(model: nn.Module) -> Iterator[None]:
-    """Let all parameters require gradients meanwhile: Torch-Pruning follows autograd, which passes by frozen ones."""
-    before = [(p, p.requires_grad) for p in model.parameters() if p.is_floating_point()]
-    try:
-        for parameter, _ in before:
-            parameter.requires_grad_(True)
-        with torch.enable_grad():
-            yield
-    finally:
-        for parameter, learns in before:
-            parameter.requires_grad_(learns)
-
-
-class Structure:
-    """The layers of a network that take each layer's channels, as Torch-Pruning finds them (Fang et al. 2023).
-
-    Args:
-        model: Traced as it is; dropping channels changes it in place.
-        example: One batch for it.
-    Raises:
-        InputError: If Torch-Pruning cannot trace it.
-    """
-
-    def __init__(self, model: nn.Module, example: Tensor) -> None:
-        self.model, self.names = model, {module: name for name, module in model.named_modules()}
-        with evaluating(model), traceable(model), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of parameters outside modules, which it leaves alone
-            try:
-                self.graph = torch_pruning.DependencyGraph().build_dependency(model, example.clone(), verbose=False)
-            except Exception as error:  # whatever it or the network's own code may stumble over
-                raise InputError(f"Torch-Pruning cannot trace {type(model).__name__}: {error}") from error
-
-    def prunable_channels(self, conv: nn.Conv2d) -> PrunableChannels | str:
-        """Where a convolution's channels go, or in a few words why they cannot be dropped."""
-        if conv.groups > 1:
-            return "grouped"
-        consumers, followers = [], []
-        try:
-            group = self._group(conv, list(range(conv.out_channels)))
-        except ValueError:  # it ran, but the tracer found no way from it to an output
-            return "the tracer does not follow its channels"
-        for dependency, _ in group:
-            layer = dependency.target.module
-            if layer is conv or isinstance(layer, PASSES_MAPS_ON):
-                if isinstance(layer, nn.BatchNorm2d):
-                    followers.append(self.names[layer])
-                continue
-            if not isinstance(layer, nn.Conv2d | nn.Linear):
-                return f"its channels meet {type(layer).__name__.strip('_')}"
-            if isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels > 1:
-                followers.append(self.names[layer])
-            elif not self.graph.is_out_channel_pruning_fn(dependency.handler) and getattr(layer, "groups", 1) == 1:
-                consumers.append(self.names[layer])
-            else:
-                return f"its channels are coupled to those of {self.names[layer]}"
-        if not consumers:
-            return "its channels are the network's output"
-        return PrunableChannels(self.names[conv], tuple(dict.fromkeys(consumers)), tuple(dict.fromkeys(followers)))
-
-    def drop_(self, conv: nn.Conv2d, channels: Tensor) -> None:
-        """Remove channels of a convolution, and the weights for them in the layers behind."""
-        frozen = [name for name, parameter in self.model.named_parameters() if not parameter.requires_grad]
-        self._group(conv, channels.tolist()).prune()
-        for name in frozen:  # pruned parameters are new ones
-            self.model.get_parameter(name).requires_grad_(False)
-
-    def _group(self, conv: nn.Conv2d, channels: list[int]) -> torch_pruning.Group:
-        return self.graph.get_pruning_group(conv, torch_pruning.prune_conv_out_channels, channels)
-
-
 def find_prunable(
-    model: nn.Module, example: Tensor, convs: Mapping[str, nn.Conv2d], *, dropping: bool = True
+    model: nn.Module, example: Tensor, convs: Collection[str], *, dropping: bool = True
 ) -> dict[str, PrunableChannels | str]:
     """Where the channels of convolutions go, by name, or in a few words why they cannot be dropped.
-
-    The tracer mistakes operators that move channels, such as a channel shuffle, for others that do not, and sees no
-    buffer that has a number for each channel. So its findings are tried.
 
     Args:
         model: Left untouched.
         example: One batch for it.
-        convs: The model's, by module name.
-        dropping: Try that the network runs with fewer of them, too: some code has their number written out.
-    Raises:
-        InputError: If Torch-Pruning cannot trace it.
+        convs: Module names of convolutions.
+        dropping: Try that the network computes the same with fewer of them, too: some code has their number written
+            out.
     """
-    structure, once = Structure(model, example), set(run_once(model, example))
-    places = {name: structure.prunable_channels(conv) for name, conv in convs.items()}
-    for name, place in places.items():
-        if isinstance(place, PrunableChannels) and not once.issuperset((name, *place.takers)):
-            places[name] = "it, or a layer that takes its channels, is not run exactly once for an input"
+    once = set(run_once(model, example))
+    places: dict[str, PrunableChannels | str] = {}
+    for name, way in trace_channels(model, example, convs).items():
+        place = PrunableChannels(name, tuple(dict.fromkeys(way.consumers)), tuple(dict.fromkeys(way.followers)))
+        if name not in once:
+            places[name] = TWICE
+        elif way.reason:
+            places[name] = way.reason
+        else:
+            places[name] = place if once.issuperset(place.takers) else TWICE
     found = [place for place in places.values() if isinstance(place, PrunableChannels)]
-    before = inputs_at(model, example, {taker for place in found for taker in place.takers})
-    for place in found:
-        if not keeps_places(model, example, place, before):
-            places[place.producer] = "its channels do not arrive in their places in the layers that take them"
-    prunable = [name for name, place in places.items() if isinstance(place, PrunableChannels)]
-    if dropping and prunable and not runs_with_fewer(model, example, prunable):
-        places |= {
-            name: "the network does not run without one"
-            for name in prunable
-            if not runs_with_fewer(model, example, [name])
-        }
+    if dropping and found and not same_with_fewer(model, example, found):
+        places |= {place.producer: NEEDED for place in found if not same_with_fewer(model, example, [place])}
+    return places
+
+
+def find_dropped(model: nn.Module, example: Tensor, names: Collection[str]) -> dict[str, PrunableChannels]:
+    """Where the channels of convolutions go of which a plan drops some.
+
+    Raises:
+        InputError: If those of one cannot be dropped.
+    """
+    places: dict[str, PrunableChannels] = {}
+    for name, place in find_prunable(model, example, names).items():
+        if isinstance(place, str):
+            raise InputError(f"channels of {name} cannot be dropped: {place}; plan to keep or ghost them")
+        places[name] = place
     return places
 
 
 @torch.no_grad()
-def keeps_places(model: nn.Module, example: Tensor, place: PrunableChannels, before: Mapping[str, Tensor]) -> bool:
-    """True if changed channels of a convolution arrive in their places in the layers behind, and no others are changed.
+def drop_channels_of_(model: nn.Module, place: PrunableChannels, channels: Tensor) -> None:
+    """Remove channels of a convolution, and the weights for them in the layers behind.
 
     Args:
-        before: Inputs of layers where nothing is changed, by name.
+        channels: Indices of those to remove.
     """
-    generator = torch.Generator().manual_seed(0)
     producer = conv_at(model, place.producer)
-    channels = producer.out_channels
-    changed = torch.rand(channels, generator=generator) < 0.5
+    before = producer.out_channels
+    kept = torch.ones(before, dtype=torch.bool)
+    kept[channels.cpu()] = False
+    rows = kept.nonzero().flatten()
+    for name in (place.producer, *place.followers):
+        layer = model.get_submodule(name)
+        for key, tensor in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)):
+            if tensor.ndim:  # all but BatchNorm's counter have a row for each channel
+                put_(layer, key, tensor.index_select(row_dim(tensor), rows.to(tensor.device)))
+        numbers = ("out_channels",) if name == place.producer else NUMBERS
+        vars(layer).update({key: len(rows) for key in numbers if vars(layer).get(key) == before})
+    for name in place.consumers:
+        layer = model.get_submodule(name)
+        weight = layer.get_parameter("weight")
+        # A linear layer behind a flattening has several inputs for each channel.
+        columns = rows.to(weight.device)
+        left = weight.unflatten(1, (before, -1)).index_select(1, columns).flatten(1, 2)
+        put_(layer, "weight", left)
+        key = "in_channels" if isinstance(layer, nn.Conv2d) else "in_features"
+        vars(layer)[key] = left.shape[1]
 
-    def change(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        # Of both signs and large, so that it shows behind a ReLU.
-        noise = torch.randn(output.shape, generator=generator).to(output) * (1 + 3 * output.std())
-        return torch.where(changed.to(output.device)[:, None, None], output + noise, output)
 
-    with hooked([producer], after=change):
-        after = inputs_at(model, example, place.takers)
-    for name, y in after.items():
-        x = before[name]
-        # A linear layer takes flattened maps.
-        if x.ndim not in (2, 4) or x.shape[1] % channels or (x.ndim == 4 and x.shape[1] != channels):
-            return False
-        differ = (x != y).reshape(len(x), channels, -1).any(2).any(0).cpu()
-        if bool((differ & ~changed).any()):
-            return False
-    return True
-
-
-@torch.no_grad()
-def inputs_at(model: nn.Module, example: Tensor, names: Collection[str]) -> dict[str, Tensor]:
-    """The inputs of layers; what runs behind the last of them is not computed."""
-    seen: dict[str, Tensor] = {}
-    watched = {model.get_submodule(name): name for name in names}
-
-    def take(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        seen[watched[module]] = args[0].clone()  # at once: what runs behind may change it in place
-        if len(seen) == len(watched):
-            raise ReachedError
-
-    with hooked(watched, before=take), evaluating(model), suppress(ReachedError):
-        model(example.clone())
-    return seen
+def put_(layer: nn.Module, key: str, tensor: Tensor) -> None:
+    """Put another tensor in the place of a parameter or buffer."""
+    old = getattr(layer, key)
+    tensor = tensor.clone(memory_format=torch.preserve_format)
+    if isinstance(old, nn.Parameter):
+        tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
+    setattr(layer, key, tensor)
 
 
 @torch.no_grad()
-def runs_with_fewer(model: nn.Module, example: Tensor, names: Collection[str]) -> bool:
-    """True if the network runs where each of these convolutions that has two channels has lost one."""
-    trial = copy.deepcopy(model)
+def same_with_fewer(model: nn.Module, example: Tensor, places: Collection[PrunableChannels]) -> bool:
+    """True if a network that has lost a channel of each convolution computes what it does if nobody takes that channel.
+
+    Args:
+        places: Those of convolutions with a single channel are passed over.
+    """
+    without, untaken = copy.deepcopy(model), copy.deepcopy(model)
+    for place in places:
+        channels = conv_at(model, place.producer).out_channels
+        if channels > 1:
+            drop_channels_of_(without, place, torch.tensor([0]))
+            for name in place.consumers:
+                untaken.get_submodule(name).get_parameter("weight").unflatten(1, (channels, -1))[:, 0] = 0
     try:
-        structure = Structure(trial, example)
-        for name in names:
-            conv = conv_at(trial, name)
-            if conv.out_channels > 1:
-                structure.drop_(conv, torch.tensor([0]))
-        with evaluating(trial):
-            trial(example.clone())
+        outputs = outputs_of(without, example)
     except Exception:  # noqa: BLE001  # whatever the network's own code raises where channels are missing
         return False
-    return True
+    expected = outputs_of(untaken, example)
+    return len(outputs) == len(expected) and all(map(close, outputs, expected))

@@ -140,6 +140,16 @@ def same(outputs: list[Tensor], others: list[Tensor]) -> bool:
     return all(a.is_meta or torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(outputs, others, strict=True))
 
 
+def close(output: Tensor, target: Tensor) -> bool:
+    """True if tensors differ by rounding only, however small their numbers are."""
+    if output.shape != target.shape:
+        return False
+    if not (target.is_floating_point() and target.numel()):
+        return torch.equal(output, target)
+    spread = float((target - target.mean()).abs().max())
+    return torch.allclose(output, target, rtol=1e-3, atol=1e-3 * spread)
+
+
 @torch.no_grad()
 def used_uncalled(model: nn.Module, names: Collection[str], example: Tensor) -> set[str]:
     """Those of some modules that are never called, though the network's outputs depend on their parameters.

@@ -106,17 +106,17 @@ def is_gate(model: nn.Module, name: str, calls: Mapping[nn.Module, Calls]) -> bo
     )
 
 
-def prunable_among(model: nn.Module, convs: Mapping[str, nn.Conv2d], example: Tensor) -> dict[str, PrunableChannels]:
-    """The prunable channels of those convolutions whose channels go to others of them only."""
-    try:
-        places = find_prunable(model, example, convs)
-    except InputError:  # a network that cannot be traced can be changed otherwise
-        return {}
-    return {
-        name: place
-        for name, place in places.items()
-        if isinstance(place, PrunableChannels) and places.keys() >= set(place.consumers)  # whose filters will be fitted
-    }
+def prunable_among(
+    model: nn.Module, convs: Mapping[str, nn.Conv2d], example: Tensor
+) -> dict[str, PrunableChannels | str]:
+    """Where the channels of convolutions go, by name, or why they cannot be dropped: only others of them may take them."""
+    places = find_prunable(model, example, convs)
+    for name, place in places.items():
+        # The filters of those that take them are fitted anew.
+        others = [] if isinstance(place, str) else [taker for taker in place.consumers if taker not in convs]
+        if others:
+            places[name] = f"{others[0]} takes its channels, which may not change"
+    return places
 
 
 def ancestors(root: nn.Module, name: str) -> list[nn.Module]:

@@ -1,7 +1,8 @@
 """The rival: the same network with fewer channels everywhere."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch_pruning
@@ -10,7 +11,6 @@ from torch import nn
 from ghostify.errors import InputError
 from ghostify.measure.count import count
 from ghostify.modes import evaluating
-from ghostify.structure.channels import traceable
 
 # Trials of the bisection, each of which builds the network's whole dependency graph, and how near to the
 # target is near enough to stop before.
@@ -65,6 +65,20 @@ def narrow(
     if best is None:
         raise InputError(f"{type(model).__name__} cannot be narrowed to {target_macs:,} MACs")
     return best
+
+
+@contextmanager
+def traceable(model: nn.Module) -> Iterator[None]:
+    """Let all parameters require gradients meanwhile: Torch-Pruning follows autograd, which passes by frozen ones."""
+    before = [(p, p.requires_grad) for p in model.parameters() if p.is_floating_point()]
+    try:
+        for parameter, _ in before:
+            parameter.requires_grad_(True)
+        with torch.enable_grad():
+            yield
+    finally:
+        for parameter, learns in before:
+            parameter.requires_grad_(learns)
 
 
 def pruned(

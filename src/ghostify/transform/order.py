@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ghostify.errors import InputError
 from ghostify.layers import GhostConv2d
 from ghostify.modes import evaluating
 from ghostify.structure.channels import PrunableChannels, find_prunable
+from ghostify.structure.surgery import close
+from ghostify.structure.trace import row_dim
 
 
 @torch.no_grad()
@@ -27,16 +28,8 @@ def fold_orders(ghost: nn.Module, original: nn.Module, example: Tensor) -> nn.Mo
         The copy; or ``ghost`` itself where nothing could be folded.
     """
     ordered = [name for name, m in ghost.named_modules() if isinstance(m, GhostConv2d) and m.order is not None]
-    found = {name: original.get_submodule(name) for name in ordered}
-    try:
-        places = find_prunable(
-            original,
-            example,
-            {name: conv for name, conv in found.items() if isinstance(conv, nn.Conv2d)},
-            dropping=False,
-        )
-    except InputError:
-        return ghost
+    convs = [name for name in ordered if isinstance(original.get_submodule(name), nn.Conv2d)]
+    places = find_prunable(original, example, convs, dropping=False)
     # A layer of another kind may take its channels in a way that is not known here.
     known = (GhostConv2d, nn.Conv2d, nn.Linear)
     prunable = [
@@ -50,19 +43,11 @@ def fold_orders(ghost: nn.Module, original: nn.Module, example: Tensor) -> nn.Mo
     folded = copy.deepcopy(ghost)
     for place in prunable:
         fold_(folded, place)
-    # The tracer may mistake an operator that moves channels for one that does not.
+    # Code may read the numbers of channels or their places.
     with evaluating(ghost, folded):
         outputs = zip(tree_leaves(folded(example.clone())), tree_leaves(ghost(example.clone())), strict=True)
     same = all(close(output, target) for output, target in outputs if isinstance(target, Tensor))
     return folded if same else ghost
-
-
-def close(output: Tensor, target: Tensor) -> bool:
-    """True if tensors differ by rounding only, however small their numbers are."""
-    if not (target.is_floating_point() and target.numel()):
-        return torch.equal(output, target)
-    spread = float((target - target.mean()).abs().max())
-    return torch.allclose(output, target, rtol=1e-3, atol=1e-3 * spread)
 
 
 def fold_(model: nn.Module, place: PrunableChannels) -> None:
@@ -76,7 +61,7 @@ def fold_(model: nn.Module, place: PrunableChannels) -> None:
         follower = model.get_submodule(name)
         for tensor in (*follower.parameters(recurse=False), *follower.buffers(recurse=False)):
             if tensor.ndim:  # all but BatchNorm's counter have a row for each channel
-                tensor.copy_(tensor[place_of])
+                tensor.copy_(tensor.index_select(row_dim(tensor), place_of))
     for name in place.consumers:
         consumer = model.get_submodule(name)
         if isinstance(consumer, GhostConv2d):

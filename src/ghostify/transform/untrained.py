@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ghostify.changes import AnyPlan, LayerPlan
 from ghostify.changes.layer_plan import changed_blocks, outside_changed_blocks
-from ghostify.structure.channels import Structure
+from ghostify.structure.channels import drop_channels_of_, find_dropped
 from ghostify.structure.surgery import conv_at, replace_modules_
 
 
@@ -21,12 +21,10 @@ def untrained(model: nn.Module, plans: Mapping[str, AnyPlan], example: Tensor) -
     """
     shaped = copy.deepcopy(model).eval()
     plans = outside_changed_blocks(plans)
-    if any(plan.dropped for plan in plans.values()):
-        structure = Structure(shaped, example)
-        for name, plan in plans.items():
-            if isinstance(plan, LayerPlan) and plan.dropped:
-                last = torch.arange(plan.channels - plan.dropped, plan.channels)
-                structure.drop_(conv_at(shaped, name), last)
+    dropping = [name for name, plan in plans.items() if isinstance(plan, LayerPlan) and plan.dropped]
+    for name, place in find_dropped(model, example, dropping).items():
+        plan = plans[name]
+        drop_channels_of_(shaped, place, torch.arange(plan.channels - plan.dropped, plan.channels))
     new: dict[nn.Module, nn.Module] = {
         shaped.get_submodule(name): change.untrained() for name, change in changed_blocks(plans).items()
     }

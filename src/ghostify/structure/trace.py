@@ -1,0 +1,468 @@
+"""Where channels go: each number of a run is followed back to the convolution's channel that it comes from."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from ghostify.modes import evaluating
+
+# Operators of ATen by what they do to channels; any other ends the way of those that it takes.
+SAME = {"clone", "_to_copy", "detach", "alias", "contiguous", "lift_fresh", "lift_fresh_copy"}
+SAME |= {"hardswish", "hardswish_", "_prelu_kernel", "log_sigmoid_forward", "copy_"}  # pointwise, without ATen's tag
+MOVING = {"view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "expand", "squeeze"}
+MOVING |= {"unsqueeze", "slice", "select", "split", "split_with_sizes", "unbind", "cat", "stack", "flip", "roll"}
+MOVING |= {"repeat", "index", "_unsafe_index", "index_select", "as_strided", "unfold", "pixel_shuffle", "pixel_unshuffle"}
+MOVING |= {"channel_shuffle", "native_channel_shuffle", "unsafe_split", "unsafe_chunk", "diagonal", "swapaxes"}
+# Each map by itself, to one of perhaps another size.
+BY_MAP = {"max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d", "reflection_pad2d"}
+BY_MAP |= {"replication_pad2d", "upsample_nearest2d", "_upsample_nearest_exact2d", "upsample_bilinear2d"}
+BY_MAP |= {"upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "grid_sampler_2d"}
+NORMS = {"native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"}
+NORMS |= {"miopen_batch_norm", "_batch_norm_with_update", "batch_norm"}
+LINEAR = {"addmm", "mm", "linear", "mkldnn_linear"}
+# Over the dimensions that their argument ``dim`` names.
+REDUCING = {"mean", "sum", "amax", "amin", "max", "min", "var", "std", "var_mean", "std_mean", "prod", "any", "all"}
+REDUCING |= {"linalg_vector_norm", "norm", "argmax", "argmin", "logsumexp", "median"}
+REDUCING |= {"_softmax", "_log_softmax", "cumsum", "cumprod", "sort"}
+
+TWICE = "it, or a layer that takes its channels, is not run exactly once for an input"
+OUTPUT = "its channels are the network's output"
+MOVED = "its channels do not arrive in their places in the layers that take them"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Channels that numbers of a run come from: those that a convolution makes, or the rows of a module's weights.
+
+    Args:
+        name: Module name.
+        size: How many channels.
+        first: The number of the first one; the others follow.
+        made: True for those that a convolution makes.
+    """
+
+    name: str
+    size: int
+    first: int
+    made: bool
+
+
+@dataclass
+class Way:
+    """Where the channels of a convolution went.
+
+    Args:
+        consumers: Names of the convolutions and linear layers that take them.
+        followers: Names of the layers between that have weights for each.
+        reason: Why they cannot be dropped, or "".
+    """
+
+    consumers: list[str] = field(default_factory=list)
+    followers: list[str] = field(default_factory=list)
+    reason: str = ""
+
+
+class ChannelTrace(TorchDispatchMode):
+    """Follows channels through all that runs meanwhile, operator by operator.
+
+    To each tensor whose numbers come from channels belongs a tensor of the same shape that says from which: a channel's
+    number, or 0. Operators that only move numbers are done to these, too; so no shape needs to be understood.
+
+    Args:
+        model: The network that will run.
+        convs: Names of the convolutions whose channels are followed.
+    """
+
+    def __init__(self, model: nn.Module, convs: Collection[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.convs = set(convs)
+        self.ways = {name: Way(reason="grouped" if grouped(model, name) else "") for name in convs}
+        self.origins: list[Origin] = []
+        self.of_channel = [-1]  # index of the origin of each channel; none of 0
+        self.known = WeakTensorKeyDictionary()
+        for name, module in model.named_modules():
+            tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+            found: dict[int, Origin] = {}
+            for tensor in tensors:
+                if not tensor.ndim or tensor in self.known:
+                    continue
+                rows = tensor.shape[row_dim(tensor)]
+                if rows not in found:
+                    found[rows] = self.new_origin(name, rows, made=False)
+                self.known[tensor] = numbered(found[rows], tensor, row_dim(tensor))
+
+    def new_origin(self, name: str, size: int, *, made: bool) -> Origin:
+        """Numbers for the channels of one more origin."""
+        origin = Origin(name, size, len(self.of_channel), made)
+        self.of_channel += [len(self.origins)] * size
+        self.origins.append(origin)
+        return origin
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        operator = func._schema.name.removeprefix("aten::")
+        if operator not in NORMS | BY_MAP:
+            with self:
+                # In inference mode, those that others are made of arrive whole.
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        outputs = func(*args, **kwargs)
+        self.follow(func, operator, args, kwargs, outputs)
+        return outputs
+
+    def follow(self, func: Any, operator: str, args: Sequence[Any], kwargs: Mapping[str, Any], outputs: Any) -> None:
+        """Say where the numbers of an operator's outputs come from."""
+        taken = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        given = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+        if not any(tensor in self.known for tensor in taken):
+            return
+        before = [self.known.get(tensor) for tensor in taken]
+        found: list[Tensor | None]
+        if operator == "convolution":
+            found = [self.convolution(args, given[0])]
+        elif operator in LINEAR:
+            found = [self.linear(operator, args)]
+        elif operator in NORMS:
+            found = [self.norm(taken), *[None] * (len(given) - 1)]
+        elif operator in SAME or torch.Tag.pointwise in func.tags:
+            found = [self.pointwise(operator, taken, output) for output in given]
+        elif operator.endswith("_like"):
+            found = [self.known.get(taken[0])]
+        elif operator in MOVING or (operator == "constant_pad_nd" and len(args[1]) > 4):
+            found = self.moved(func, args, kwargs, len(given))
+        elif operator in BY_MAP or operator == "constant_pad_nd":
+            found = [self.by_map(operator, taken, output) for output in given]
+        elif operator in REDUCING:
+            found = self.reduced(func, args, kwargs, given)
+        else:
+            self.stop(before, f"its channels go into {operator.strip('_')}")
+            found = [None] * len(given)
+        if func._schema.is_mutable and operator not in NORMS:
+            # Others may be views of what was written to: their channels must be what they were.
+            for tensor, now in zip(given, found, strict=True):
+                was = self.known.get(tensor)
+                if not same(was, now):
+                    self.stop([was, now], "its channels are written into a part of a tensor")
+                    found = [None] * len(given)
+        for tensor, origin in zip(given, found, strict=True):
+            if origin is not None and origin.shape == tensor.shape:
+                self.known[tensor] = origin
+            else:
+                self.known.pop(tensor, None)
+
+    def convolution(self, args: Sequence[Any], output: Tensor) -> Tensor | None:
+        """A layer takes channels, and makes others."""
+        x, weight, transposed, groups = args[0], args[1], args[6], args[8]
+        name = self.owner(weight)
+        layer = None if name is None else self.model.get_submodule(name)
+        channels = along(self.known.get(x), 1)
+        if layer is None or not isinstance(layer, nn.Conv2d) or transposed or channels is None:
+            self.stop([self.known.get(x)], f"its channels go into {'a layer' if name is None else name}, no plain one")
+            channels = None
+        if channels is not None and groups == layer.in_channels == layer.out_channels and groups > 1:
+            return self.follower(name, channels, output, 1)
+        if channels is not None and groups > 1:
+            self.stop([channels], "a grouped convolution takes its channels")
+        elif channels is not None:
+            self.consumer(name, channels, 1)
+        if name not in self.convs or groups > 1:
+            return None
+        return numbered(self.new_origin(name, output.shape[1], made=True), output, 1)
+
+    def linear(self, operator: str, args: Sequence[Any]) -> None:
+        """A linear layer takes channels, flattened."""
+        x, weight = args[1:3] if operator == "addmm" else args[:2]
+        name, channels = self.owner(weight), along(self.known.get(x), 1)
+        if name is None or channels is None or not isinstance(self.model.get_submodule(name), nn.Linear):
+            self.stop([self.known.get(x)], "its channels go into a product of matrices")
+            return
+        self.consumer(name, channels, None)
+
+    def consumer(self, name: str, channels: Tensor, area: int | None) -> None:
+        """Note that a layer takes channels; all of one convolution, in their order, or the way ends.
+
+        Args:
+            channels: Numbers of its inputs.
+            area: Inputs for each channel; None: any number.
+        """
+        for origin in self.made_in(channels):
+            times = len(channels) // origin.size if area is None else area
+            own = torch.arange(origin.first, origin.first + origin.size, device=channels.device)
+            if torch.equal(channels, own.repeat_interleave(times)):
+                self.ways[origin.name].consumers.append(name)
+            elif not self.is_whole(channels, origin):
+                self.refuse(origin, "its channels are concatenated with others")
+            else:
+                self.refuse(origin, MOVED)
+
+    def norm(self, taken: Sequence[Tensor]) -> Tensor | None:
+        """A normalisation of each channel by its own numbers."""
+        x, *own = taken
+        names = {self.owner(tensor) for tensor in own}
+        origin = self.known.get(x)
+        channels = along(origin, 1)
+        if channels is None or len(names) > 1:
+            self.stop([origin], "its channels go into a normalisation across them")
+            return None
+        name = names.pop() if names else None
+        if name is None:
+            return origin if not own else None
+        return self.follower(name, channels, x, 1)
+
+    def follower(self, name: str, channels: Tensor, output: Tensor, dim: int) -> Tensor | None:
+        """Note that a layer has weights for each channel, and pass them on."""
+        passed = None
+        for origin in self.made_in(channels):
+            if not self.is_whole(channels, origin):
+                self.refuse(origin, "its channels are concatenated with others")
+            elif not in_order(channels, origin):
+                self.refuse(origin, MOVED)
+            elif not self.has_rows(name, origin.size):
+                self.refuse(origin, f"{name or 'the network'} has other weights than one row for each of its channels")
+            else:
+                self.ways[origin.name].followers.append(name)
+                passed = numbered(origin, output, dim)
+        return passed
+
+    def has_rows(self, name: str, size: int) -> bool:
+        """True if a module is a layer whose tensors have a row for each channel, or are single numbers."""
+        module = self.model.get_submodule(name)
+        tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+        return not list(module.children()) and all(t.shape[row_dim(t)] == size for t in tensors if t.ndim)
+
+    def pointwise(self, operator: str, taken: Sequence[Tensor], output: Tensor) -> Tensor | None:
+        """Numbers at the same place meet: they must be of the same channel, or of none."""
+        result: Tensor | None = None
+        found = [(tensor, self.known.get(tensor)) for tensor in taken]
+        known = [(tensor, spread(ids, output)) for tensor, ids in found if ids is not None]
+        known = [(tensor, ids) for tensor, ids in known if ids is not None]
+        reason = f"its channels meet others in {operator.strip('_')}"
+        for tensor, ids in known:
+            origins = self.made_in(ids)
+            if not origins:
+                continue
+            varying = [dim for dim in range(output.ndim) if not constant_along(ids, dim)]
+            kept = True
+            for other in taken:
+                if other is tensor or not meets(other, output, varying):
+                    continue
+                theirs = spread(self.known.get(other), output)
+                if same(theirs, ids):
+                    continue
+                row = self.row_owner(theirs)
+                channels = along_only(ids, varying)
+                if row is not None and channels is not None and torch.equal(
+                    along_only(theirs, varying) - self.first_of(theirs), channels - origins[0].first
+                ):
+                    kept = kept and self.follower(row, channels, output, varying[0]) is not None
+                else:
+                    self.stop([ids], reason)
+                    kept = False
+            if kept:
+                result = ids
+        if result is None and known and not any(self.made_in(ids) for _, ids in known):
+            first = known[0][1]
+            # Weights of one module, computed from each other.
+            result = first if all(same(first, ids) for _, ids in known) else None
+        return result
+
+    def moved(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], outputs: int) -> list[Tensor | None]:
+        """What is done to the numbers is done to the numbers of their channels."""
+
+        def ids(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                known = self.known.get(value)
+                if known is None:
+                    known = torch.zeros((), dtype=torch.int32, device=value.device).expand(value.shape)
+                return known
+            return [ids(item) for item in value] if isinstance(value, list | tuple) else value
+
+        data, rest = ids(args[0]), args[1:]
+        try:
+            found = func(data, *rest, **kwargs)
+        except RuntimeError:  # a view that only the tensor's own layout allows
+            found = func(data.contiguous(), *rest, **kwargs)
+        result = [leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor)]
+        return [None if not bool(leaf.any()) else leaf for leaf in result] if len(result) == outputs else [None] * outputs
+
+    def by_map(self, operator: str, taken: Sequence[Tensor], output: Tensor) -> Tensor | None:
+        """Each map becomes another one."""
+        origin = self.known.get(taken[0])
+        if any(tensor in self.known for tensor in taken[1:]):
+            self.stop([self.known.get(tensor) for tensor in taken[1:]], f"its channels go into {operator.strip('_')}")
+        if origin is None:
+            return None
+        whole = origin.ndim >= 3 and all(constant_along(origin, dim) for dim in (-2, -1))
+        if not whole or origin.shape[:-2] != output.shape[:-2]:
+            self.stop([origin], f"its channels go into {operator.strip('_')}")
+            return None
+        return origin[..., :1, :1].expand(output.shape)
+
+    def reduced(
+        self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], given: Sequence[Tensor]
+    ) -> list[Tensor | None]:
+        """Numbers of the same channel are summed up, or the way ends."""
+        named = {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)} | dict(kwargs)
+        origin = self.known.get(args[0])
+        if origin is None:
+            return [None] * len(given)
+        dim = named.get("dim")
+        dims = list(range(origin.ndim)) if dim is None or dim == [] else [dim] if isinstance(dim, int) else list(dim)
+        if not all(constant_along(origin, d) for d in dims):
+            self.stop([origin], f"its channels are put together by {func._schema.name.removeprefix('aten::').strip('_')}")
+            return [None] * len(given)
+        for d in dims:
+            origin = origin.narrow(d, 0, 1)
+        left = [size for index, size in enumerate(origin.shape) if index not in {d % origin.ndim for d in dims}]
+        return [origin.expand(t.shape) if t.ndim == origin.ndim else origin.reshape(left) for t in given]
+
+    def end(self, outputs: Any) -> None:
+        """Note what the network returns."""
+        for leaf in tree_leaves(outputs):
+            if isinstance(leaf, Tensor):
+                self.stop([self.known.get(leaf)], OUTPUT)
+
+    def stop(self, origins: Sequence[Tensor | None], reason: str) -> None:
+        """Channels cannot be dropped."""
+        for ids in origins:
+            for origin in self.made_in(ids):
+                self.refuse(origin, reason)
+
+    def refuse(self, origin: Origin, reason: str) -> None:
+        """A convolution's channels cannot be dropped; the first reason is kept."""
+        self.ways[origin.name].reason = self.ways[origin.name].reason or reason
+
+    def found_in(self, ids: Tensor | None) -> list[Origin]:
+        """The origins of numbers."""
+        if ids is None:
+            return []
+        own = {self.of_channel[channel] for channel in compact(ids).unique().tolist() if channel}
+        return [self.origins[index] for index in sorted(own)]
+
+    def made_in(self, ids: Tensor | None) -> list[Origin]:
+        """The convolutions from whose channels numbers come."""
+        return [origin for origin in self.found_in(ids) if origin.made]
+
+    def owner(self, weight: Tensor) -> str | None:
+        """The name of the module to which a weight belongs."""
+        found = self.found_in(self.known.get(weight))
+        return found[0].name if len(found) == 1 and not found[0].made else None
+
+    def row_owner(self, ids: Tensor | None) -> str | None:
+        """The name of the module from whose rows numbers come, if from nothing else."""
+        if ids is None or not bool(compact(ids).all()):
+            return None
+        found = self.found_in(ids)
+        return found[0].name if len(found) == 1 and not found[0].made else None
+
+    def first_of(self, ids: Tensor) -> int:
+        """The number of the first channel of the only origin."""
+        return self.found_in(ids)[0].first
+
+    def is_whole(self, channels: Tensor, origin: Origin) -> bool:
+        """True if all numbers come from one origin's channels, and no channel is missing."""
+        inside = bool(((channels >= origin.first) & (channels < origin.first + origin.size)).all())
+        return inside and len(channels.unique()) == origin.size
+
+
+def grouped(model: nn.Module, name: str) -> bool:
+    """True if a convolution's channels depend on some of its inputs only: so would those behind it."""
+    return getattr(model.get_submodule(name), "groups", 1) > 1
+
+
+def row_dim(tensor: Tensor) -> int:
+    """The dimension of a layer's weights that has a row for each of its channels: the first, or the only long one."""
+    long = [dim for dim, size in enumerate(tensor.shape) if size > 1]
+    return long[0] if len(long) == 1 else 0
+
+
+def numbered(origin: Origin, like: Tensor, dim: int) -> Tensor:
+    """The numbers of an origin's channels along a dimension of a tensor."""
+    shape = [1] * like.ndim
+    shape[dim] = origin.size
+    own = torch.arange(origin.first, origin.first + origin.size, dtype=torch.int32, device=like.device)
+    return own.view(shape).expand(like.shape)
+
+
+def in_order(channels: Tensor, origin: Origin) -> bool:
+    """True if these are all channels of an origin, once each and in their order."""
+    return torch.equal(channels, torch.arange(origin.first, origin.first + origin.size, device=channels.device))
+
+
+def compact(ids: Tensor) -> Tensor:
+    """A tensor without its repetitions."""
+    for dim, stride in enumerate(ids.stride()):
+        if stride == 0 and ids.shape[dim] > 1:
+            ids = ids.narrow(dim, 0, 1)
+    return ids
+
+
+def constant_along(ids: Tensor, dim: int) -> bool:
+    """True if all numbers along a dimension are the same."""
+    if ids.shape[dim] <= 1 or ids.stride(dim) == 0:
+        return True
+    ids = compact(ids)
+    return bool((ids == ids.narrow(dim, 0, 1)).all())
+
+
+def along(ids: Tensor | None, dim: int) -> Tensor | None:
+    """The numbers along a dimension, if they are the same along all others; None if not."""
+    if ids is None or ids.ndim <= dim or not all(constant_along(ids, other) for other in range(ids.ndim) if other != dim):
+        return None
+    return ids[tuple(slice(None) if index == dim else 0 for index in range(ids.ndim))]
+
+
+def along_only(ids: Tensor | None, varying: Sequence[int]) -> Tensor | None:
+    """The numbers along the only dimension in which others vary."""
+    return along(ids, varying[0]) if len(varying) == 1 else None
+
+
+def spread(ids: Tensor | None, output: Tensor) -> Tensor | None:
+    """Numbers, broadcast to the shape of an output; None where they are not."""
+    try:
+        return None if ids is None else ids.expand(output.shape)
+    except RuntimeError:
+        return None
+
+
+def meets(other: Tensor, output: Tensor, varying: Sequence[int]) -> bool:
+    """True if another operand has several numbers along a dimension in which channels vary."""
+    missing = output.ndim - other.ndim
+    return any(dim >= missing and other.shape[dim - missing] > 1 for dim in varying)
+
+
+def same(ids: Tensor | None, others: Tensor | None) -> bool:
+    """True if numbers come from the same channels."""
+    if ids is others or ids is None or others is None:
+        return ids is others
+    if ids.shape == others.shape and ids.stride() == others.stride():
+        ids, others = compact(ids), compact(others)
+    return torch.equal(ids, others)
+
+
+@torch.no_grad()
+def trace_channels(model: nn.Module, example: Tensor, convs: Collection[str]) -> dict[str, Way]:
+    """Where the channels of convolutions go when the network runs, by name.
+
+    Args:
+        model: Left untouched; run in eval mode.
+        example: One batch for it.
+        convs: Module names.
+    """
+    trace = ChannelTrace(model, convs)
+    with evaluating(model), trace:
+        outputs = model(example.clone())
+    trace.end(outputs)
+    for way in trace.ways.values():
+        way.reason = way.reason or ("" if way.consumers else "no layer takes its channels")
+    return trace.ways
