@@ -21,7 +21,7 @@ FLOORS = [
     ["models"],
     ["measure", "data", "layers"],
     ["plain_part"],
-    ["allocator", "atomic", "hooks", "modes", "progress", "errors"],
+    ["allocator", "atomic", "hooks", "modes", "progress", "timelimit", "errors"],
 ]
 FLOOR = {room: height for height, rooms in enumerate(reversed(FLOORS)) for room in rooms}
 

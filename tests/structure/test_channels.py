@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models import densenet121, mobilenet_v3_small, shufflenet_v2_x0_5
 from torchvision.ops import FrozenBatchNorm2d
 
-from ghostify import InputError, convert, plan
+from ghostify import InputError, convert
 from ghostify.changes import LayerPlan, Prune
 from ghostify.structure.channels import PrunableChannels, drop_channels_of_, find_prunable
 
@@ -69,25 +68,26 @@ def found(model: nn.Module) -> PrunableChannels | str:
         (Way(shuffled), "in their places"),
         (Way(nn.ChannelShuffle(4)), "in their places"),
         (Way(lambda x: x.flip(1)), "in their places"),
-        (Way(lambda x: F.pixel_shuffle(x, 2), taken=4), "go into plain|no plain one|concatenated"),
+        (Way(lambda x: F.pixel_shuffle(x, 2), taken=4), "in their places"),
         (Way(lambda x: F.glu(x, 1), taken=8), "go into glu"),
-        (Way(lambda x, gain=torch.rand(1, 16, 1, 1): x * gain), "meet others in mul"),
+        (Way(lambda x: x * torch.linspace(1, 2, 16).view(1, -1, 1, 1)), "meet others in mul"),
         (Way(lambda x: x + torch.ones(1, 16, 1, 1)), "meet others in add"),
-        (Way(lambda x: torch.cat([x, x], 1), taken=32), "concatenated|in their places"),
+        (Way(lambda x: torch.cat([x, x], 1), taken=32), "in their places"),
+        (Way(lambda x: torch.cat([x, x.new_ones(len(x), 2, 8, 8)], 1), taken=18), "concatenated"),
         (Way(lambda x: x[:, :8], taken=8), "concatenated"),
         (Way(lambda x: x.softmax(1)), "put together by softmax"),
         (Way(lambda x: x * x.mean(1, keepdim=True)), "put together by mean"),
         (Way(nn.GroupNorm(4, 16)), "go into native_group_norm"),
         (Way(Gate()), "meet others in mul"),
         (Way(nn.Conv2d(16, 16, 3, padding=1, groups=4)), "a grouped convolution"),
-        (Way(nn.ConvTranspose2d(16, 16, 1)), "no plain one"),
+        (Way(nn.ConvTranspose2d(16, 16, 1)), "way, which is no Conv2d"),
         (Way(lambda x: x * x.shape[1]), "does not run without one"),
     ],
 )
 def test_channels_that_must_stay(model: nn.Module, reason: str) -> None:
     place = found(model)
     assert isinstance(place, str)
-    assert any(part in place for part in reason.split("|")), place
+    assert reason in place
     batches = list(torch.randn(32, 3, 8, 8).split(16))
     convert(model, calibration=batches, cheap="pointwise", effort="fast")
     with pytest.raises(InputError, match="channels of first cannot be dropped"):
@@ -115,7 +115,6 @@ def test_channels_that_must_stay(model: nn.Module, reason: str) -> None:
         (lambda x: shuffled(shuffled(x)), ()),
         (lambda x: x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2), ()),
     ],
-    ids=str,
 )
 def test_channels_that_may_go(way: Callable[[Tensor], Tensor], followers: tuple[str, ...]) -> None:
     model = Way(way).eval()

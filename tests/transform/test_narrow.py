@@ -1,5 +1,7 @@
 """The narrower rival keeps to its MACs, its outputs and its shape."""
 
+import threading
+
 import pytest
 import torch
 import torchvision
@@ -55,3 +57,24 @@ def test_frozen_weights_and_double_precision_are_narrowed_too() -> None:
     with torch.no_grad():
         narrowed = narrow(model, (3, 8, 8), target)
     assert 0.7 * target < count(narrowed, (3, 8, 8)).macs <= target
+
+
+def test_a_search_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Boxes(nn.Module):
+        """Its view and permutation send Torch-Pruning round in circles."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 16, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            t = self.last(self.first(x).relu())
+            n, _, h, w = t.shape
+            y = t.view(n, 2, 8, h, w).permute(0, 1, 3, 4, 2).sigmoid()
+            return torch.cat([y[..., :2] * 2 - 0.5, y[..., 2:]], -1).reshape(n, -1, 8)
+
+    monkeypatch.setattr("ghostify.transform.narrow.LIMIT", 3.0)
+    before = threading.active_count()
+    with pytest.raises(InputError, match="cannot be narrowed by Torch-Pruning: not done within 3 seconds"):
+        narrow(Boxes(), (3, 16, 16), 100_000)
+    assert threading.active_count() == before

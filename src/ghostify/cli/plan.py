@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import torch
 
+from ghostify.changes import LayerPlan
 from ghostify.cli.opening import NamedImages, NamedNetwork
 from ghostify.cli.options import (
     Timing,
@@ -30,7 +31,7 @@ from ghostify.inference.engines import FILE_ENGINES
 from ghostify.jobs.accuracy import AllowedDrop, Trial, plan_for_accuracy
 from ghostify.jobs.evaluate import check_fit
 from ghostify.planning import plan as plan_network
-from ghostify.planning.plan_file import Plan, write_plan
+from ghostify.planning.plan_file import Plan, what_can_be_dropped, write_plan
 from ghostify.transform.reconstruct import Effort
 
 
@@ -191,6 +192,7 @@ def plan(
         "curve": [dataclasses.asdict(point) for point in found.curve],
         "layers": {name: layer.row() for name, layer in found.items()},
         "made_on": dict(found.made_on),
+        "unprunable": dict(found.unprunable),
         "trials": [dataclasses.asdict(trial) for trial in trials],
     }
     show(result, as_json, lambda: print_plan(found, trials, out))
@@ -230,4 +232,7 @@ def print_plan(found: Plan, trials: Sequence[Trial], out: Path) -> None:
             f"Planned: {found.macs:.3f} of the multiply-adds, "
             f"for a target of {target:g}; output error {found.output_error:.4f}."
         )
+    convolutions = sum(isinstance(layer, LayerPlan) for layer in found.values())
+    words = what_can_be_dropped(found.unprunable, convolutions)
+    print(f"{words[0].upper()}{words[1:]}.")
     print(f"Wrote {out / 'plan.json'}, which may be edited, for `ghostify convert --plan`.")

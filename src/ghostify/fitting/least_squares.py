@@ -32,7 +32,8 @@ def fit_filters(found: Moments, prior: Tensor) -> Tensor:
         3.0
     """
     prior = prior.to(found.xx)
-    return prior + torch.linalg.solve(ridged(found.xx), (found.tx - prior @ found.xx).T).T
+    factor = torch.linalg.cholesky(ridged(found.xx))
+    return prior + torch.cholesky_solve((found.tx - prior @ found.xx).T, factor).T
 
 
 def ridged(covariance: Tensor) -> Tensor:

@@ -9,13 +9,24 @@ from torch import Tensor, nn
 
 from ghostify.changes import AnyPlan, BlockPlan, Convolution, LayerPlan, ResidualBlock, Sizes
 from ghostify.changes.change import BlockChange, InputChange, OutputChange, TargetKind
+from ghostify.changes.ratio import GhostRatio
 from ghostify.changes.registry import kinds_of
 from ghostify.measure.count import Count
-from ghostify.structure.blocks import Calls, find_blocks, record_calls
+from ghostify.structure.blocks import Calls, find_blocks, record_calls, run_once
 from ghostify.structure.channels import PrunableChannels
 from ghostify.structure.residual import residual_sums
 from ghostify.structure.surgery import has_hooks, replaceable
-from ghostify.transform.changeable import changeable_convolutions, matches, prunable_among
+from ghostify.transform.changeable import (
+    NOT_ONCE,
+    changeable_convolutions,
+    matches,
+    may_be_fitted,
+    prunable_among,
+    reasons_to_leave,
+)
+
+# Convolutions whose reasons a message names.
+NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,15 @@ def find_candidates(
             candidates[layer.block] = blocks[layer.block]
         candidates[layer.name] = Candidate(layer, tuple(options_of(layer, offer)))
     return candidates
+
+
+def why_nothing(model: nn.Module, example: Tensor, skip: Sequence[str]) -> str:
+    """Why no convolution can be made cheaper: the first few by name."""
+    reasons = reasons_to_leave(model, GhostRatio(), skip, example)
+    once = set(run_once(model, example))
+    reasons |= {name: NOT_ONCE for name, reason in reasons.items() if may_be_fitted(reason) and name not in once}
+    found = [f"{name}: {reason or 'no change of it is cheaper'}" for name, reason in reasons.items()]
+    return "; ".join(found[:NAMED]) or "it has none at all"
 
 
 def convolutions(

@@ -1,6 +1,7 @@
 """A plan, and its readable file."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -44,6 +45,7 @@ class Plan(Mapping[str, AnyPlan]):
         speedup: Measured speed-up and its 95 % interval; None where only multiply-adds were asked for.
         curve: Results of other budgets.
         made_on: Machine, versions, engine and threads.
+        unprunable: Why no channels of a convolution can be dropped, by its name; those that are not here can lose some.
     """
 
     layers: Mapping[str, AnyPlan]
@@ -54,6 +56,7 @@ class Plan(Mapping[str, AnyPlan]):
     speedup: tuple[float, float, float] | None = None
     curve: tuple[Point, ...] = ()
     made_on: Mapping[str, Any] = field(default_factory=dict)
+    unprunable: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> AnyPlan:
         return self.layers[name]
@@ -63,6 +66,25 @@ class Plan(Mapping[str, AnyPlan]):
 
     def __len__(self) -> int:
         return len(self.layers)
+
+
+def what_can_be_dropped(unprunable: Mapping[str, str], convolutions: int) -> str:
+    """How many convolutions can lose channels, and why most of the others cannot, as a sentence without its full stop.
+
+    Args:
+        unprunable: As in ``Plan``.
+        convolutions: How many may change.
+    Example:
+        >>> what_can_be_dropped({"a": "grouped", "b": "grouped", "c": "summed"}, 5)
+        'channels of 2 of 5 convolutions can be dropped; why not those of most others: grouped (2 of 3)'
+    """
+    counts = Counter(unprunable.values())
+    total = counts.total()
+    words = f"channels of {convolutions - total} of {convolutions} convolutions can be dropped"
+    if not total:
+        return words
+    reason, times = counts.most_common(1)[0]
+    return f"{words}; why not those of most others: {reason} ({times} of {total})"
 
 
 def write_plan(plan: Plan, path: Path) -> None:
@@ -80,6 +102,8 @@ def write_plan(plan: Plan, path: Path) -> None:
     lines.append(listed("curve", "[]", [json.dumps(asdict(point)) for point in plan.curve]))
     layers = [f"{json.dumps(name)}: {json.dumps(layer.row())}" for name, layer in plan.layers.items()]
     lines.append(listed("layers", "{}", layers))
+    reasons = [f"{json.dumps(name)}: {json.dumps(reason)}" for name, reason in plan.unprunable.items()]
+    lines.append(listed("unprunable", "{}", reasons))
     with replacing(path) as temporary:
         temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
@@ -124,6 +148,7 @@ def read_plan(path: Path) -> Plan:
             tuple(found["speedup"]) if found["speedup"] else None,
             tuple(Point(**point) for point in found["curve"]),
             dict(found["made_on"]),
+            dict(found.get("unprunable", {})),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ghostify.changes import AnyPlan, Change
+from ghostify.changes import AnyPlan, Change, Convolution
 from ghostify.changes.registry import change_from, change_row
 from ghostify.errors import InputError, OutOfReachError
 from ghostify.fitting.calibration import FEW, checked_batches, first_images
@@ -21,11 +21,11 @@ from ghostify.inference.engines import FILE_ENGINES
 from ghostify.measure.count import count
 from ghostify.measure.environment import describe_environment
 from ghostify.modes import random_state_kept
-from ghostify.planning.candidates import Candidate, Candidates, find_candidates, offer_for
+from ghostify.planning.candidates import Candidate, Candidates, find_candidates, offer_for, why_nothing
 from ghostify.planning.choose import Choice, Costs, cheapest, choose_options
 from ghostify.planning.cost import Sample, TimeModel, costs_of
 from ghostify.planning.measurements import Measurements, fingerprint, structure_of
-from ghostify.planning.plan_file import Plan, Point
+from ghostify.planning.plan_file import Plan, Point, what_can_be_dropped
 from ghostify.planning.sensitivity import Errors, output_errors
 from ghostify.planning.timing import EngineTiming, Timing
 from ghostify.progress import Progress
@@ -107,7 +107,8 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
     few = first_images(images, FEW) if offer.blocks else None
     candidates = find_candidates(model, example[:1], counted, offer, skip=skip, images=few)
     if not any(len(candidate.options) > 1 for candidate in candidates.values()):
-        raise InputError(f"{type(model).__name__} has no convolution that could be made cheaper")
+        why = why_nothing(model, example[:1], skip)
+        raise InputError(f"{type(model).__name__} has no convolution that could be made cheaper ({why})")
     known = Measurements(
         measurements,
         {
@@ -180,6 +181,22 @@ class Planner:
     macs: int
 
     @cached_property
+    def unprunable(self) -> dict[str, str]:
+        """Why no channels of a convolution can be dropped, by its name."""
+        layers = {name: candidate.layer for name, candidate in self.candidates.items()}
+        return {
+            name: layer.unprunable
+            for name, layer in layers.items()
+            if isinstance(layer, Convolution) and layer.unprunable
+        }
+
+    @cached_property
+    def droppable(self) -> str:
+        """How many convolutions can lose channels, and why most of the others cannot."""
+        convolutions = sum(isinstance(candidate.layer, Convolution) for candidate in self.candidates.values())
+        return what_can_be_dropped(self.unprunable, convolutions)
+
+    @cached_property
     def nothing_changed(self) -> Choice:
         """The first option of each layer."""
         return dict.fromkeys(self.candidates, 0)
@@ -215,7 +232,9 @@ class Planner:
         costs, fixed = self.macs_costs, self.fixed_macs
         least = self.macs_share(cheapest(self.errors, costs))
         if least > target:
-            raise InputError(f"target_macs is {target:g}: at least {least:.3f} of the multiply-adds are left")
+            raise InputError(
+                f"target_macs is {target:g}: at least {least:.3f} of the multiply-adds are left; {self.droppable}"
+            )
 
         def point(share: float) -> tuple[Choice, Point]:
             chosen = choose_options(self.errors, costs, share * self.macs - fixed)
@@ -232,6 +251,7 @@ class Planner:
             None,
             curve,
             describe_environment(),
+            self.unprunable,
         )
 
     def for_speedup(self, target: float, timing: Timing, samples: Sequence[Sample]) -> Plan:
@@ -245,7 +265,7 @@ class Planner:
         if 1 / limit.ratio_high < target:
             raise OutOfReachError(
                 f"target_speedup is {target:g}: at most {1 / limit.ratio_high:.2f} can be reached "
-                f"in {timing.engine.engine} with {timing.engine.threads} threads on this machine",
+                f"in {timing.engine.engine} with {timing.engine.threads} threads on this machine; {self.droppable}",
                 1 / limit.ratio_high,
             )
         # What the whole takes of what its layers are said to take, as the choices so far were measured.
@@ -285,4 +305,5 @@ class Planner:
             (1 / measured.ratio, 1 / measured.ratio_high, 1 / measured.ratio_low),
             tuple(curve),
             timing.engine.described(),
+            self.unprunable,
         )

@@ -1,6 +1,6 @@
 """Where channels go: each number of a run is followed back to the convolution's channel that it comes from."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +17,25 @@ SAME = {"clone", "_to_copy", "detach", "alias", "contiguous", "lift_fresh", "lif
 SAME |= {"hardswish", "hardswish_", "_prelu_kernel", "log_sigmoid_forward", "copy_"}  # pointwise, without ATen's tag
 MOVING = {"view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "expand", "squeeze"}
 MOVING |= {"unsqueeze", "slice", "select", "split", "split_with_sizes", "unbind", "cat", "stack", "flip", "roll"}
-MOVING |= {"repeat", "index", "_unsafe_index", "index_select", "as_strided", "unfold", "pixel_shuffle", "pixel_unshuffle"}
-MOVING |= {"channel_shuffle", "native_channel_shuffle", "unsafe_split", "unsafe_chunk", "diagonal", "swapaxes"}
+MOVING |= {
+    "repeat",
+    "index",
+    "_unsafe_index",
+    "index_select",
+    "as_strided",
+    "unfold",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+}
+MOVING |= {
+    "pixel_unshuffle",
+    "channel_shuffle",
+    "native_channel_shuffle",
+    "unsafe_split",
+    "unsafe_chunk",
+    "diagonal",
+    "swapaxes",
+}
 # Each map by itself, to one of perhaps another size.
 BY_MAP = {"max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d", "reflection_pad2d"}
 BY_MAP |= {"replication_pad2d", "upsample_nearest2d", "_upsample_nearest_exact2d", "upsample_bilinear2d"}
@@ -31,8 +48,8 @@ REDUCING = {"mean", "sum", "amax", "amin", "max", "min", "var", "std", "var_mean
 REDUCING |= {"linalg_vector_norm", "norm", "argmax", "argmin", "logsumexp", "median"}
 REDUCING |= {"_softmax", "_log_softmax", "cumsum", "cumprod", "sort"}
 
-TWICE = "it, or a layer that takes its channels, is not run exactly once for an input"
 OUTPUT = "its channels are the network's output"
+TOGETHER = "its channels are concatenated with others, or split"
 MOVED = "its channels do not arrive in their places in the layers that take them"
 
 
@@ -131,7 +148,8 @@ class ChannelTrace(TorchDispatchMode):
         if operator == "convolution":
             found = [self.convolution(args, given[0])]
         elif operator in LINEAR:
-            found = [self.linear(operator, args)]
+            self.linear(operator, args)
+            found = [None]
         elif operator in NORMS:
             found = [self.norm(taken), *[None] * (len(given) - 1)]
         elif operator in SAME or torch.Tag.pointwise in func.tags:
@@ -139,11 +157,11 @@ class ChannelTrace(TorchDispatchMode):
         elif operator.endswith("_like"):
             found = [self.known.get(taken[0])]
         elif operator in MOVING or (operator == "constant_pad_nd" and len(args[1]) > 4):
-            found = self.moved(func, args, kwargs, len(given))
+            found = self.moved(func, args, kwargs)
         elif operator in BY_MAP or operator == "constant_pad_nd":
             found = [self.by_map(operator, taken, output) for output in given]
         elif operator in REDUCING:
-            found = self.reduced(func, args, kwargs, given)
+            found = self.reduced(func, operator, args, kwargs, given)
         else:
             self.stop(before, f"its channels go into {operator.strip('_')}")
             found = [None] * len(given)
@@ -163,18 +181,19 @@ class ChannelTrace(TorchDispatchMode):
     def convolution(self, args: Sequence[Any], output: Tensor) -> Tensor | None:
         """A layer takes channels, and makes others."""
         x, weight, transposed, groups = args[0], args[1], args[6], args[8]
-        name = self.owner(weight)
-        layer = None if name is None else self.model.get_submodule(name)
-        channels = along(self.known.get(x), 1)
-        if layer is None or not isinstance(layer, nn.Conv2d) or transposed or channels is None:
-            self.stop([self.known.get(x)], f"its channels go into {'a layer' if name is None else name}, no plain one")
-            channels = None
-        if channels is not None and groups == layer.in_channels == layer.out_channels and groups > 1:
-            return self.follower(name, channels, output, 1)
-        if channels is not None and groups > 1:
-            self.stop([channels], "a grouped convolution takes its channels")
-        elif channels is not None:
+        name, channels = self.owner(weight), along(self.known.get(x), 1)
+        conv = None if name is None else self.model.get_submodule(name)
+        if name is None or not isinstance(conv, nn.Conv2d) or transposed:
+            self.stop([self.known.get(x)], f"its channels go into {name or 'a convolution'}, which is no Conv2d")
+            return None
+        if channels is None:
+            self.stop([self.known.get(x)], MOVED)
+        elif groups == 1:
             self.consumer(name, channels, 1)
+        elif groups == conv.in_channels == conv.out_channels:
+            return self.follower(name, channels, output, 1)
+        else:
+            self.stop([channels], "a grouped convolution takes its channels")
         if name not in self.convs or groups > 1:
             return None
         return numbered(self.new_origin(name, output.shape[1], made=True), output, 1)
@@ -201,7 +220,7 @@ class ChannelTrace(TorchDispatchMode):
             if torch.equal(channels, own.repeat_interleave(times)):
                 self.ways[origin.name].consumers.append(name)
             elif not self.is_whole(channels, origin):
-                self.refuse(origin, "its channels are concatenated with others")
+                self.refuse(origin, TOGETHER)
             else:
                 self.refuse(origin, MOVED)
 
@@ -224,7 +243,7 @@ class ChannelTrace(TorchDispatchMode):
         passed = None
         for origin in self.made_in(channels):
             if not self.is_whole(channels, origin):
-                self.refuse(origin, "its channels are concatenated with others")
+                self.refuse(origin, TOGETHER)
             elif not in_order(channels, origin):
                 self.refuse(origin, MOVED)
             elif not self.has_rows(name, origin.size):
@@ -242,41 +261,35 @@ class ChannelTrace(TorchDispatchMode):
 
     def pointwise(self, operator: str, taken: Sequence[Tensor], output: Tensor) -> Tensor | None:
         """Numbers at the same place meet: they must be of the same channel, or of none."""
-        result: Tensor | None = None
-        found = [(tensor, self.known.get(tensor)) for tensor in taken]
-        known = [(tensor, spread(ids, output)) for tensor, ids in found if ids is not None]
-        known = [(tensor, ids) for tensor, ids in known if ids is not None]
-        reason = f"its channels meet others in {operator.strip('_')}"
-        for tensor, ids in known:
-            origins = self.made_in(ids)
-            if not origins:
-                continue
-            varying = [dim for dim in range(output.ndim) if not constant_along(ids, dim)]
-            kept = True
-            for other in taken:
-                if other is tensor or not meets(other, output, varying):
-                    continue
-                theirs = spread(self.known.get(other), output)
-                if same(theirs, ids):
-                    continue
-                row = self.row_owner(theirs)
-                channels = along_only(ids, varying)
-                if row is not None and channels is not None and torch.equal(
-                    along_only(theirs, varying) - self.first_of(theirs), channels - origins[0].first
-                ):
-                    kept = kept and self.follower(row, channels, output, varying[0]) is not None
-                else:
-                    self.stop([ids], reason)
-                    kept = False
-            if kept:
-                result = ids
-        if result is None and known and not any(self.made_in(ids) for _, ids in known):
-            first = known[0][1]
+        spread = {tensor: ids for tensor in taken if (ids := broadcast(self.known.get(tensor), output)) is not None}
+        made = {tensor: ids for tensor, ids in spread.items() if self.made_in(ids)}
+        if not made:
             # Weights of one module, computed from each other.
-            result = first if all(same(first, ids) for _, ids in known) else None
+            first, *others = spread.values() if spread else [None]
+            return first if all(same(first, ids) for ids in others) else None
+        result = None
+        for tensor, ids in made.items():
+            varying = [dim for dim in range(output.ndim) if not constant_along(ids, dim)]
+            met = [other for other in taken if other is not tensor and meets(other, output, varying)]
+            if all(self.agree(ids, spread.get(other), varying, output) for other in met):
+                result = ids
+            else:
+                self.stop([ids], f"its channels meet others in {operator.strip('_')}")
         return result
 
-    def moved(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], outputs: int) -> list[Tensor | None]:
+    def agree(self, ids: Tensor, others: Tensor | None, varying: Sequence[int], output: Tensor) -> bool:
+        """True if numbers that meet channels are of the same ones, or a layer's weights, one for each channel."""
+        if others is None or same(others, ids):
+            return others is not None
+        found, channels = self.found_in(others), None if len(varying) != 1 else along(ids, varying[0])
+        rows = None if channels is None else along(others, varying[0])
+        if len(found) != 1 or found[0].made or rows is None or channels is None:
+            return False
+        if not torch.equal(rows - found[0].first, channels - self.made_in(ids)[0].first):
+            return False
+        return self.follower(found[0].name, channels, output, varying[0]) is not None
+
+    def moved(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor | None]:
         """What is done to the numbers is done to the numbers of their channels."""
 
         def ids(value: Any) -> Any:
@@ -293,7 +306,7 @@ class ChannelTrace(TorchDispatchMode):
         except RuntimeError:  # a view that only the tensor's own layout allows
             found = func(data.contiguous(), *rest, **kwargs)
         result = [leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor)]
-        return [None if not bool(leaf.any()) else leaf for leaf in result] if len(result) == outputs else [None] * outputs
+        return [leaf if bool(compact(leaf).any()) else None for leaf in result]
 
     def by_map(self, operator: str, taken: Sequence[Tensor], output: Tensor) -> Tensor | None:
         """Each map becomes another one."""
@@ -309,21 +322,22 @@ class ChannelTrace(TorchDispatchMode):
         return origin[..., :1, :1].expand(output.shape)
 
     def reduced(
-        self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], given: Sequence[Tensor]
+        self, func: Any, operator: str, args: Sequence[Any], kwargs: Mapping[str, Any], given: Sequence[Tensor]
     ) -> list[Tensor | None]:
-        """Numbers of the same channel are summed up, or the way ends."""
-        named = {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)} | dict(kwargs)
+        """Numbers of the same channel are put together, or the way ends."""
         origin = self.known.get(args[0])
         if origin is None:
             return [None] * len(given)
-        dim = named.get("dim")
-        dims = list(range(origin.ndim)) if dim is None or dim == [] else [dim] if isinstance(dim, int) else list(dim)
+        names = [argument.name for argument in func._schema.arguments]
+        dim = (dict(zip(names, args, strict=False)) | dict(kwargs)).get("dim")
+        dims = [dim] if isinstance(dim, int) else list(dim or range(origin.ndim))
         if not all(constant_along(origin, d) for d in dims):
-            self.stop([origin], f"its channels are put together by {func._schema.name.removeprefix('aten::').strip('_')}")
+            self.stop([origin], f"its channels are put together by {operator.strip('_')}")
             return [None] * len(given)
         for d in dims:
             origin = origin.narrow(d, 0, 1)
-        left = [size for index, size in enumerate(origin.shape) if index not in {d % origin.ndim for d in dims}]
+        gone = {d % origin.ndim for d in dims}
+        left = [size for index, size in enumerate(origin.shape) if index not in gone]
         return [origin.expand(t.shape) if t.ndim == origin.ndim else origin.reshape(left) for t in given]
 
     def end(self, outputs: Any) -> None:
@@ -357,17 +371,6 @@ class ChannelTrace(TorchDispatchMode):
         """The name of the module to which a weight belongs."""
         found = self.found_in(self.known.get(weight))
         return found[0].name if len(found) == 1 and not found[0].made else None
-
-    def row_owner(self, ids: Tensor | None) -> str | None:
-        """The name of the module from whose rows numbers come, if from nothing else."""
-        if ids is None or not bool(compact(ids).all()):
-            return None
-        found = self.found_in(ids)
-        return found[0].name if len(found) == 1 and not found[0].made else None
-
-    def first_of(self, ids: Tensor) -> int:
-        """The number of the first channel of the only origin."""
-        return self.found_in(ids)[0].first
 
     def is_whole(self, channels: Tensor, origin: Origin) -> bool:
         """True if all numbers come from one origin's channels, and no channel is missing."""
@@ -417,18 +420,15 @@ def constant_along(ids: Tensor, dim: int) -> bool:
 
 def along(ids: Tensor | None, dim: int) -> Tensor | None:
     """The numbers along a dimension, if they are the same along all others; None if not."""
-    if ids is None or ids.ndim <= dim or not all(constant_along(ids, other) for other in range(ids.ndim) if other != dim):
+    if ids is None or ids.ndim <= dim:
+        return None
+    if not all(constant_along(ids, other) for other in range(ids.ndim) if other != dim):
         return None
     return ids[tuple(slice(None) if index == dim else 0 for index in range(ids.ndim))]
 
 
-def along_only(ids: Tensor | None, varying: Sequence[int]) -> Tensor | None:
-    """The numbers along the only dimension in which others vary."""
-    return along(ids, varying[0]) if len(varying) == 1 else None
-
-
-def spread(ids: Tensor | None, output: Tensor) -> Tensor | None:
-    """Numbers, broadcast to the shape of an output; None where they are not."""
+def broadcast(ids: Tensor | None, output: Tensor) -> Tensor | None:
+    """Numbers in the shape of an output; None where they do not fit."""
     try:
         return None if ids is None else ids.expand(output.shape)
     except RuntimeError:

@@ -16,6 +16,7 @@ from ghostify.structure.surgery import PLAIN_ATTRIBUTES, has_hooks, module_names
 NARROWEST = 8
 ALREADY = "already a part of a ghost"
 NOT_CHEAPER = "a ghost would not be cheaper"
+NOT_ONCE = "not run exactly once for an input"
 NOT_BY_NAME = "the network reaches it in another way than by its name, or reads more of it than a ghost has"
 GHOSTS_OWN = set(dir(GhostConv2d(1, 2, 1)))
 
@@ -109,10 +110,12 @@ def is_gate(model: nn.Module, name: str, calls: Mapping[nn.Module, Calls]) -> bo
 def prunable_among(
     model: nn.Module, convs: Mapping[str, nn.Conv2d], example: Tensor
 ) -> dict[str, PrunableChannels | str]:
-    """Where the channels of convolutions go, by name, or why they cannot be dropped: only others of them may take them."""
+    """Where the channels of convolutions go, by name, or why they cannot be dropped.
+
+    They can where others of these convolutions take them, whose filters can be fitted anew.
+    """
     places = find_prunable(model, example, convs)
     for name, place in places.items():
-        # The filters of those that take them are fitted anew.
         others = [] if isinstance(place, str) else [taker for taker in place.consumers if taker not in convs]
         if others:
             places[name] = f"{others[0]} takes its channels, which may not change"

@@ -25,13 +25,13 @@ from ghostify.structure.surgery import check_swap, replace_modules_
 from ghostify.transform.changeable import (
     ALREADY,
     NOT_CHEAPER,
+    NOT_ONCE,
     convolutions_of,
     may_be_fitted,
     reasons_to_leave,
 )
 from ghostify.transform.reconstruct import ReconstructedLayer, Reconstruction, reconstruct
 
-NOT_ONCE = "not run exactly once for an input"
 KEPT = "the plan keeps all its channels"
 
 

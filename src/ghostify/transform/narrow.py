@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch_pruning
@@ -11,10 +12,13 @@ from torch import nn
 from ghostify.errors import InputError
 from ghostify.measure.count import count
 from ghostify.modes import evaluating
+from ghostify.timelimit import TimeLimitError, within
 
 # Trials of the bisection, each of which builds the network's whole dependency graph, and how near to the
 # target is near enough to stop before.
 TRIALS, NEAR = 10, 0.99
+# Seconds for one of them: its repair of the graph may go round in circles for ever.
+LIMIT = 180.0
 
 
 def narrow(
@@ -54,7 +58,7 @@ def narrow(
     best: nn.Module | None = None
     best_macs = 0
     for _ in range(TRIALS):
-        candidate = pruned(model, input_shape, share, importance, prepare)
+        candidate = narrowed_within_limit(partial(pruned, model, input_shape, share, importance, prepare), model)
         macs = count(candidate, input_shape).macs
         if best_macs < macs <= target_macs:
             best, best_macs = candidate, macs
@@ -65,6 +69,14 @@ def narrow(
     if best is None:
         raise InputError(f"{type(model).__name__} cannot be narrowed to {target_macs:,} MACs")
     return best
+
+
+def narrowed_within_limit(prune: Callable[[], nn.Module], model: nn.Module) -> nn.Module:
+    """A pruned copy, or a refusal where Torch-Pruning does not come to an end."""
+    try:
+        return within(LIMIT, prune)
+    except TimeLimitError as error:
+        raise InputError(f"{type(model).__name__} cannot be narrowed by Torch-Pruning: {error}") from error
 
 
 @contextmanager

@@ -21,10 +21,10 @@ def untrained(model: nn.Module, plans: Mapping[str, AnyPlan], example: Tensor) -
     """
     shaped = copy.deepcopy(model).eval()
     plans = outside_changed_blocks(plans)
-    dropping = [name for name, plan in plans.items() if isinstance(plan, LayerPlan) and plan.dropped]
+    dropping = {name: plan for name, plan in plans.items() if isinstance(plan, LayerPlan) and plan.dropped}
     for name, place in find_dropped(model, example, dropping).items():
-        plan = plans[name]
-        drop_channels_of_(shaped, place, torch.arange(plan.channels - plan.dropped, plan.channels))
+        channels = dropping[name].channels
+        drop_channels_of_(shaped, place, torch.arange(channels - dropping[name].dropped, channels))
     new: dict[nn.Module, nn.Module] = {
         shaped.get_submodule(name): change.untrained() for name, change in changed_blocks(plans).items()
     }
