@@ -17,6 +17,7 @@ from ghostify.models.detectors import DETECTORS
 from ghostify.models.registry import MODELS, Origin, create_model
 from ghostify.models.weights import load_weights_
 from ghostify.transform.blueprint import Blueprint, blueprint_of
+from ghostify.wrappers import unwrapped
 
 KEY, FORMAT = "ghostify", 1
 
@@ -36,6 +37,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, extra: Mapping[str, 
         InputError: If how to build it is not known.
         OSError: If it cannot be written.
     """
+    model = unwrapped(model)
     blueprint, state = blueprint_of(model), model.state_dict(keep_vars=True)
     tied = tied_names(state)
     note = {"format": FORMAT, **asdict(blueprint), "tied": tied, "extra": dict(extra or {})}

@@ -15,6 +15,7 @@ from torch import nn
 from ghostify.errors import InputError
 from ghostify.models import ghostnet, mobilenet, resnet, vgg
 from ghostify.models.detectors import DETECTORS, detector
+from ghostify.wrappers import unwrapped
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "ghostnet_050": partial(ghostnet.GhostNet, 0.5),
@@ -66,6 +67,7 @@ class Origin:
             raise InputError(f"{self.name} cannot be built with {self.options}: {reason}") from error
         if not isinstance(model, nn.Module):
             raise InputError(f"{self.name} returned {type(model).__name__}: expected a torch.nn.Module")
+        model = unwrapped(model)
         remember_origin(model, self)
         return model
 
