@@ -134,13 +134,14 @@ def wrapped_net() -> nn.Module:
     return nn.DataParallel(Net())
 
 
-def test_a_factory_may_wrap_its_network(tmp_path: Path) -> None:
+def test_a_factory_may_wrap_its_network(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     net = create_model("test_wrappers:wrapped_net").eval()
     assert isinstance(net, Net)
     assert known_origin(net) is not None
     save(convert(net).model, tmp_path / "net.safetensors")
     ghost = load(tmp_path / "net.safetensors", factory="test_wrappers:wrapped_net")
     assert ghost(IMAGES).shape == (32, 5)
+    assert caplog.messages == ["DataParallel: taken as the Net inside, without the wrapper"]
 
 
 def test_a_network_compiled_in_place_is_counted_and_converted() -> None:

@@ -25,7 +25,7 @@ CONTENTS: dict[type[nn.Module], str] = {
 MARKS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module, *, quiet: bool = False) -> nn.Module:
     """The network that is to be counted, changed or saved, without wrappers around it or inside; one line is logged.
 
     A module of the user's with a ``module`` inside is a network like any other where its ``forward`` does more than to
@@ -34,6 +34,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     Args:
         model: A network, perhaps in ``nn.DataParallel``, ``DistributedDataParallel``, ``AveragedModel`` or
             ``torch.compile``'s, in several of these, or with some of its parts in them; left untouched.
+        quiet: Log nothing, as of a network that is only built again.
     Returns:
         The network itself; where parts of it are wrapped, a copy without, which shares its tensors.
     Raises:
@@ -50,7 +51,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
         model = inner
     wrappers = [(module, inner) for module in model.modules() if (inner := content_of(module)) is not None]
     kinds += [type(module).__name__ for module, _ in wrappers]
-    if kinds:
+    if kinds and not quiet:
         logger.warning(
             "%s: taken as the %s inside, without the wrapper", ", ".join(dict.fromkeys(kinds)), type(model).__name__
         )
