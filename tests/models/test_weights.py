@@ -15,7 +15,7 @@ from safetensors.torch import save_file, save_model
 from torch import Tensor, nn
 
 from ghostify import InputError, create_model
-from ghostify.models.weights import OtherClassesError, load_weights_
+from ghostify.models.weights import OtherHeadError, load_weights_
 
 State = dict[str, Tensor]
 
@@ -222,7 +222,7 @@ def test_weights_of_another_network_are_refused_with_the_first_differences(tmp_p
 def test_a_new_head_leaves_only_the_last_layer_out(tmp_path: Path) -> None:
     path, stored = tmp_path / "weights.pt", tiny(num_classes=7)
     torch.save({"model": stored.state_dict()}, path)
-    with pytest.raises(OtherClassesError, match=r"is for 7 classes, and the network for 3 .* a new head") as refused:
+    with pytest.raises(OtherHeadError, match=r"is for 7 classes, and the network for 3 .* a new head") as refused:
         load_weights_(tiny(), path)
     assert refused.value.classes == 7
     model = tiny()
@@ -235,7 +235,7 @@ def test_a_new_head_leaves_only_the_last_layer_out(tmp_path: Path) -> None:
 def test_weights_without_a_last_layer_say_so(tmp_path: Path) -> None:
     path, state = tmp_path / "weights.pt", tiny().state_dict()
     torch.save({name: tensor for name, tensor in state.items() if not name.startswith("head.")}, path)
-    with pytest.raises(InputError, match=r"it lacks 'head.weight', 'head.bias' \(2 missing.*; a new head does without"):
+    with pytest.raises(InputError, match=r"no last layer for Tiny, 'head.weight', 'head.bias': load all but"):
         load_weights_(tiny(), path)
     assert torch.equal(load_weights_(tiny(), path, new_head=True).conv1.weight, state["conv1.weight"])
 
@@ -284,6 +284,22 @@ def test_numbers_that_are_none_are_refused(tmp_path: Path, number: float, name: 
     torch.save(state, path)
     with pytest.raises(InputError, match=rf"2 of the \d+ numbers of {name} are NaN or infinite"):
         load_weights_(tiny(), path)
+
+
+def test_numbers_that_are_too_large_for_the_network_are_refused(tmp_path: Path) -> None:
+    path, state = tmp_path / "weights.pt", tiny().state_dict()
+    state["conv2.bias"][3] = 1e6
+    torch.save(state, path)
+    assert load_weights_(tiny(), path).conv2.bias[3] == 1e6
+    with pytest.raises(InputError, match=r"1 of the 32 numbers of conv2\.bias are NaN or infinite"):
+        load_weights_(tiny().half(), path)
+
+
+def test_weights_of_8_bits_are_read(tmp_path: Path) -> None:
+    path, state = tmp_path / "weights.pt", tiny().state_dict()
+    eighths = state["conv2.weight"].to(torch.float8_e4m3fn)
+    torch.save(state | {"conv2.weight": eighths}, path)
+    assert torch.equal(load_weights_(tiny(), path).conv2.weight, eighths.float())
 
 
 class Masked(nn.Module):

@@ -70,7 +70,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_torch_file(path: Path) -> Any:
-    """What ``torch.save`` wrote, in its present or its former format."""
+    """The content of a file of ``torch.save``, in its present or its former format."""
     try:
         with warnings.catch_warnings(action="ignore"), path.open("rb") as file:  # opened: it goes by a path's ending
             return torch.load(file, map_location="cpu", weights_only=True)
@@ -88,6 +88,12 @@ def read_torch_file(path: Path) -> Any:
         ) from error
 
 
+def written_by_torch(path: Path) -> bool:
+    """True for a file that begins as what ``torch.save`` writes, an archive or a pickle."""
+    with path.open("rb") as file:
+        return file.read(2) in (b"PK", b"\x80\x02")
+
+
 def classes_in(path: Path, error: Exception) -> list[str]:
     """The classes and functions that the file asks for and that are not run for it; none is imported here."""
     try:
@@ -98,7 +104,7 @@ def classes_in(path: Path, error: Exception) -> list[str]:
 
 
 def beside(classes: list[str]) -> str:
-    """What a file of other things than tensors holds, and what to do about it, in words."""
+    """The other things than tensors that a file holds, and what to do about it, in words."""
     whole = any(name.startswith("torch.nn.modules.") for name in classes)
     own = [name for name in classes if not name.startswith("torch.nn.modules.")] or classes
     what = "holds a whole network with its code" if whole else "holds more than tensors"

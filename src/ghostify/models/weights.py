@@ -21,17 +21,18 @@ COUNTER = "num_batches_tracked"
 SHOWN = 3
 
 
-class OtherClassesError(InputError):
-    """Weights for another number of classes: all but the last layer fits.
+class OtherHeadError(InputError):
+    """Weights of which all fits but the last layer, which is not there or for another number of classes.
 
     Args:
-        message: The line for the user.
-        classes: Outputs that the file has.
+        what: The fault, without what to do about it.
+        classes: Outputs that the file has; None where it has no last layer.
     """
 
-    def __init__(self, message: str, classes: int) -> None:
-        super().__init__(message)
-        self.classes = classes
+    def __init__(self, what: str, classes: int | None) -> None:
+        build = "" if classes is None else f"build it for {classes}, or "
+        super().__init__(f"{what}: {build}load all but the last layer, with a new head")
+        self.what, self.classes = what, classes
 
 
 def load_weights_(model: nn.Module, path: str | os.PathLike[str], *, new_head: bool = False) -> nn.Module:
@@ -165,12 +166,12 @@ def refuse_other_names(
     unexpected = [name for name in match.state if name not in own and not name.endswith(COUNTER)]
     odd = [f"lacks {listed(missing)}"] if missing else []
     odd += [f"has the unknown {listed(unexpected)}"] if unexpected else []
+    if missing and not unexpected and all(name.startswith(f"{head_of(model)}.") for name in missing):
+        raise OtherHeadError(f"{path} has no last layer for {type(model).__name__}, {listed(missing)}", None)
     if odd:
-        head = f"{head_of(model)}."
-        hint = "; a new head does without" if missing and all(name.startswith(head) for name in missing) else ""
         raise InputError(
             f"{path} is of another network than {type(model).__name__}: it {' and '.join(odd)} "
-            f"({len(missing)} missing, {len(unexpected)} unknown of {len(own)}){hint}"
+            f"({len(missing)} missing, {len(unexpected)} unknown of {len(own)})"
         )
 
 
@@ -184,9 +185,8 @@ def refuse_other_shapes(path: Path, model: nn.Module, state: Mapping[str, Tensor
     only_first = all(state[name].shape[1:] == own[name].shape[1:] for name in odd)
     if only_first and len(sizes) == 1 and f"{head_of(model)}.weight" in odd:
         classes, outputs = sizes.pop()
-        raise OtherClassesError(
-            f"{path} is for {classes} classes, and the network for {outputs} (its last layer, {head_of(model)}): "
-            f"build it for {classes}, or load all but the last layer, with a new head",
+        raise OtherHeadError(
+            f"{path} is for {classes} classes, and the network for {outputs} (its last layer, {head_of(model)})",
             classes,
         )
     shapes = [f"{name} is {list(state[name].shape)}, expected {list(own[name].shape)}" for name in odd[:SHOWN]]
@@ -204,7 +204,7 @@ def refuse_other_numbers(path: Path, state: Mapping[str, Tensor], own: Mapping[s
         if tensor.is_quantized or tensor.is_meta or (kinds[0] != kinds[1] and not name.endswith(COUNTER)):
             what = "nothing but a shape" if tensor.is_meta else f"{tensor.dtype}, {tensor.layout}"
             raise InputError(f"{path}: {name} holds {what}: expected {own[name].dtype}, {own[name].layout}")
-        bad = ~torch.isfinite(tensor)
+        bad = ~torch.isfinite(tensor.to(own[name].dtype))  # in which a number may be too large, too
         if not isinstance(own[name], nn.Parameter):
             bad &= torch.isfinite(own[name].to(tensor.device))
         if bad.any():
