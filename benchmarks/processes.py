@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ghostify import create_model
 from ghostify.atomic import replacing
 from ghostify.measure.environment import describe_environment
-from ghostify.models.weights import read_state_dict
+from ghostify.models.weights import load_weights_
 
 SCRIPT = Path(__file__).resolve().parents[1] / "tests" / "jobs" / "two_processes.py"
 FIT, HELD_OUT = 50 * 128, 711  # which neither two processes nor batches of 250 divide
@@ -43,7 +44,7 @@ def main() -> None:
 def compared(folder: Path, weights: Path, dtype: str) -> dict[str, Any]:
     """How far apart the weights are, and what both counted."""
     (alone, counted), (shared, shared_counted) = (learn(folder, processes, weights, dtype) for processes in (1, 2))
-    start = read_state_dict(weights)
+    start = load_weights_(create_model("resnet20"), weights).state_dict()
     learnt = [key for key in alone if key in start]
     return {
         "steps": counted["images"][0] // 128,

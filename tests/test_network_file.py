@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ghostify import GhostConv2d, InputError, convert, count, create_model, load, save
+from ghostify.models import registry
 from ghostify.models.registry import known_origin
 from ghostify.network_file import open_network, open_network_file, read_extra, tied_names
 from ghostify.transform.narrow import narrow
@@ -261,6 +262,8 @@ def saved(tmp_path: Path) -> Path:
         ({"tied": {"conv1.weight": ["x"]}}, "'conv1.weight' does not go with"),
         ({"tied": []}, "does not say how"),
         ({"extra": [1]}, "does not say how"),
+        ({"unlisted": {"a": 1}}, "does not say how"),
+        ({"unlisted": [["a"]]}, "does not say how"),
     ],
 )
 def test_a_file_that_asks_for_too_much_or_does_not_fit_is_refused(
@@ -269,6 +272,50 @@ def test_a_file_that_asks_for_too_much_or_does_not_fit_is_refused(
     rewritten(saved, **changes)
     with pytest.raises(InputError, match=message):
         load(saved)
+
+
+def shaped(size: tuple[int, int] = (3, 3), widths: list[int] | None = None) -> nn.Module:
+    """Takes a tuple and a list, and no other."""
+    assert isinstance(size, tuple)
+    assert isinstance(widths, list)
+    return nn.Conv2d(3, widths[0], size)
+
+
+def test_options_that_are_too_deep_are_refused(saved: Path) -> None:
+    deep: list[Any] = []
+    for _ in range(600):
+        deep = [deep]
+    rewritten(saved, origin={"name": "resnet20", "options": {"deep": deep}})
+    with pytest.raises(InputError, match=r"does not say how|takes no option"):
+        load(saved)
+
+
+def test_options_come_back_as_they_were(saved: Path) -> None:
+    model = create_model("test_network_file:shaped?size=3,5", widths=[16, 2])
+    save(model, saved)
+    origin = open_network_file(saved).blueprint().origin
+    assert origin.options == {"size": (3, 5), "widths": [16, 2]}
+    assert load(saved, factory="test_network_file:shaped").kernel_size == (3, 5)
+
+
+def test_a_builder_that_this_process_has_run_need_not_be_named_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.safetensors"
+    monkeypatch.setattr(registry, "_run_by_user", set())
+    save(Sharing(), path)  # the user's own call, and its class is run to find out how it is built
+    assert type(load(path)).__name__ == "Sharing"
+    monkeypatch.setattr(registry, "_run_by_user", set())
+    with pytest.raises(InputError, match=r"word: name it as the factory, .*test_network_file:Sharing"):
+        load(path)
+
+
+def test_a_file_of_pytorchs_in_place_of_a_network_is_known(tmp_path: Path) -> None:
+    for zipped in (True, False):
+        path = tmp_path / "network.pt"
+        torch.save(create_model("resnet20"), path, _use_new_zipfile_serialization=zipped)
+        with pytest.raises(InputError, match=r"is a file of PyTorch's.*with --weights"):
+            open_network(str(path))
 
 
 @pytest.mark.parametrize("note", ["{", "[" * 100_000, f'{{"format": {"1" * 5_000}}}'], ids=["cut", "deep", "large"])
@@ -282,7 +329,7 @@ def test_truncated_foreign_and_absent_files_are_refused(saved: Path, tmp_path: P
     saved.write_bytes(saved.read_bytes()[:-100])
     with pytest.raises(InputError, match="cut short"):
         load(saved)
-    torch.save({"a": 1}, saved)
+    saved.write_bytes(b"no network")
     with pytest.raises(InputError, match="no network written by save"):
         load(saved)
     save_file({"a": torch.zeros(1)}, saved)

@@ -20,7 +20,7 @@ FLOORS = [
     ["structure"],
     ["models"],
     ["measure", "data", "layers"],
-    ["plain_part"],
+    ["plain_part", "wrappers"],
     ["allocator", "atomic", "hooks", "modes", "progress", "timelimit", "errors"],
 ]
 FLOOR = {room: height for height, rooms in enumerate(reversed(FLOORS)) for room in rooms}

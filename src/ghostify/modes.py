@@ -1,8 +1,10 @@
 """Borrow a network, or the random numbers, for a while, and give them back as they were."""
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -26,3 +28,15 @@ def random_state_kept(model: nn.Module) -> Iterator[None]:
     devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.is_cuda})
     with torch.random.fork_rng(devices, device_type="cuda"):
         yield
+
+
+@contextmanager
+def random_numbers_kept() -> Iterator[None]:
+    """Let PyTorch's, NumPy's and Python's random numbers be drawn on the CPU, and put their generators back."""
+    numbers, others = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng([]):
+            yield
+    finally:
+        np.random.set_state(numbers)
+        random.setstate(others)

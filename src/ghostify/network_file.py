@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from ghostify.atomic import replacing
 from ghostify.errors import InputError
-from ghostify.models.detectors import DETECTORS
-from ghostify.models.registry import MODELS, Origin, create_model
+from ghostify.models.registry import Origin, create_model, is_trusted, origin_of, trust
+from ghostify.models.tensor_file import written_by_torch
 from ghostify.models.weights import load_weights_
 from ghostify.transform.blueprint import Blueprint, blueprint_of
+from ghostify.wrappers import unwrapped
 
 KEY, FORMAT = "ghostify", 1
 
@@ -36,15 +37,57 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, extra: Mapping[str, 
         InputError: If how to build it is not known.
         OSError: If it cannot be written.
     """
+    model = unwrapped(model)
     blueprint, state = blueprint_of(model), model.state_dict(keep_vars=True)
+    unlisted = unlisted_buffers(model)
+    state |= unlisted
     tied = tied_names(state)
-    note = {"format": FORMAT, **asdict(blueprint), "tied": tied, "extra": dict(extra or {})}
+    origin = {"name": blueprint.origin.name, "options": to_json(blueprint.origin.options)}
+    note = {
+        "format": FORMAT,
+        "origin": origin,
+        "replaced": blueprint.replaced,
+        "tied": tied,
+        "unlisted": list(unlisted),
+        "extra": dict(extra or {}),
+    }
     tensors = {name: tensor for name, tensor in state.items() if name not in tied}
     with replacing(path) as temporary:
         try:
             save_file(storable(tensors), temporary, metadata={KEY: json.dumps(note)})
         except SafetensorError as error:
             raise OSError(f"{path} cannot be written: {error}") from error
+    trust(blueprint.origin.name)  # its code is this network's, which the caller has run
+
+
+def unlisted_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """The buffers that a state dict leaves out: a constructor may have computed them from weights that are gone."""
+    listed = model.state_dict().keys()
+    return {name: buffer for name, buffer in model.named_buffers(remove_duplicate=False) if name not in listed}
+
+
+def to_json(value: Any) -> Any:
+    """A builder's options as JSON has them, with tuples told from lists.
+
+    Example:
+        >>> to_json({"depths": (2, 3), "act": "relu"})
+        {'depths': {'tuple': [2, 3]}, 'act': 'relu'}
+    """
+    if isinstance(value, dict):
+        return {key: to_json(one) for key, one in value.items()}
+    if isinstance(value, tuple | list):
+        ones = [to_json(one) for one in value]
+        return {"tuple": ones} if isinstance(value, tuple) else ones
+    return value
+
+
+def from_json(value: Any) -> Any:
+    """Options as they were before ``to_json``."""
+    if isinstance(value, dict) and value.keys() == {"tuple"} and isinstance(value["tuple"], list):
+        return tuple(map(from_json, value["tuple"]))
+    if isinstance(value, dict):
+        return {key: from_json(one) for key, one in value.items()}
+    return [from_json(one) for one in value] if isinstance(value, list) else value
 
 
 def tied_names(state: Mapping[str, Tensor]) -> dict[str, str]:
@@ -73,15 +116,29 @@ def storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load(path: str | os.PathLike[str], *, factory: str | None = None) -> nn.Module:
     """Build a network from a file that ``save`` wrote, in eval mode on the CPU.
 
-    Nothing in the file is run. A network that came from a builder of the user's is built only by the
-    builder that the caller names.
+    Nothing in the file is run. A network that came from a builder of the user's is built only by a
+    builder that the caller names, or has named before.
 
     Args:
         factory: ``package.module:factory`` that the network came from, where it is the user's own.
     Raises:
-        InputError: If the file is not there, cut short, of another kind, or needs ``factory``.
+        InputError: If the file is not there, cut short, of another kind, or needs ``factory``: where it is of the
+            user's own builder, and that was not run in this process by ``create_model`` or for ``save``.
     """
     return open_network_file(path).network(factory=factory)
+
+
+class UnnamedFactoryError(InputError):
+    """A file of the user's own network, whose builder the caller has not named.
+
+    Args:
+        path: The file.
+        factory: The builder that it names.
+    """
+
+    def __init__(self, path: Path, factory: str) -> None:
+        self.what, self.factory = f"{path} was built by {factory}, code that is not run on a file's word", factory
+        super().__init__(f"{self.what}: name it as the factory, {factory!r}")
 
 
 @dataclass(frozen=True)
@@ -107,17 +164,20 @@ class NetworkFile:
         """Build the network, see ``load``."""
         blueprint = self.blueprint()
         origin = blueprint.origin
-        trusted = origin.name in (*MODELS, *DETECTORS) or origin.name.startswith(("torchvision:", "timm:"))
-        if not trusted and factory != origin.name:
-            raise InputError(
-                f"{self.path} was built by {origin.name}, code that is not run on a file's word: name it as the factory"
-            )
+        if not is_trusted(origin.name) and (factory is None or origin_of(factory).name != origin.name):
+            raise UnnamedFactoryError(self.path, origin.name)
         model, tensors = blueprint.build(), self.tensors()
-        own = model.state_dict(keep_vars=True)
+        unlisted = {
+            name: buffer
+            for name, buffer in unlisted_buffers(model).items()
+            if name in self.note.get("unlisted", ()) and fits(tensors.get(name), buffer)
+        }
+        own = model.state_dict(keep_vars=True) | unlisted
         tied = self.note.get("tied", tied_names(own))  # before it was noted, what is tied was the origin's matter
         firsts = {name: str(tied.get(name, name)) for name in own}
         odd = [name for name, first in firsts.items() if not fits(tensors.get(first), own[name])]
-        odd += sorted(tensors.keys() - set(firsts.values()))
+        # A buffer that the state dict leaves out may have another size after a run, which the next one gives it, too.
+        odd += sorted(tensors.keys() - set(firsts.values()) - set(self.note.get("unlisted", ())))
         if odd:
             raise InputError(
                 f"{self.path}: the tensor {odd[0]!r} does not go with {origin.name} as the file describes it"
@@ -130,14 +190,17 @@ class NetworkFile:
         for name in made.keys() & own.keys():
             if isinstance(own[name], nn.Parameter):
                 made[name] = nn.Parameter(made[name], own[name].requires_grad)
-        model.load_state_dict({name: made[first] for name, first in firsts.items()}, assign=True)
+        model.load_state_dict({name: made[firsts[name]] for name in own if name not in unlisted}, assign=True)
+        for name in unlisted:
+            place, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(place), leaf, made[firsts[name]])
         return model.eval()
 
     def blueprint(self) -> Blueprint:
         try:
-            origin = Origin(str(self.note["origin"]["name"]), dict(self.note["origin"]["options"]))
+            origin = Origin(str(self.note["origin"]["name"]), dict(from_json(self.note["origin"]["options"])))
             return Blueprint(origin, dict(self.note["replaced"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise InputError(f"{self.path} does not say how its network is built") from error
 
     def tensors(self) -> dict[str, Tensor]:
@@ -173,6 +236,11 @@ def open_network_file(path: str | os.PathLike[str]) -> NetworkFile:
         stored = safe_open(path, framework="pt")
         metadata = stored.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
+        if written_by_torch(path):
+            raise InputError(
+                f"{path} is a file of PyTorch's, which does not say how its network is built: name the network, and "
+                "give the file with --weights"
+            ) from error
         raise InputError(f"{path} is no network written by save, or is cut short: {error}") from error
     if KEY not in metadata:
         raise InputError(f"{path} holds tensors only: name the network and give the file with --weights")
@@ -183,14 +251,16 @@ def open_network_file(path: str | os.PathLike[str]) -> NetworkFile:
     if not isinstance(note, dict) or note.get("format") != FORMAT:
         raise InputError(f"{path} is of another format than {FORMAT}: write it again with this version")
     note = {"extra": {}, **note}
-    if not all(isinstance(note.get(part, {}), dict) for part in ("origin", "replaced", "tied", "extra")):
+    dicts = all(isinstance(note.get(part, {}), dict) for part in ("origin", "replaced", "tied", "extra"))
+    unlisted = note.get("unlisted", [])
+    if not dicts or not isinstance(unlisted, list) or not all(isinstance(name, str) for name in unlisted):
         raise InputError(f"{path} does not say how its network is built")
     return NetworkFile(path, note, stored)
 
 
 def names_file(reference: str) -> bool:
     """True where a reference to a network is a file's name, also where there is no such file."""
-    return Path(reference).is_file() or reference.endswith(".safetensors")
+    return Path(reference).is_file() or ("?" not in reference and reference.endswith(".safetensors"))
 
 
 def open_network(

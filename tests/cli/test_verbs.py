@@ -283,7 +283,8 @@ def test_a_network_file_tells_what_images_it_is_for(capsys: pytest.CaptureFixtur
     others = coloured_folder(tmp_path / "others", "bees", "wasps")
     line = refused(capsys, "evaluate", file, "--factory", "tiny:Tiny", "--data", others, "--workers", "0")
     assert line.endswith("or in another order: class 1 is 'ants' there and 'bees' here")
-    line = refused(capsys, *train, str(tmp_path / "student"), "--teacher", file, "--factory", "tiny:Tiny")
+    learn = [*train, str(tmp_path / "student"), "--image-size", "16"]
+    line = refused(capsys, *learn, "--teacher", file, "--factory", "tiny:Tiny")
     assert line.endswith("learned from images with another mean: expected --mean 0.2,0.2,0.2")
     compared = printed(capsys, "compare", "tiny:Tiny", file, "--factory", "tiny:Tiny", "--blocks", "6", "--json")
     assert compared["b"] == file
@@ -311,7 +312,7 @@ def test_training_goes_on_from_weights_with_another_head_and_normalisation(
     torch.save(create_model("tiny:Tiny", num_classes=9).state_dict(), weights)
     train = ["train", "tiny:Tiny", "--weights", str(weights), "--data", f"npz:{colours}", "--epochs", "1"]
     train += ["--batch-size", "16", "--device", "cpu", "--out", str(out)]
-    assert "a new head leaves the last layer out" in refused(capsys, *train)
+    assert "for 9 classes, and the network for 3 (its last layer, head): --new-head" in refused(capsys, *train)
     printed(capsys, *train, "--new-head", "--mean", "0.5,0.5,0.5", "--std", "0.4,0.4,0.4", "--json")
     assert read_extra(out / "network.safetensors")["mean"] == [0.5, 0.5, 0.5]
     assert "for weights from a file" in refused(capsys, "train", "tiny:Tiny", *train[4:-1], "x", "--new-head")

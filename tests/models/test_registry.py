@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.ops import SqueezeExcitation
 
 from ghostify import GhostModule, InputError, create_model, list_models
-from ghostify.models.registry import CIFAR_MODELS, known_origin, takes_option
+from ghostify.models.registry import CIFAR_MODELS, Origin, known_origin, origin_of, takes_option
 
 
 @pytest.mark.parametrize("name", list_models())
@@ -55,19 +55,86 @@ def test_ghost_mobilenet_ghosts_expansions_and_projections_alone() -> None:
     ("name", "message"),
     [
         ("resnet65", "did you mean resnet56"),
-        ("torchvision:resnet19", "did you mean resnet1"),
-        ("timm:ghostnet_10", "did you mean ghostnet_1"),
+        ("resnet18", r"did you mean torchvision:resnet18 or timm:resnet18\?"),
+        ("ResNet-18", r"did you mean torchvision:resnet18 or timm:resnet18\?"),
+        ("torchvision/resnet18", r"did you mean torchvision:resnet18 or"),
+        ("torchvision.models.resnet18", r"did you mean torchvision:resnet18 or"),
+        ("efficientnet_b0", r"did you mean torchvision:efficientnet_b0 or timm:efficientnet_b0\?"),
+        ("torchvision:resnet19", "did you mean torchvision:resnet1"),
+        ("torchvision:ResNet18", r"did you mean torchvision:resnet18 or timm:resnet18\?"),
+        ("torchvision:convnext_atto", r"did you mean timm:convnext_atto\?"),
+        ("torchvison:resnet18", r"no module 'torchvison' to import \(did you mean torchvision:resnet18 or"),
+        ("timm:resnet_18", r"did you mean timm:resnet18 or torchvision:resnet18\?"),
+        ("timm:ghostnet_10", "did you mean timm:ghostnet_1"),
+        ("timm:resnet20", r"did you mean resnet20\?"),
+        ("wholly_unknown_name", r"there is no network 'wholly_unknown_name': expected"),
         ("no.such.module:net", "no module 'no.such.module'"),
         ("tiny:returns_no_module", "returned int"),
-        ("tiny:fails", r"tiny:fails cannot be built with {}: 'no such part'"),
+        ("tiny:fails", r"tiny:fails cannot be built with {}: KeyError: 'no such part'"),
         (".:x", "no module '.'"),
         (":x", "no module ''"),
         ("", "expected a name"),
+        ("nets/tiny.py:Tiny", r"'nets/tiny\.py' is a file's name: expected a module's"),
+        ("tiny:Tiny?depth=3", "takes no option 'depth': it takes num_classes, width"),
+        ("tiny:Tiny?width", r"'width' is no option: expected tiny:Tiny\?option=value"),
+        ("tiny:Tiny?", r"'' is no option"),
+        ("tiny:Tiny?width=8&width=9", "width is there twice"),
+        ("tiny:Tiny?width=wide", r"tiny:Tiny cannot be built with {'width': 'wide'}: TypeError"),
+        ("touchy:FromFile", r"touchy:FromFile needs path: expected touchy:FromFile\?path=VALUE"),
+        ("timm:resnet18?nonsense=1", "cannot be built with .*nonsense"),
+        ("torchvision:resnet18?nonsense=1", "cannot be built with .*nonsense"),
+        ("unimportable:net", r"unimportable cannot be imported: ZeroDivisionError: division by zero"),
+        ("leaving:net", r"leaving cannot be imported: SystemExit: 3"),
     ],
 )
-def test_an_unknown_network_is_refused_with_what_would_be_right(name: str, message: str) -> None:
+def test_an_unknown_network_is_refused_with_what_would_be_right(
+    name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "unimportable.py").write_text("1 / 0")
+    (tmp_path / "leaving.py").write_text("raise SystemExit(3)")
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(InputError, match=message):
         create_model(name)
+
+
+def test_options_behind_a_name_are_its_builders() -> None:
+    model = create_model("tiny:Tiny?width=8&num_classes=5")
+    assert (model.conv1.out_channels, model.head.out_features) == (8, 5)
+    assert known_origin(model) == Origin("tiny:Tiny", {"width": 8, "num_classes": 5})
+    assert create_model("ghost_resnet20?ratio=4", num_classes=3).linear.out_features == 3
+    assert create_model("timm:resnet10t?in_chans=1&num_classes=2").conv1[0].in_channels == 1
+    assert create_model("torchvision:resnet18?zero_init_residual=true&num_classes=2").fc.out_features == 2
+    with pytest.raises(InputError, match="has another width than 4, which is given, too"):
+        create_model("tiny:Tiny?width=8", width=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("resnet20", (3, 32, 32)),
+        ("vgg16_bn", (3, 224, 224)),
+        ("torchvision:resnet18", (3, 224, 224)),
+        ("torchvision:inception_v3", (3, 299, 299)),
+        ("torchvision:efficientnet_b3", (3, 300, 300)),
+        ("torchvision:fcn_resnet50", (3, 520, 520)),
+        ("torchvision:vit_b_16?image_size=96", (3, 96, 96)),
+        ("timm:resnet10t", (3, 176, 176)),
+        ("timm:tf_efficientnetv2_s", (3, 300, 300)),
+        ("timm:vit_tiny_patch16_224?img_size=96,64&in_chans=1", (1, 96, 64)),
+        ("tiny:Tiny", None),
+        ("torchvision:retinanet_resnet50_fpn", None),
+    ],
+)
+def test_the_images_that_a_network_is_designed_for_are_known_by_its_name(
+    name: str, shape: tuple[int, ...] | None
+) -> None:
+    assert origin_of(name).input_shape == shape
+
+
+def test_timm_is_not_imported_where_its_names_are_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)  # an import fails
+    assert create_model("torchvision:squeezenet1_1?num_classes=2").num_classes == 2
+    assert create_model("tiny:Tiny").head.out_features == 3
 
 
 def test_an_option_that_the_builder_lacks_or_that_would_download_is_refused() -> None:
@@ -86,7 +153,13 @@ def test_a_size_that_no_layer_can_have_is_refused_in_one_line(num_classes: int) 
 
 @pytest.mark.parametrize(
     ("name", "takes"),
-    [("resnet20", True), ("torchvision:resnet18", True), ("tiny:Tiny", True), ("tiny:for_two_classes", False)],
+    [
+        ("resnet20", True),
+        ("torchvision:resnet18", True),
+        ("tiny:Tiny", True),
+        ("tiny:for_two_classes", False),
+        ("tiny:Tiny?num_classes=4", False),
+    ],
 )
 def test_what_a_builder_takes_is_known(name: str, takes: bool) -> None:
     assert takes_option(name, "num_classes") == takes

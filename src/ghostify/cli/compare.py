@@ -74,7 +74,8 @@ def compare(first: NamedNetwork, b: str, timing: Timing, form: Form, blocks: int
         device = "cpu"  # which OpenVINO and the usual ONNX Runtime are for
     second = dataclasses.replace(first, model=b)
     network_a, network_b = (named.open().to(device) for named in (first, second))
-    input_shape = first.checked_shape(network_a, network_b)
+    sized = second if first.designed_shape is None else first
+    input_shape = sized.checked_shape(network_a, network_b)
     example = torch.zeros(timing.batch_size, *input_shape, device=device)
     deployed = engine != "eager" if form.deployed is None else form.deployed
     if deployed:

@@ -241,7 +241,8 @@ def find_inputs(
             calibration = draw_images(train_images, image_count, seed, device=images.device)
         return Inputs(named.shape(network), named.extra, calibration)
     if images.data_name is None:
-        return Inputs(named.shape(network), named.extra)
+        own_shape = {"input_shape": list(named.input_shape)} if named.input_shape else {}
+        return Inputs(named.shape(network), named.extra | own_shape)
     data = dataclasses.replace(images, hold_out=0.1 if recipe else 0.0).open(named)
     if recipe:
         check_fit(network, data)

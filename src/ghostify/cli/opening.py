@@ -9,14 +9,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+import click
 from torch import nn
 
 from ghostify.data import ImageData, load_data
 from ghostify.data.sources import FOLDERS
 from ghostify.errors import InputError
 from ghostify.measure.count import count
-from ghostify.models.registry import known_origin, takes_option
-from ghostify.network_file import NetworkFile, names_file, open_network, open_network_file
+from ghostify.models.registry import Origin, origin_of, takes_option
+from ghostify.models.weights import OtherHeadError
+from ghostify.network_file import NetworkFile, UnnamedFactoryError, names_file, open_network, open_network_file
 from ghostify.plain_part import input_shape_of, is_detector
 
 Channels = tuple[float, ...] | None
@@ -67,8 +69,38 @@ class NamedNetwork:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {n: v for n, v in fields.items() if v is not None and n not in ("model", "input_shape")}
 
+    @cached_property
+    def origin(self) -> Origin:
+        """The builder and its options; nothing is built."""
+        return self.file.blueprint().origin if self.file else origin_of(self.model)
+
+    @property
+    def designed_shape(self) -> tuple[int, ...] | None:
+        """One input without batch, as the file says, else as the network was designed; None where neither is known."""
+        shape, side = self.extra.get("input_shape"), self.extra.get("image_size")
+        if shape is not None:
+            if not isinstance(shape, list) or len(shape) != 3 or not all(type(size) is int for size in shape):
+                raise InputError(f"{self.model} says that its inputs are {shape!r}: give --input-shape")
+            return tuple(shape)
+        return (3, side, side) if isinstance(side, int) else self.origin.input_shape
+
+    @property
+    def side(self) -> int | None:
+        """Side of square images; None where it is not known, or they are not square."""
+        height, width = (self.designed_shape or (None, None))[-2:]
+        return height if height == width else None
+
     def open(self) -> nn.Module:
-        return open_network(self.file or self.model, **self.options)
+        """Build the network; what would help where it does not fit is said in the options of the verb that runs."""
+        try:
+            return open_network(self.file or self.model, **self.options)
+        except UnnamedFactoryError as error:
+            raise InputError(f"{error.what}: add --factory {error.factory}") from error
+        except OtherHeadError as error:
+            remedies = ["--new-head leaves it out"] if offers("--new-head") else []
+            if error.classes is not None and offers("--num-classes") and not self.file:
+                remedies.append(f"--num-classes {error.classes} builds the network for as many")
+            raise InputError(": ".join([error.what, *([" or ".join(remedies)] if remedies else [])])) from error
 
     def open_for(self, data: ImageData) -> nn.Module:
         """The network, with as many outputs as the data has classes where that is left open."""
@@ -86,17 +118,21 @@ class NamedNetwork:
     def shape(self, network: nn.Module) -> tuple[int, ...]:
         """The input that the user named, else the one that the network is made for.
 
-        That is said by its file, by its builder, else it is ImageNet's; of a detector it is its plain part's.
+        That is said by its file or its builder; of a detector it is its plain part's.
+
+        Raises:
+            InputError: If none of them says.
         """
         if self.input_shape:
             return self.input_shape
         if is_detector(network):
             return input_shape_of(network)
-        side = self.extra.get("image_size")
-        if isinstance(side, int):
-            return (3, side, side)
-        origin = known_origin(network)
-        return origin.input_shape if origin else (3, 224, 224)
+        if self.designed_shape is None:
+            data = ", or --data" if offers("--data") else ""
+            raise InputError(
+                f"{self.model} does not say how large its inputs are: expected --input-shape, such as 3,224,224{data}"
+            )
+        return self.designed_shape
 
     def checked_shape(self, network: nn.Module, *others: nn.Module) -> tuple[int, ...]:
         """The same; refused where the network or one of the others cannot take it."""
@@ -148,9 +184,19 @@ class NamedImages:
             raise InputError("expected images: name them with --data")
         image_size = self.image_size
         if self.data_name.partition(":")[0] in FOLDERS:
-            image_size = image_size or network.extra.get("image_size")
+            image_size = image_size or network.side
+            if image_size is None:
+                raise InputError(
+                    f"{network.model} does not say how large its images are: expected --image-size, such as 224"
+                )
         data = load_data(self.data_name, image_size=image_size, hold_out=self.hold_out)
         return dataclasses.replace(data, **channels_for(network, self.mean, self.std, data))
+
+
+def offers(option: str) -> bool:
+    """True where the verb that runs has this option."""
+    context = click.get_current_context(silent=True)
+    return context is not None and any(option in parameter.opts for parameter in context.command.params)
 
 
 def channels_for(network: NamedNetwork, mean: Channels, std: Channels, usual: Any) -> dict[str, Any]:

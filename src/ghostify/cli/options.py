@@ -169,7 +169,7 @@ factory_option = click.option(
     "--factory", help="Builder of a file's network where that is your own code, as package.module:factory."
 )
 weights_option = click.option(
-    "--weights", type=Path, help="State dict to load into the network: .safetensors, .pt, .pth or .th."
+    "--weights", type=Path, help="State dict to load into the network: safetensors, or a file of torch.save."
 )
 new_head_option = click.option(
     "--new-head", is_flag=True, help="Leave the last layer out of --weights, for other classes than theirs."
@@ -308,7 +308,7 @@ def data_options(default: str | None = None, required: bool = True, hold_out: fl
         click.option(
             "--image-size",
             type=click.IntRange(1),
-            show_default="the network file's, else 224",
+            show_default="the network's own",
             help="Side to which images of a folder are brought, pixels.",
         ),
         mean_and_std_options("the network file's, else ImageNet's"),

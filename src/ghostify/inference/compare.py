@@ -20,6 +20,7 @@ from ghostify.inference.export import write_onnx
 from ghostify.measure.latency import EAGER, Comparison, Conditions, summarise
 from ghostify.modes import evaluating
 from ghostify.plain_part import plain_part
+from ghostify.wrappers import unwrapped
 
 with unlogged():  # its module warns of a CUDA toolkit without a GPU, as if it were to compile something
     from torch.utils.benchmark import Timer
@@ -88,7 +89,7 @@ def compare(
     check_engine(engine)
     if threads < 1 or blocks < 6:
         raise InputError(f"threads is {threads} and blocks {blocks}: expected at least 1 and 6")
-    a, b = plain_part(a), plain_part(b)
+    a, b = plain_part(unwrapped(a)), plain_part(unwrapped(b))
     with ExitStack() as stack:
         stack.enter_context(evaluating(a, b))
         if engine == "compile":

@@ -20,6 +20,7 @@ from ghostify.inference.rewrite import Rewriter
 from ghostify.layers import GhostConv2d, GhostModule
 from ghostify.plain_part import plain_part
 from ghostify.structure.surgery import replace_modules_
+from ghostify.wrappers import unwrapped
 
 Form = Literal["dense", "split", "joined"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -114,7 +115,7 @@ def deploy(
     for pattern, form in (forms or {}).items():
         if form not in FORMS:
             raise InputError(f"forms: {pattern!r} is to be {form!r}: expected one of {', '.join(FORMS)}")
-    model = copied(plain_part(model)).eval().requires_grad_(False)
+    model = copied(plain_part(unwrapped(model))).eval().requires_grad_(False)
     layers = ghost_layers(model)
     eager = engine == "eager"
     chosen = {name: chosen_form(name, layer, forms or {}, fewer=eager) for name, layer in layers.items()}

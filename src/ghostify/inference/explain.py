@@ -17,6 +17,7 @@ from ghostify.inference.engines import FILE_ENGINES, FileRunner, Operator, undis
 from ghostify.inference.export import write_onnx
 from ghostify.inference.rewrite import AFFINE
 from ghostify.measure.count import LayerCount, count
+from ghostify.wrappers import unwrapped
 
 Role = Literal[
     "layouts",
@@ -140,7 +141,7 @@ def explain(
         raise InputError(f"engine is {engine!r}: expected one of {', '.join(FILE_ENGINES)}, which profile operators")
     if calls < 1:
         raise InputError(f"calls is {calls}: expected at least 1")
-    before, after = (profiled(model, example, engine, threads, calls) for model in (original, ghost))
+    before, after = (profiled(model, example, engine, threads, calls) for model in map(unwrapped, (original, ghost)))
     names = [name for name in before if name]
     groups = grouped(after, before)
     rows = [*names, *(name for name in groups if name and name not in before)]

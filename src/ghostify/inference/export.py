@@ -23,6 +23,7 @@ from ghostify.inference.engines import FileRunner, module_version
 from ghostify.inference.onnx_operators import suit_onnxruntime_
 from ghostify.modes import evaluating
 from ghostify.plain_part import plain_part
+from ghostify.wrappers import unwrapped
 
 Format = Literal["onnx", "openvino"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -95,7 +96,7 @@ def export(
     if target.suffix != SUFFIX[format]:
         raise InputError(f"{target.name}: expected a name that ends in {SUFFIX[format]}")
     check_example(example)
-    model = plain_part(model)
+    model = plain_part(unwrapped(model))
     example, on_cpu = example.cpu(), model if device_of(model).type == "cpu" else copied(model).cpu()
     deployed = on_cpu if isinstance(on_cpu, Deployed) else deploy(on_cpu, example, forms=forms)
     with kept_if_done(target.parent), TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:

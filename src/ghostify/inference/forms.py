@@ -14,6 +14,7 @@ from ghostify.measure.count import count
 from ghostify.measure.latency import Comparison
 from ghostify.modes import evaluating
 from ghostify.progress import Progress
+from ghostify.wrappers import unwrapped
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def choose_forms(
     """
     check_engine(engine)
     check_example(example)
+    model = unwrapped(model)
     layers = ghost_layers(model)
     if not layers:
         raise InputError(f"{type(model).__name__} has no ghost layers whose form could be chosen")

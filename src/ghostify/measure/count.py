@@ -14,6 +14,7 @@ from ghostify.errors import InputError
 from ghostify.hooks import hooked
 from ghostify.modes import evaluating
 from ghostify.plain_part import plain_part
+from ghostify.wrappers import unwrapped
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> Count:
     """
     if not input_shape or any(not isinstance(size, int) or size < 1 for size in input_shape):
         raise InputError(f"input_shape is {tuple(input_shape)}: expected positive whole numbers such as (3, 224, 224)")
-    model = plain_part(model, second_stage=True)
+    model = plain_part(unwrapped(model), second_stage=True)
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
     try:
         counter = counted_run(model, torch.empty(1, *input_shape, dtype=dtype, device="meta"), on_meta=True)

@@ -1,9 +1,12 @@
 """Networks by name: ours, torchvision's, timm's and the user's own."""
 
+import copy
 import difflib
 import importlib
+import importlib.metadata
 import inspect
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +18,8 @@ from torch import nn
 from ghostify.errors import InputError
 from ghostify.models import ghostnet, mobilenet, resnet, vgg
 from ghostify.models.detectors import DETECTORS, detector
+from ghostify.models.reference import split_reference
+from ghostify.wrappers import unwrapped
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "ghostnet_050": partial(ghostnet.GhostNet, 0.5),
@@ -36,6 +41,10 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 CIFAR_MODELS = frozenset(name for name in MODELS if name.endswith(("_cifar", "resnet20", "resnet56")))
 
+NEEDS_TIMM = "timm:NAME needs timm: pip install 'ghostify[timm]'"
+# Options by which builders are told the side of their images, pixels.
+SIZES = ("img_size", "image_size", "input_size")
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -50,22 +59,26 @@ class Origin:
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """``(channels, height, width)`` of the images that the network was designed for."""
-        size = 32 if self.name in CIFAR_MODELS else 224
-        return 3, size, size
+    def input_shape(self) -> tuple[int, int, int] | None:
+        """``(channels, height, width)`` of the images that the network was designed for; None where nobody says."""
+        shape = designed_shape(self.name)
+        if shape is None:
+            return None
+        size = next((self.options[name] for name in SIZES if name in self.options), shape[1:])
+        height, width = size if isinstance(size, tuple | list) and len(size) == 2 else (size, size)
+        return self.options.get("in_chans", shape[0]), height, width
 
-    def build(self) -> nn.Module:
-        """A new network with random weights, which remembers this origin."""
+    def build(self, *, quiet: bool = True) -> nn.Module:
+        """A new network with random weights, which remembers this origin, without wrappers, see ``unwrapped``."""
         builder = find_builder(self.name)
         refuse_unknown_options(self.name, builder, self.options)
         try:
             model = builder(**self.options)
-        except Exception as error:  # whatever a builder raises
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            raise InputError(f"{self.name} cannot be built with {self.options}: {reason}") from error
+        except (Exception, SystemExit) as error:  # whatever a builder raises
+            raise InputError(f"{self.name} cannot be built with {self.options}: {first_line(error)}") from error
         if not isinstance(model, nn.Module):
             raise InputError(f"{self.name} returned {type(model).__name__}: expected a torch.nn.Module")
+        model = unwrapped(model, quiet=quiet)
         remember_origin(model, self)
         return model
 
@@ -95,7 +108,8 @@ def create_model(name: str, *, num_classes: int | None = None, **options: Any) -
 
     Args:
         name: A name of ``list_models()`` or ``list_detectors()``, ``torchvision:NAME``, ``timm:NAME`` or
-            ``package.module:factory``, a callable of the user's that returns a module.
+            ``package.module:factory``, a callable of the user's that returns a module; each may have options of its
+            builder behind it, such as ``nets:small?width=0.5&depths=2,3``.
         num_classes: Outputs; None leaves the builder's default.
         options: Passed to the builder; ghost builders take ``ratio`` and ``cheap_kernel_size``.
     Raises:
@@ -106,7 +120,31 @@ def create_model(name: str, *, num_classes: int | None = None, **options: Any) -
     """
     if num_classes is not None:
         options["num_classes"] = num_classes
-    return Origin(name, options).build()
+    origin = origin_of(name)
+    for option in origin.options.keys() & options.keys():
+        if origin.options[option] != options[option]:
+            raise InputError(f"{name} has another {option} than {options[option]!r}, which is given, too: expected one")
+    model = Origin(origin.name, origin.options | options).build(quiet=False)
+    trust(origin.name)
+    return model
+
+
+def origin_of(reference: str) -> Origin:
+    """The origin that a name says, with the options behind it."""
+    return Origin(*split_reference(reference))
+
+
+def trust(name: str) -> None:
+    """Let files name this builder, too: the user has run it in this process."""
+    _run_by_user.add(name)
+
+
+def is_trusted(name: str) -> bool:
+    """True for a builder that runs on a file's word: a library's, or one that the user has run in this process."""
+    return name in MODELS or name in DETECTORS or name.startswith(("torchvision:", "timm:")) or name in _run_by_user
+
+
+_run_by_user: set[str] = set()
 
 
 def find_builder(name: str) -> Callable[..., nn.Module]:
@@ -117,37 +155,58 @@ def find_builder(name: str) -> Callable[..., nn.Module]:
         return partial(detector, create_model, *DETECTORS[name])
     source, _, rest = name.partition(":")
     if source == "torchvision":
-        known = torchvision.models.list_models(module=torchvision.models)
-        if rest not in known:
-            raise InputError(f"torchvision has no classification model {rest!r}{suggestion(rest, known)}")
-        return partial(torchvision.models.get_model, rest, weights=None)
+        if rest not in torchvision_names():
+            raise InputError(f"torchvision has no such model for images, {rest!r}{suggestion(name)}")
+        takes = inspect.signature(torchvision.models.get_model_builder(rest)).parameters
+        no_weights = dict.fromkeys(("weights", "weights_backbone") & takes.keys())
+        return partial(torchvision.models.get_model, rest, **no_weights)
     if source == "timm":
-        timm = import_module("timm", "timm:NAME needs timm: pip install 'ghostify[timm]'")
+        timm = import_module("timm", lambda: NEEDS_TIMM)
         if not timm.is_model(rest):
-            raise InputError(f"timm has no model {rest!r}{suggestion(rest, timm.list_models())}")
+            raise InputError(f"timm has no model {rest!r}{suggestion(name)}")
         return partial(timm.create_model, rest, pretrained=False)
     if rest:
-        module = import_module(source, f"{name}: there is no module {source!r} to import")
-        factory = getattr(module, rest, None)
-        if not callable(factory):
-            place = getattr(module, "__file__", None) or "built in"
-            raise InputError(f"{name}: module {source!r} ({place}) has no callable {rest!r}")
-        return factory  # the caller checks what it returns
+        return own_builder(source, rest)
     raise InputError(
-        f"there is no network {name!r}{suggestion(name, (*MODELS, *DETECTORS))}: "
+        f"there is no network {name!r}{suggestion(name)}: "
         "expected a name from 'ghostify models', torchvision:NAME, timm:NAME, package.module:factory or a file"
     )
 
 
-def import_module(name: str, hint: str) -> Any:
+def own_builder(source: str, path: str) -> Callable[..., Any]:
+    """The user's own callable of this name in a module; of a network that stands there, copies are made."""
+    name = f"{source}:{path}"
+    if "/" in source or source.endswith(".py"):
+        raise InputError(f"{name}: {source!r} is a file's name: expected a module's, such as package.module:factory")
+    found = import_module(
+        source, lambda: f"{name}: there is no module {source!r} to import{suggestion(name, spelled_so=True)}"
+    )
+    place = getattr(found, "__file__", None) or "built in"
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    if isinstance(found, nn.Module):
+        return partial(copy.deepcopy, found)
+    if not callable(found):
+        raise InputError(f"{name}: module {source!r} ({place}) has no callable {path!r}")
+    return found  # the caller checks what it returns
+
+
+def import_module(name: str, hint: Callable[[], str]) -> Any:
+    """A module by name; the hint is for one that is not there, and made then."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name == name or name.startswith(f"{error.name}."):
-            raise InputError(hint) from error
-        raise
-    except (TypeError, ValueError) as error:  # a relative or an empty module name
-        raise InputError(hint) from error
+        missing = error.name is not None and (error.name == name or name.startswith(f"{error.name}."))
+        raise InputError(hint() if missing else f"{name} cannot be imported: {first_line(error)}") from error
+    except (Exception, SystemExit) as error:  # it runs, and may raise anything
+        wrong_name = not all(part.isidentifier() for part in name.split("."))
+        raise InputError(hint() if wrong_name else f"{name} cannot be imported: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The kind of an error and what it says first."""
+    said = next((line for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def refuse_unknown_options(name: str, builder: Callable[..., Any], options: dict[str, Any]) -> None:
@@ -161,11 +220,22 @@ def refuse_unknown_options(name: str, builder: Callable[..., Any], options: dict
     for option in options:
         if option not in parameters:
             raise InputError(f"{name} takes no option {option!r}: it takes {', '.join(parameters) or 'none'}")
+    needed = [
+        parameter.name
+        for parameter in parameters.values()
+        if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL
+    ]
+    if missing := [option for option in needed if option not in options]:
+        example = "&".join(f"{option}=VALUE" for option in missing)
+        raise InputError(f"{name} needs {', '.join(missing)}: expected {name}?{example}")
 
 
 def takes_option(name: str, option: str) -> bool:
-    """True if the builder behind a name takes an option."""
-    parameters = parameters_of(find_builder(name))
+    """True if the builder behind a name takes an option that the name does not set."""
+    origin = origin_of(name)
+    if option in origin.options:
+        return False
+    parameters = parameters_of(find_builder(origin.name))
     return option in parameters or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
 
 
@@ -177,9 +247,74 @@ def parameters_of(builder: Callable[..., Any]) -> Mapping[str, inspect.Parameter
         return {}
 
 
-def suggestion(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=3)
-    return f" (did you mean {' or '.join(close)}?)" if close else ""
+def torchvision_names() -> list[str]:
+    """torchvision's networks that take images: for classification, segmentation and detection."""
+    rooms = (torchvision.models, torchvision.models.segmentation, torchvision.models.detection)
+    return [name for room in rooms for name in torchvision.models.list_models(module=room)]
+
+
+def designed_shape(name: str) -> tuple[int, int, int] | None:
+    """``(channels, height, width)`` of the images that a library designed a network for."""
+    source, _, rest = name.partition(":")
+    if source == "torchvision":
+        return torchvision_shape(rest)
+    if source == "timm":
+        return timm_shape(rest)
+    side = 32 if name in CIFAR_MODELS else 224
+    return (3, side, side) if name in MODELS else None
+
+
+def torchvision_shape(name: str) -> tuple[int, int, int] | None:
+    """The images that torchvision's own weights of a network are for."""
+    weights = torchvision.models.get_model_weights(name) if name in torchvision_names() else None
+    settings = getattr(getattr(getattr(weights, "DEFAULT", None), "transforms", None), "keywords", {})
+    side = settings.get("crop_size", settings.get("resize_size"))
+    return (3, side, side) if isinstance(side, int) else None
+
+
+def timm_shape(name: str) -> tuple[int, int, int] | None:
+    """The images that timm's own weights of a network are for."""
+    timm = import_module("timm", lambda: NEEDS_TIMM)
+    settings = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    return None if settings is None else tuple(settings.input_size)
+
+
+def suggestion(name: str, *, spelled_so: bool = False) -> str:
+    """Networks of nearly this name, ours, torchvision's and timm's where that is installed, in words.
+
+    Args:
+        name: The name, perhaps with another source in front of it, or with other capitals and underscores.
+        spelled_so: Only those that are the same but for these.
+    """
+    source, _, rest = name.rpartition(":")
+    bare = plain(rest.rpartition("/")[2].removeprefix("torchvision.models."))
+    sources = {"": [*MODELS, *DETECTORS], "torchvision:": torchvision_names(), "timm:": installed_timm_names()}
+    same, close = list[str](), list[str]()
+    for prefix in sorted(sources, key=lambda prefix: prefix != f"{source}:"):
+        known = {plain(one): one for one in sources[prefix]}
+        same += [f"{prefix}{known[bare]}"] if bare in known else []
+        close += [f"{prefix}{known[one]}" for one in difflib.get_close_matches(bare, list(known), n=2, cutoff=0.75)]
+    found = same or ([] if spelled_so else close)
+    return f" (did you mean {' or '.join(found)}?)" if found else ""
+
+
+def plain(name: str) -> str:
+    """A network's name without capitals, and what stands between its words.
+
+    Example:
+        >>> plain("ResNet_18")
+        'resnet18'
+    """
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def installed_timm_names() -> list[str]:
+    """timm's networks; none where it is not installed: a file of its name in the current folder is not run for this."""
+    try:
+        importlib.metadata.distribution("timm")
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    return importlib.import_module("timm").list_models()
 
 
 def remember_origin(model: nn.Module, origin: Origin) -> None:

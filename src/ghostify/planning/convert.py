@@ -19,6 +19,7 @@ from ghostify.transform.changeable import refuse_idle_patterns
 from ghostify.transform.convert import Conversion, convert_network
 from ghostify.transform.detector import convert_detector
 from ghostify.transform.reconstruct import Effort, Reconstruction
+from ghostify.wrappers import unwrapped
 
 # Share of the multiply-adds that is left by default, where there are images.
 DEFAULT_MACS = 0.5
@@ -81,6 +82,7 @@ def convert(  # noqa: PLR0913  # the front door: the promised names, each a sett
         >>> [(layer.name, layer.reason) for layer in convert(net).layers]
         [('0', ''), ('2', 'depthwise')]
     """
+    model = unwrapped(model)
     how = Reconstruction(effort, seed, progress)
     said = any(setting is not None for setting in (ratio, cheap_kernel_size, cheap))
     if plan is not None and (calibration is None or skip or said):

@@ -29,6 +29,7 @@ from ghostify.planning.plan_file import Plan, Point, what_can_be_dropped
 from ghostify.planning.sensitivity import Errors, output_errors
 from ghostify.planning.timing import EngineTiming, Timing
 from ghostify.progress import Progress
+from ghostify.wrappers import unwrapped
 
 # Images on which options are compared: as many as these multiply-adds allow, within bounds.
 MACS_PER_TRIAL, FEWEST, MOST = 80e9, 16, 256
@@ -101,7 +102,7 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
         round_to=round_to or (1 if target_speedup is None else 4),
     )
     # Trials change it, and a network may change what it gets in place.
-    model, example = copy.deepcopy(model), example.clone()
+    model, example = copy.deepcopy(unwrapped(model)), example.clone()
     counted = count(model, tuple(example.shape[1:]))
     images = images_of_trials(checked_batches(calibration, model), counted.macs)
     few = first_images(images, FEW) if offer.blocks else None

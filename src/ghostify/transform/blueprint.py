@@ -1,6 +1,7 @@
 """The way to build a network again: its origin, and the layers that replace the origin's."""
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType
@@ -14,6 +15,7 @@ from ghostify.changes.registry import described_layers
 from ghostify.errors import InputError
 from ghostify.layers.arguments import conv_arguments, linear_arguments, norm_arguments
 from ghostify.models.registry import Origin, known_origin, remember_origin
+from ghostify.modes import random_numbers_kept
 from ghostify.structure.surgery import module_names, replace_modules_
 
 # The layers that pruning changes, and the arguments that make each again; those that other changes put in, they know.
@@ -90,9 +92,8 @@ def blueprint_of(model: nn.Module) -> Blueprint:
     found: list[Blueprint] = []
     for candidate in [origin] if origin else likely_origins(model):
         try:
-            with init_empty_weights():
-                built = candidate.build()
-                blueprint = Blueprint(candidate, replaced_layers(model, built))
+            built = shapes_of(candidate)
+            blueprint = Blueprint(candidate, replaced_layers(model, built))
             if origin is None:
                 refuse_other_settings(model, built)
             found.append(blueprint)
@@ -106,11 +107,23 @@ def blueprint_of(model: nn.Module) -> Blueprint:
     return min(found, key=lambda blueprint: len(blueprint.replaced))
 
 
+def shapes_of(origin: Origin) -> nn.Module:
+    """The origin's network, without values where its constructor can do without: one may compute with its weights."""
+    with random_numbers_kept():
+        try:
+            with warnings.catch_warnings(action="ignore"), init_empty_weights():  # such as of values that go nowhere
+                return origin.build()
+        except InputError:
+            return origin.build()
+
+
 def likely_origins(model: nn.Module) -> Iterator[Origin]:
     kind = type(model)
-    # An option of torchvision's networks that were trained elsewhere.
+    # Options of torchvision's networks that were trained elsewhere, and of those with a second classifier.
     options = {"transform_input": True} if getattr(model, "transform_input", False) is True else {}
-    for name in torchvision.models.list_models(module=torchvision.models):
+    options |= {"aux_loss": True} if getattr(model, "aux_classifier", None) is not None else {}
+    rooms = (torchvision.models, torchvision.models.segmentation)
+    for name in (name for room in rooms for name in torchvision.models.list_models(module=room)):
         if torchvision.models.get_model_builder(name).__annotations__.get("return") is kind:
             yield Origin(f"torchvision:{name}", options)
     if kind.__module__ != "__main__" and "<" not in kind.__qualname__ and not kind.__module__.startswith("torch"):

@@ -216,7 +216,7 @@ def count_if_possible(model: nn.Module, input_shape: Sequence[int] | None) -> tu
         return count(model, input_shape), example(input_shape)
     origin = known_origin(model)
     channels = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
-    shape = origin.input_shape if origin else (channels, 224, 224)
+    shape = (origin.input_shape if origin else None) or (channels, 224, 224)
     try:
         return count(model, shape), example(shape)
     except InputError:
