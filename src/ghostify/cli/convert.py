@@ -41,6 +41,7 @@ from ghostify.measure.count import Count, count
 from ghostify.network_file import save
 from ghostify.plain_part import PARTS, is_detector
 from ghostify.planning import convert as convert_network
+from ghostify.planning.made_for import refuse_other_network
 from ghostify.planning.plan_file import read_plan
 from ghostify.transform.convert import Conversion, ConvertedLayer
 
@@ -146,6 +147,7 @@ def convert(
     plan = None if changes.plan_file is None else read_plan(changes.plan_file)
     torch.manual_seed(seed)
     network = named.open().to(images.device)
+    refuse_other_network(plan, network)
     inputs = find_inputs(named, network, images, calibration.image_count, recipe, seed)
     with progress_bars() as progress:
         conversion = convert_network(

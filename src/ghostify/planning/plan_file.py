@@ -11,6 +11,7 @@ from ghostify.changes import AnyPlan
 from ghostify.changes.counts import plan_from_counts
 from ghostify.changes.layer_plan import inside_changed_block, plan_from
 from ghostify.errors import InputError
+from ghostify.planning.made_for import Shapes
 
 FORMAT, FORMER = "ghostify plan 2", "ghostify plan 1"
 
@@ -44,6 +45,7 @@ class Plan(Mapping[str, AnyPlan]):
         speedup: Measured speed-up and its 95 % interval; None where only multiply-adds were asked for.
         curve: Results of other budgets.
         made_on: Machine, versions, engine and threads.
+        network: The network for which it was made, see ``made_for``; None: any that has the layers.
     """
 
     layers: Mapping[str, AnyPlan]
@@ -54,6 +56,7 @@ class Plan(Mapping[str, AnyPlan]):
     speedup: tuple[float, float, float] | None = None
     curve: tuple[Point, ...] = ()
     made_on: Mapping[str, Any] = field(default_factory=dict)
+    network: Shapes | None = None
 
     def __getitem__(self, name: str) -> AnyPlan:
         return self.layers[name]
@@ -80,6 +83,9 @@ def write_plan(plan: Plan, path: Path) -> None:
     lines.append(listed("curve", "[]", [json.dumps(asdict(point)) for point in plan.curve]))
     layers = [f"{json.dumps(name)}: {json.dumps(layer.row())}" for name, layer in plan.layers.items()]
     lines.append(listed("layers", "{}", layers))
+    if plan.network is not None:
+        shapes = [f"{json.dumps(name)}: {json.dumps(shape)}" for name, shape in plan.network.items()]
+        lines.append(listed("network", "{}", shapes))
     with replacing(path) as temporary:
         temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
@@ -124,11 +130,25 @@ def read_plan(path: Path) -> Plan:
             tuple(found["speedup"]) if found["speedup"] else None,
             tuple(Point(**point) for point in found["curve"]),
             dict(found["made_on"]),
+            network_of(path, found.get("network")),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(
             f"{path}: expected target, macs, output_error, limit, speedup, curve and made_on as plans have: {error}"
         ) from error
+
+
+def network_of(path: Path, rows: Any) -> Shapes | None:
+    """The network that a plan was made for; None where the file, as one written by hand, does not say."""
+    if rows is None:
+        return None
+    if isinstance(rows, dict) and rows and all(map(is_shape, rows.values())):
+        return {name: tuple(shape) for name, shape in rows.items()}
+    raise InputError(f"{path}: expected 'network' with the shape of each convolution's weight, by module name, or none")
+
+
+def is_shape(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(size) is int for size in value)
 
 
 def layers_of(path: Path, rows: dict[str, Any], read: Callable[[Any], AnyPlan | None]) -> dict[str, AnyPlan]:
