@@ -67,7 +67,7 @@ def test_a_plan_for_another_network_is_refused(batches: list[Tensor], other: str
 
 
 def test_a_smaller_networks_plan_and_a_larger_ones_are_refused(batches: list[Tensor]) -> None:
-    with pytest.raises(InputError, match="layer1.3.conv1 is only in the plan's network"):
+    with pytest.raises(InputError, match=r"layer1\.3\.conv1 is only in the plan's network"):
         convert(create_model("resnet20").eval(), calibration=batches, plan=made(create_model("resnet56")))
 
 
