@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
@@ -22,6 +23,7 @@ from ghostify.errors import DAMAGED_ARCHIVE, InputError
 
 SPLIT_SEED = 0  # splits are fixed: results of two runs must speak of the same images
 MOST_CLASSES = 100_000  # that labels may number; ImageNet-21k has a fifth of that
+LONGEST = 8  # times its shorter side, that of an image is resized; crops see no more than its middle square
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
@@ -219,7 +221,7 @@ def check_image(path: str) -> None:
     read_image(path)
 
 
-def random_crop(size: int, *changes: v2.Transform) -> Callable[[object], Tensor]:
+def random_crop(size: int, *changes: v2.Transform) -> Callable[[Image.Image], Tensor]:
     """A function from a PIL image to a random part of it, mirrored at random: uint8 ``[3, size, size]``.
 
     As Szegedy et al. 2015, arXiv:1409.4842, section 6, train.
@@ -255,13 +257,20 @@ def open_folder(path: Path) -> DatasetFolder:
         raise InputError(f"{path}: {error}") from error
 
 
-def plain_crop(height: int, width: int) -> Callable[[object], Tensor]:
+def plain_crop(height: int, width: int) -> Callable[[Image.Image], Tensor]:
     """A function from a PIL image to its middle: uint8 ``[3, height, width]``."""
     # The usual margin: an image is brought to 256 for a crop of 224.
-    return to_pixels(v2.Resize(round(max(height, width) * 256 / 224)), v2.CenterCrop((height, width)))
+    return to_pixels(without_ends, v2.Resize(round(max(height, width) * 256 / 224)), v2.CenterCrop((height, width)))
 
 
-def to_pixels(*steps: Callable[..., object]) -> Callable[[object], Tensor]:
+def without_ends(image: Image.Image) -> Image.Image:
+    """The middle of an image that is far longer than any crop of it: resized as a whole it may fill the memory."""
+    longest = LONGEST * min(image.size)
+    left, top = (max(0, (size - longest) // 2) for size in image.size)
+    return image.crop((left, top, image.width - left, image.height - top)) if left or top else image
+
+
+def to_pixels(*steps: Callable[..., object]) -> Callable[[Image.Image], Tensor]:
     return v2.Compose([*steps, v2.PILToTensor()])
 
 

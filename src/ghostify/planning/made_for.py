@@ -20,7 +20,7 @@ def weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
         >>> weight_shapes(nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8)))
         {'0': (8, 3, 5, 5), '2': (8, 1, 3, 3)}
     """
-    planned = Pyramid(model.backbone) if is_detector(model) else model
+    planned = Pyramid(model.get_submodule("backbone")) if is_detector(model) else model
     return {
         name: (conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size)
         for name, conv in planned.named_modules()
