@@ -101,7 +101,7 @@ def smallest_text(page: Page) -> float:
     """The least height of a plot's letters on the screen, pixels."""
     return page.evaluate(
         """() => Math.min(...[...document.querySelectorAll("svg text")].map((text) =>
-            parseFloat(getComputedStyle(text).fontSize) * text.getScreenCTM().a))"""
+            parseFloat(getComputedStyle(text).fontSize) * Math.hypot(text.getScreenCTM().a, text.getScreenCTM().b)))"""
     )
 
 
