@@ -1,6 +1,7 @@
 """Data sets are read as they are, and what is wrong with one is said."""
 
 import weakref
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,38 @@ def test_npz_pixels_and_labels_come_through_unchanged(colours: Path) -> None:
     ("changes", "message"),
     [
         ({"y_test": None}, "has no y_test"),
-        ({"x_train": np.zeros((60, 12, 12, 3), np.float32)}, r"float32 of shape .* expected uint8"),
+        ({"x_train": np.zeros((60, 12, 12, 3), np.float32)}, r"x_train is float32 of shape .* expected uint8"),
         ({"x_train": np.zeros((60, 12, 12), np.uint8)}, "expected uint8"),
         ({"y_train": np.zeros(59, np.int64)}, "60 train images but 59 labels"),
         ({"y_train": np.zeros(0, np.int64)}, "60 train images but 0 labels"),
-        ({"y_test": np.full(30, 7)}, "test labels run from 7 to 7: expected 0 to 2"),
-        ({"y_train": np.full(60, -1)}, "train labels run from -1"),
-        ({"y_train": np.zeros(60)}, "expected integers"),
+        ({"y_train": np.full(60, -1)}, "y_train runs from -1 to -1: expected classes from 0 on"),
+        ({"y_test": np.full(30, -2)}, "y_test runs from -2 to -2"),
+        ({"y_test": np.full(30, 10**9)}, "y_test runs from 1000000000 to 1000000000: .* below 100000"),
+        ({"y_train": np.full(60, 2**64 - 1, np.uint64)}, "y_train runs from 18446744073709551615"),
+        (
+            {"y_train": np.zeros(60)},
+            "y_train is float64 of shape .60,.: expected whole numbers .images. or .images, 1.",
+        ),
+        ({"y_train": np.zeros(60, bool)}, "y_train is bool"),
+        ({"y_train": np.zeros(60, "m8[s]")}, "y_train is timedelta64"),
+        ({"y_train": np.full(60, "cat")}, "y_train is <U3"),
+        (
+            {"y_test": np.eye(3, dtype=np.int64)[np.arange(30) % 3]},
+            r"y_test is int64 of shape \(30, 3\): expected whole",
+        ),
+        ({"y_test": np.int64(3)}, r"y_test is int64 of shape \(\)"),
+        ({"y_test": np.array([{}] * 30, dtype=object)}, "no readable .npz file of plain arrays"),
         ({"x_test": np.zeros((30, 10, 12, 3), np.uint8)}, "expected one square size"),
+        (
+            {"x_test": np.zeros((30, 12, 12, 4), np.uint8)},
+            r"x_test is uint8 of shape \(30, 12, 12, 4\): expected uint8",
+        ),
+        (
+            {"x_test": np.zeros((30, 3, 12, 12), np.uint8)},
+            r"x_test is .* expected uint8 \[images, height, width, 3 or 1\]",
+        ),
+        ({"x_train": np.zeros((60, 0, 0, 3), np.uint8)}, "x_train is uint8 of shape"),
+        ({"x_test": np.zeros((0, 12, 12, 3), np.uint8), "y_test": np.zeros(0, np.int64)}, "x_test is uint8 of shape"),
         ({"x_train": np.array([{"a": 1}], dtype=object)}, "no readable .npz file of plain arrays"),
     ],
 )
@@ -61,6 +86,43 @@ def test_wrong_arrays_are_refused_with_what_would_be_right(
     np.savez(colours, **{key: value for key, value in arrays.items() if value is not None})
     with pytest.raises(InputError, match=message):
         load_data(f"npz:{colours}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "classes"),
+    [
+        ({"y_train": np.arange(60) % 2}, 3),  # the highest class is tested only
+        ({"y_test": np.full(30, 7)}, 8),
+        ({"y_test": np.zeros(30, np.uint8)}, 3),  # it is trained only
+        ({"y_train": (np.arange(60) % 5)[:, None], "y_test": np.full((30, 1), 9, np.int16)}, 10),  # as Keras has them
+        ({"y_train": np.zeros(60, np.int32), "y_test": np.zeros(30, np.int32)}, 1),
+    ],
+)
+def test_labels_of_either_part_say_how_many_classes_there_are(
+    colours: Path, changes: dict[str, Any], classes: int
+) -> None:
+    with np.load(colours) as stored:
+        arrays = dict(stored) | changes
+    np.savez(colours, **arrays)
+    data = load_data(f"npz:{colours}")
+    assert data.classes == tuple(map(str, range(classes)))
+    assert np.array_equal(data.train.labels.numpy(), arrays["y_train"].reshape(-1))
+    assert np.array_equal(data.test.labels.numpy(), arrays["y_test"].reshape(-1))
+
+
+def test_an_npz_that_claims_more_than_fits_is_refused(colours: Path, tmp_path: Path) -> None:
+    for shape in (b"(70000, 999999, 9999, 3)", b"(99999999999999999999,)"):
+        file = tmp_path / "huge.npz"
+        with zipfile.ZipFile(colours) as stored, zipfile.ZipFile(file, "w") as huge:
+            for name in stored.namelist():
+                content = stored.read(name)
+                if name == "x_train.npy":
+                    content = content.replace(
+                        b"(60, 12, 12, 3), }" + b" " * 20, shape + b", }" + b" " * (35 - len(shape))
+                    )
+                huge.writestr(name, content)
+        with pytest.raises(InputError, match=r"huge\.npz is no readable"):
+            load_data(f"npz:{file}")
 
 
 def test_a_cut_or_absent_npz_is_refused(colours: Path) -> None:

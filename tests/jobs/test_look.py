@@ -1,6 +1,8 @@
 """What is told of a layer's maps, and what is written of it."""
 
+import base64
 import dataclasses
+import io
 import json
 from pathlib import Path
 
@@ -8,11 +10,14 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from ghostify import InputError, convert, create_model
-from ghostify.jobs.look import look, put_beside
+from ghostify.jobs.look import layers_to_pick, look, put_beside
 from ghostify.jobs.look_page import page_layer, write_look
 from ghostify.layers import GhostConv2d
+from ghostify.measure import pictures
+from ghostify.measure.stages import layers_with_maps
 
 
 class Copies(nn.Module):
@@ -156,6 +161,57 @@ def test_stages_that_show_nothing_are_left_out_unless_asked_for() -> None:
     with torch.no_grad():
         network.features[21].bias.fill_(-100.0)  # a dead ReLU behind
     assert [layer.name for layer in look(network, photograph(32))] == ["features.5", "features.12"]
+
+
+def test_layers_are_picked_by_patterns_each_once() -> None:
+    network = create_model("resnet20").eval()
+    picked = ["layer1.0.conv*", "layer1.0.conv1", "layer[12].1.bn2"]
+    names = [layer.name for layer in look(network, photograph(16), picked)]
+    assert names == ["layer1.0.conv1", "layer1.0.conv2", "layer1.1.bn2", "layer2.1.bn2"]
+    known = layers_to_pick(network, photograph(16))
+    assert known[:3] == ["conv1", "bn1", "layer1.0.conv1"]
+    assert "linear" not in known
+    assert not any(name.startswith("layer3") for name in layers_to_pick(network, photograph(8)))  # maps of four pixels
+    with torch.no_grad():
+        network.layer1[0].conv2.weight.zero_()
+    names = [layer.name for layer in look(network, photograph(16), ["layer1.0.conv*"])]
+    assert names == ["layer1.0.conv1"], "constant ones need not be refused where nobody named them"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("conv2", "there is no layer 'conv2' in this network: expected one of conv1, "),
+        ("layer4.*", "there is no layer 'layer4.*' in this network: expected one of "),
+        ("linear", "linear makes no maps [batch, maps, height, width] of this network's input: expected one of "),
+        ("", "there is no layer '' in this network: expected one of conv1, bn1, layer1.0.conv1, "),
+    ],
+)
+def test_where_a_wrong_layer_is_named_those_that_can_be_picked_are_listed(wrong: str, message: str) -> None:
+    network = create_model("resnet20").eval()
+    with pytest.raises(InputError) as refused:
+        look(network, photograph(16), ["conv1", wrong])
+    said = str(refused.value)
+    assert said.startswith(message)
+    listed = said.partition("expected one of ")[2].split(", ")
+    assert sorted(listed) == sorted(layers_with_maps(network, photograph(16)))
+    assert len(said.splitlines()) == 1
+
+
+def test_a_long_list_of_layers_is_cut_with_their_number() -> None:
+    with pytest.raises(InputError, match=r" and \d+ more$") as refused:
+        look(create_model("resnet56").eval(), photograph(16), ["conv9"])
+    assert len(str(refused.value)) < 1500
+
+
+def test_the_photograph_is_in_the_page_as_the_network_got_it(tmp_path: Path) -> None:
+    pixels = torch.randint(0, 256, (3, 24, 20), dtype=torch.uint8)
+    drawn = pictures.photograph(pixels)
+    assert (drawn.height, drawn.width) == (24, 20)
+    shown = Image.open(io.BytesIO(base64.b64decode(drawn.uri.partition(",")[2])))
+    assert torch.equal(pil_to_tensor(shown), pixels)
+    write_look(tmp_path, look(Copies(), photograph(), ["first"]), title="copies", image="noise", photograph=pixels)
+    assert drawn.uri in (tmp_path / "look.html").read_text()
 
 
 def test_layers_that_show_nothing_are_refused() -> None:

@@ -11,8 +11,11 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from torch import nn
 
 from ghostify import convert
-from ghostify.jobs.look import look
+from ghostify.data.images import ImageData, MemoryImages
+from ghostify.inference.explain import ExplainedLayer, Explanation
+from ghostify.jobs.look import layers_to_pick, look
 from ghostify.jobs.look_page import write_look
+from ghostify.jobs.report import write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
@@ -39,7 +42,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         network[0].weight[12] = -2 * network[0].weight[3]
     x = torch.randn(1, 3, 24, 24)
     folders = {name: tmp_path_factory.mktemp(name) for name in ("alone", "beside")}
-    write_look(folders["alone"], look(network, x, [NAME, "next"]), title=NAME, image=NAME)
+    pixels = torch.randint(0, 256, (3, 24, 24), dtype=torch.uint8)
+    alone = look(network, x, [NAME, "next"])
+    write_look(folders["alone"], alone, title=NAME, image=NAME, photograph=pixels, others=layers_to_pick(network, x))
     ghost = convert(network).model
     both = look(network, x, [NAME, "next"], against=ghost)
     write_look(folders["beside"], both, title=NAME, image="noise", against=NAME)
@@ -68,11 +73,11 @@ def detail(page: Page) -> str:
 
 @pytest.mark.parametrize("name", ["alone", "beside"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [375, 1600])
+@pytest.mark.parametrize("width", [360, 1600])
 def test_it_fits_and_is_readable_everywhere(
     browser: Browser, pages: dict[str, Path], name: str, scheme: str, width: int
 ) -> None:
-    page, complaints = opened(browser, pages[name], width, scheme, touch=width == 375)
+    page, complaints = opened(browser, pages[name], width, scheme, touch=width == 360)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     ink, paper = page.evaluate(
         "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
@@ -80,10 +85,24 @@ def test_it_fits_and_is_readable_everywhere(
     assert contrast(ink, paper) > 7
     soft = page.evaluate("getComputedStyle(document.querySelector('.hint')).color")
     assert contrast(soft, paper) > 4.5
-    page.locator("#layer").fill("1")
+    page.locator("#layer").select_option("1")
     page.locator("#size").fill("0")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert tables_that_scroll(page) == 0
+    assert smallest_text(page) >= 10
     assert complaints == []
+
+
+def tables_that_scroll(page: Page) -> int:
+    return page.evaluate("[...document.querySelectorAll('.wide')].filter((e) => e.scrollWidth > e.clientWidth).length")
+
+
+def smallest_text(page: Page) -> float:
+    """The least height of a plot's letters on the screen, pixels."""
+    return page.evaluate(
+        """() => Math.min(...[...document.querySelectorAll("svg text")].map((text) =>
+            parseFloat(getComputedStyle(text).fontSize) * Math.hypot(text.getScreenCTM().a, text.getScreenCTM().b)))"""
+    )
 
 
 def contrast(a: str, b: str) -> float:
@@ -104,7 +123,7 @@ def test_names_are_shown_and_never_run(browser: Browser, pages: dict[str, Path])
         assert page.title() == f"Maps of {NAME}"
         assert NAME in page.locator("h1").inner_text()
         assert NAME in page.locator("#maps-heading").inner_text()
-        assert NAME in page.locator("#layer-name").inner_text()
+        assert page.locator("#layer option").first.inner_text() == NAME
         assert page.locator("b").count() == 0
         assert complaints == []
 
@@ -165,7 +184,7 @@ def test_the_keyboard_reaches_every_map_with_one_tab_stop(browser: Browser, page
     assert complaints == []
 
 
-def test_the_sliders_change_filter_and_layer(browser: Browser, pages: dict[str, Path]) -> None:
+def test_the_slider_changes_the_filter_and_the_list_the_layer(browser: Browser, pages: dict[str, Path]) -> None:
     page, complaints = opened(browser, pages["alone"])
     assert page.locator("#pairs tr").count() == 9
     assert page.locator(".links line").count() == 8
@@ -177,8 +196,8 @@ def test_the_sliders_change_filter_and_layer(browser: Browser, pages: dict[str, 
         assert page.locator("#size-name").inner_text() == size
         assert page.locator("#size").get_attribute("aria-valuetext") == size
         assert f"({size} filters)" in page.locator("#explained-text").inner_text()
-    page.locator("#layer").fill("1")
-    assert page.locator("#layer-name").inner_text() == "next"
+    page.locator("#layer").select_option("next")
+    assert page.locator("#maps-heading").inner_text().startswith("next: ")
     assert page.locator(".map").count() == 16
     assert page.locator("#size").get_attribute("max") == "1"  # 11×11 pixels are too few for 5×5
     assert page.locator("#explained polyline").count() == 3
@@ -209,4 +228,79 @@ def test_a_ghost_stands_beside_its_original(browser: Browser, pages: dict[str, P
     assert detail(page).startswith("Map 30, a ghost.")
     assert "of the original's variance" in detail(page)
     assert page.locator("#detail figcaption").all_inner_texts()[2] == "difference"
+    assert complaints == []
+
+
+def test_the_photograph_is_shown_and_the_list_names_the_layers(browser: Browser, pages: dict[str, Path]) -> None:
+    page, complaints = opened(browser, pages["alone"])
+    photograph = page.locator(".photograph img")
+    assert photograph.evaluate("(image) => [image.naturalWidth, image.naturalHeight]") == [24, 24]
+    assert photograph.get_attribute("alt") == NAME
+    assert photograph.bounding_box()["width"] > 100  # type: ignore[index]  # it is on the page
+    assert page.locator("#layer option:enabled").all_inner_texts() == [NAME, "next"]
+    assert page.locator("#layer option:disabled").all_inner_texts() == ["act"]  # those of another look
+    assert complaints == []
+    page, _ = opened(browser, pages["beside"])
+    assert page.locator(".photograph").count() == 0  # none was given
+    assert page.locator("#layer option").count() == 2
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of three networks, with figures as long as they get."""
+    torch.manual_seed(0)
+    original = nn.Sequential(nn.Conv2d(3, 40, 3), nn.ReLU(), nn.Conv2d(40, 40, 3), nn.ReLU())
+    ghost = convert(original).model
+    history = [{"epoch": epoch, "train_loss": 2.5 / epoch, "val_top1": 0.1 * epoch} for epoch in (1, 2, 3)]
+    figures = {"top1": 0.9876, "top1_low": 0.9765, "top1_high": 0.9911, "params": 138_000_000, "macs": 15_470_000_000}
+    figures |= {"theoretical_speedup": 12.34, "measured_speedup": 10.17, "latency": {}, "peak_memory_mb": 1234.5}
+    figures |= {"measured_speedup_low": 10.02, "measured_speedup_high": 10.31, "test_images": 50_000}
+    metrics = {
+        "model": "a_network_with_a_long_name",
+        "data": "imagefolder:/some/where/deep/in/the/file/system",
+        "networks": {name: figures | {"history": history} for name in ("original", "ghost", "narrow")},
+        "environment": {"processor": "a processor", "threads": 16, "os": "an-operating-system-with-a-long-version"},
+        "recipe": {"epochs": 3},
+        "ghost_recipe": {"epochs": 2, "lr": 0.05},
+        "calibration": {"images": 64, "effort": "fast"},
+        **{"ratio": 2, "cheap": "depthwise", "cheap_kernel_size": 3},
+    }
+    layer = "stages.3.blocks.11.conv_pointwise_linear"
+    layers = tuple(ExplainedLayer(f"{layer}.{n}", (1234.5e6, 617.2e6), (12.345, 9.876), 1.0, ()) for n in range(3))
+    explanation = Explanation(layers, {}, (10**10, 10**10 // 2), (40.0, 30.0), "onnxruntime", 16)
+    images = MemoryImages(torch.randint(0, 256, (4, 3, 24, 24), dtype=torch.uint8), torch.zeros(4, dtype=torch.long))
+    data = ImageData("noise", images, None, images, ("ant",), 24)
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    write_report(path, metrics, ["It is so."], original, ghost, data, explanation)
+    return path
+
+
+def test_on_a_phone_the_report_stacks_its_table_and_its_plots_are_legible(browser: Browser, report: Path) -> None:
+    page, complaints = opened(browser, report, 360, touch=True)
+    page.locator("details").evaluate("(details) => (details.open = true)")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert tables_that_scroll(page) == 0
+    assert smallest_text(page) >= 10
+    first = page.locator(".stacks td").first.evaluate("(cell) => getComputedStyle(cell, '::before').content")
+    assert first == '"top-1, %"'
+    tops = page.locator(".stacks tr").nth(1).locator("th, td").evaluate_all("(cells) => cells.map((c) => c.offsetTop)")
+    assert tops == sorted(set(tops)), "one below the other"
+    lefts = page.locator(".plots figure").evaluate_all("(plots) => plots.map((plot) => plot.offsetLeft)")
+    assert len(lefts) == 2
+    assert len(set(lefts)) == 1
+    assert page.locator(".photograph img").count() == 1
+    assert complaints == []
+
+
+def test_on_a_wide_screen_the_report_has_a_table_and_its_plots_beside_each_other(
+    browser: Browser, report: Path
+) -> None:
+    page, complaints = opened(browser, report, 1200)
+    tops = page.locator(".stacks tr").nth(1).locator("th, td").evaluate_all("(cells) => cells.map((c) => c.offsetTop)")
+    assert len(tops) == 7
+    assert len(set(tops)) == 1
+    assert page.locator(".stacks td").first.evaluate("(cell) => getComputedStyle(cell, '::before').content") == "none"
+    tops = page.locator(".plots figure").evaluate_all("(plots) => plots.map((plot) => plot.offsetTop)")
+    assert len(set(tops)) == 1
+    assert smallest_text(page) >= 12
     assert complaints == []

@@ -61,8 +61,8 @@ def test_it_writes_networks_figures_and_a_page_that_needs_no_other_file(colours:
     page = (out / "report.html").read_text()
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(1)" in page
-    assert page.count("data:image/webp;base64,") == 3  # of one layer the original's maps, the ghost's, the difference
-    assert page.count("<svg ") == 3  # training, time by layer, what few maps explain
+    assert page.count("data:image/webp;base64,") == 4  # one layer's maps, the ghost's, the difference, and the image
+    assert page.count("<svg ") == 4  # loss, accuracy, time by layer, what few maps explain
     assert {layer["name"] for layer in metrics["layers"]} >= {"conv1", "conv2"}
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
 

@@ -59,7 +59,7 @@ def test_maps_are_as_the_layer_made_them_and_modes_stay() -> None:
 
 
 def test_an_unknown_layer_is_refused_with_one_that_is_there() -> None:
-    with pytest.raises(InputError, match=r"there is no layer 'con' in this network: expected one such as conv"):
+    with pytest.raises(InputError, match=r"there is no layer 'con' in this network: expected one of conv, act$"):
         maps_of(InPlace(), ["con"], torch.randn(1, 3, 8, 8))
     with pytest.raises(InputError, match="head makes no maps"):
         maps_of(InPlace(), ["head"], torch.randn(1, 3, 8, 8))

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ghostify.atomic import replacing
+from ghostify.cli.calibration import check_sources, open_photographs, photographs_option
 from ghostify.cli.opening import NamedImages, NamedNetwork
 from ghostify.cli.options import (
     Calibration,
@@ -41,6 +42,7 @@ from ghostify.measure.count import Count, count
 from ghostify.network_file import save
 from ghostify.plain_part import PARTS, is_detector
 from ghostify.planning import convert as convert_network
+from ghostify.planning.made_for import refuse_other_network
 from ghostify.planning.plan_file import read_plan
 from ghostify.transform.convert import Conversion, ConvertedLayer
 
@@ -88,7 +90,7 @@ class Finetuning:
 @click.command()
 @bundle("named", NamedNetwork, click.argument("model"), source_options, classes_option(), shape_option)
 @data_options(required=False)
-@bundle("calibration", Calibration, calibration_options("refined"))
+@bundle("calibration", Calibration, calibration_options("refined"), photographs_option)
 @bundle(
     "changes",
     Changes,
@@ -136,17 +138,19 @@ def convert(
 ) -> None:
     """Replace the convolutions of MODEL by cheaper ones.
 
-    With --data the layers of a trained network are fitted one after the other to give what they gave, without labels:
-    as --plan says, as ghosts of one --ratio, or by default as a plan for half of the multiply-adds; --finetune then
-    trains with labels, a tenth of the images held out to watch it. Without --data they become the paper's ghosts, which
-    must be trained. A detector's images are coco:DIR, and `ghostify detect train` goes on with its ghost.
+    With --data or --calibration the layers of a trained network are fitted one after the other to give what they gave,
+    without labels: as --plan says, as ghosts of one --ratio, or by default as a plan for half of the multiply-adds;
+    with --data --finetune then trains with labels, a tenth of the images held out to watch it. Without images they
+    become the paper's ghosts, which must be trained. A detector's --data is coco:DIR, and `ghostify detect train` goes
+    on with its ghost.
     """
     recipe = finetuning.recipe(seed)
-    refuse_without_images(images, changes, finetuning)
+    refuse_without_images(images, calibration, changes, finetuning)
     plan = None if changes.plan_file is None else read_plan(changes.plan_file)
     torch.manual_seed(seed)
     network = named.open().to(images.device)
-    inputs = find_inputs(named, network, images, calibration.image_count, recipe, seed)
+    refuse_other_network(plan, network)
+    inputs = find_inputs(named, network, images, calibration, recipe, seed)
     with progress_bars() as progress:
         conversion = convert_network(
             network,
@@ -201,15 +205,14 @@ def convert(
     show(result, as_json, tables)
 
 
-def refuse_without_images(images: NamedImages, changes: Changes, finetuning: Finetuning) -> None:
+def refuse_without_images(
+    images: NamedImages, calibration: Calibration, changes: Changes, finetuning: Finetuning
+) -> None:
     if finetuning.hints and not finetuning.finetune:
         raise InputError("--hints are for the epochs with labels: say how many with --finetune")
-    if images.data_name is not None:
-        return
-    if finetuning.finetune:
-        raise InputError("--finetune needs images to learn from: name them with --data")
-    if changes.plan_file is not None:
-        raise InputError("--plan needs images to calibrate on: name them with --data")
+    if finetuning.finetune and images.data_name is None:
+        raise InputError("--finetune needs images with classes to learn from: name them with --data")
+    check_sources(images, calibration.photographs, needed_by="--plan" if changes.plan_file is not None else "")
 
 
 @dataclass(frozen=True)
@@ -230,16 +233,25 @@ class Inputs:
 
 
 def find_inputs(
-    named: NamedNetwork, network: nn.Module, images: NamedImages, image_count: int, recipe: Recipe | None, seed: int
+    named: NamedNetwork,
+    network: nn.Module,
+    images: NamedImages,
+    calibration: Calibration,
+    recipe: Recipe | None,
+    seed: int,
 ) -> Inputs:
+    image_count = calibration.image_count
+    if recipe and is_detector(network):
+        raise InputError("--finetune is for classification: train a detector's ghost with `ghostify detect train`")
+    if calibration.photographs is not None:
+        found = open_photographs(calibration.photographs, named, network, images, image_count, seed)
+        shape = named.shape(network) if is_detector(network) else tuple(found.batches[0].shape[1:])
+        return Inputs(named.input_shape or shape, found.extra, found.batches)
     if is_detector(network):
-        if recipe:
-            raise InputError("--finetune is for classification: train a detector's ghost with `ghostify detect train`")
-        calibration = None
+        drawn = None
         if images.data_name is not None:
-            train_images = load_coco(images.data_name).train
-            calibration = draw_images(train_images, image_count, seed, device=images.device)
-        return Inputs(named.shape(network), named.extra, calibration)
+            drawn = draw_images(load_coco(images.data_name).train, image_count, seed, device=images.device)
+        return Inputs(named.shape(network), named.extra, drawn)
     if images.data_name is None:
         own_shape = {"input_shape": list(named.input_shape)} if named.input_shape else {}
         return Inputs(named.shape(network), named.extra | own_shape)

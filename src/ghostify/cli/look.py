@@ -23,7 +23,7 @@ from ghostify.data.augment import normalise
 from ghostify.data.images import ImageData
 from ghostify.data.photograph import SAMPLE, photograph
 from ghostify.errors import InputError
-from ghostify.jobs.look import SeenLayer
+from ghostify.jobs.look import SeenLayer, layers_to_pick
 from ghostify.jobs.look import look as look_at
 
 
@@ -44,10 +44,13 @@ class Photograph:
     def name(self) -> str:
         return SAMPLE if self.image is None else self.image.name
 
-    def open(self, named: NamedNetwork, height: int, width: int) -> Tensor:
+    def open(self, height: int, width: int) -> Tensor:
+        """The photograph, uint8 ``[1, 3, height, width]``."""
+        return photograph(self.image, height, width)
+
+    def normalised(self, pixels: Tensor, named: NamedNetwork) -> Tensor:
         """The photograph as the network takes it, ``[1, 3, height, width]``."""
-        channels = channels_for(named, self.mean, self.std, ImageData)
-        return normalise(photograph(self.image, height, width), channels["mean"], channels["std"])
+        return normalise(pixels, **channels_for(named, self.mean, self.std, ImageData))
 
 
 @click.command()
@@ -66,7 +69,8 @@ class Photograph:
     "layers",
     multiple=True,
     show_default="the ends of the network's stages",
-    help="Look at the module of this name, such as layer1.0.conv1. May be repeated.",
+    help="Look at the module of this name, such as layer1.0.conv1, or at all that match a pattern such as 'layer1.*'. "
+    "May be repeated.",
 )
 @threads_option
 @click.option("--out", type=Path, default=Path("look"), help="Folder for the page and the pictures.")
@@ -88,10 +92,19 @@ def look(
     if len(shape) != 3 or shape[0] != 3:
         raise InputError(f"the input shape is {shape}: expected 3 channels, height and width, for a photograph")
     named.checked_shape(network, *([] if ghost is None else [ghost]))
-    x = photo.open(named, *shape[1:])
+    pixels = photo.open(*shape[1:])
+    x = photo.normalised(pixels, named)
     with progress_bars() as progress:
         found = look_at(network, x, layers, against=ghost, progress=progress)
-    look_page.write_look(out, found, title=named.model, image=photo.name, against=against)
+    look_page.write_look(
+        out,
+        found,
+        title=named.model,
+        image=photo.name,
+        photograph=pixels[0],
+        others=layers_to_pick(network, x),
+        against=against,
+    )
     result: dict[str, Any] = {
         "model": named.model,
         "against": against,

@@ -115,12 +115,14 @@ class Calibration:
     """How a trained network's ghost is calibrated.
 
     Args:
-        image_count: Training images for it.
+        image_count: Images for it.
         effort: See ``convert``.
+        photographs: Folder of photographs without classes; None: training images.
     """
 
     image_count: int
     effort: Effort
+    photographs: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import click
 import torch
 
 from ghostify.changes import LayerPlan
+from ghostify.cli.calibration import check_sources, open_photographs, photographs_option
 from ghostify.cli.opening import NamedImages, NamedNetwork
 from ghostify.cli.options import (
     Timing,
@@ -30,6 +31,7 @@ from ghostify.errors import InputError
 from ghostify.inference.engines import FILE_ENGINES
 from ghostify.jobs.accuracy import AllowedDrop, Trial, plan_for_accuracy
 from ghostify.jobs.evaluate import check_fit
+from ghostify.plain_part import is_detector
 from ghostify.planning import plan as plan_network
 from ghostify.planning.plan_file import Plan, what_can_be_dropped, write_plan
 from ghostify.transform.reconstruct import Effort
@@ -62,11 +64,13 @@ class Choice:
     """Which changes a plan chooses from.
 
     Args:
-        image_count: Training images to measure each change on.
+        image_count: Images to measure each change on.
+        photographs: Folder of photographs without classes, which they are; None: training images.
         skip, round_to, whole_blocks, merging: See ``plan``.
     """
 
     image_count: int
+    photographs: Path | None
     skip: tuple[str, ...]
     round_to: int | None
     whole_blocks: bool | None
@@ -96,7 +100,7 @@ class Choice:
     engine_option(FILE_ENGINES, "openvino"),
     batch_size_option(1, "Images of the batch that is timed."),
 )
-@data_options()
+@data_options(required=False)
 @bundle(
     "choice",
     Choice,
@@ -105,8 +109,9 @@ class Choice:
         "image_count",
         type=click.IntRange(1),
         default=256,
-        help="Training images on which the output error of each change is measured.",
+        help="Images on which the output error of each change is measured.",
     ),
+    photographs_option,
     skip_option,
     click.option(
         "--round-to",
@@ -145,12 +150,21 @@ def plan(
     For `ghostify convert --plan`. Nothing is trained, and no labels are needed but for --max-accuracy-drop. Called
     again with the same --out, it goes on with what was measured there.
     """
+    if target.max_accuracy_drop is not None and images.data_name is None:
+        raise InputError("--max-accuracy-drop needs images with classes that judge it: name them with --data")
+    check_sources(images, choice.photographs, needed_by="a plan")
     torch.manual_seed(seed)
     network = named.open().to(images.device).eval()
-    by_accuracy = target.max_accuracy_drop is not None
-    data = dataclasses.replace(images, hold_out=0.1 if by_accuracy else 0.0).open(named)
-    batches = draw_inputs(data, choice.image_count, seed, workers=images.workers)
-    calibration = [batch.to(images.device) for batch in batches]
+    if is_detector(network):
+        raise InputError(f"{named.model} finds objects: plans are not made for detectors")
+    data = None
+    if choice.photographs is not None:
+        calibration = open_photographs(choice.photographs, named, network, images, choice.image_count, seed).batches
+    else:
+        hold_out = 0.0 if target.max_accuracy_drop is None else 0.1
+        data = dataclasses.replace(images, hold_out=hold_out).open(named)
+        batches = draw_inputs(data, choice.image_count, seed, workers=images.workers)
+        calibration = [batch.to(images.device) for batch in batches]
     trials: tuple[Trial, ...] = ()
     with progress_bars() as progress:
         planned = partial(
@@ -168,7 +182,7 @@ def plan(
             seed=seed,
             progress=progress,
         )
-        if target.max_accuracy_drop is None:
+        if target.max_accuracy_drop is None or data is None:
             found = planned(target_speedup=target.target_speedup, target_macs=target.target_macs)
         else:
             check_fit(network, data)

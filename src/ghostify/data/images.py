@@ -3,12 +3,13 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import DatasetFolder
@@ -77,24 +78,48 @@ def count_images(dataset: Dataset[Batch]) -> int:
     return len(dataset)  # type: ignore[arg-type]  # ours have a length; the base class does not say so
 
 
-def read_image(path: str | Path) -> Image.Image:
+def read_image(path: str | Path, *, upright: bool = False) -> Image.Image:
     """Decode an image of 8 or 16 bits a channel, the first frame of an animated one, to RGB.
 
+    Args:
+        path: The file.
+        upright: Turn it as its EXIF data say, as a camera does that was held upright; those of data sets stay as they
+            are stored, as everybody trains and tests on them.
     Raises:
         InputError: If the file cannot be decoded, or has 32 bits a channel.
     """
     try:
-        with Image.open(path) as image:
-            mode, rgb = image.mode, in_8_bits(image).convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
+        with Image.open(path, formats=formats()) as image:
+            mode, rgb = image.mode, in_8_bits(turned(image) if upright else image).convert("RGB")
+    except Exception as error:  # whatever Pillow's plugins raise of damaged files
+        if isinstance(error, OSError) and error.strerror:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from error
         raise InputError(f"{path} cannot be decoded as an image: mend or remove it") from error
     if mode in ("I", "F"):  # nobody says which of these numbers is white
         raise InputError(f"{path} is decoded to numbers of 32 bits: expected 8 or 16 bits a channel, as of a PNG")
     return rgb
 
 
+@cache
+def formats() -> tuple[str, ...]:
+    """Pillow's formats, but for PostScript: that is a program, which Ghostscript would run."""
+    Image.init()
+    return tuple(name for name in Image.ID if name != "EPS")
+
+
+def turned(image: Image.Image) -> Image.Image:
+    """The image as its EXIF data say that it is upright."""
+    image.load()
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # noqa: BLE001  # whatever Pillow raises of damaged EXIF data: pixels without these are fine
+        return image
+
+
 def in_8_bits(image: Image.Image) -> Image.Image:
     """An image of 16 bits of grey by its upper 8 bits, where Pillow would clip it at 255; any other as it is."""
+    if image.mode == "P" and "transparency" in image.info:
+        return image.convert("RGBA")  # without this detour Pillow warns
     if not image.mode.startswith("I;16"):
         return image
     # Pillow gives NumPy the order of the two bytes.

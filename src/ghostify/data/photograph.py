@@ -21,7 +21,7 @@ def photograph(path: str | Path | None, height: int, width: int) -> Tensor:
     Returns:
         uint8 ``[1, 3, height, width]``.
     Raises:
-        InputError: If it cannot be decoded.
+        InputError: If it cannot be read or decoded.
     """
-    image = Image.fromarray(load_sample_image(SAMPLE)) if path is None else read_image(path)
+    image = Image.fromarray(load_sample_image(SAMPLE)) if path is None else read_image(path, upright=True)
     return plain_crop(height, width)(image)[None]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
@@ -21,6 +22,8 @@ from ghostify.data.images import FolderImages, ImageData, MemoryImages, read_ima
 from ghostify.errors import DAMAGED_ARCHIVE, InputError
 
 SPLIT_SEED = 0  # splits are fixed: results of two runs must speak of the same images
+MOST_CLASSES = 100_000  # that labels may number; ImageNet-21k has a fifth of that
+LONGEST = 8  # times its shorter side, that of an image is resized; crops see no more than its middle square
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
@@ -30,8 +33,9 @@ def load_data(reference: str, *, image_size: int | None = None, hold_out: float 
     Args:
         reference: ``digits`` (scikit-learn's handwritten digits, at 32×32), ``cifar10:DIR`` (the official
             batches, downloaded if absent), ``npz:FILE`` (Keras's x_train, y_train, x_test, y_test; uint8,
-            channels last), ``imagefolder:DIR`` (train/ and val/ with a folder per class, every image
-            decoded once to see that it can be) or ``imagenet:DIR`` (the same layout, not decoded up front).
+            channels last; the highest label of both parts says how many classes there are), ``imagefolder:DIR``
+            (train/ and val/ with a folder per class, every image decoded once to see that it can be) or
+            ``imagenet:DIR`` (the same layout, not decoded up front).
         image_size: Side to which images of a folder are brought, pixels; 224 where None.
         hold_out: Share of the training images, 0 to 0.5, held out as ``val``, stratified by class.
     Raises:
@@ -112,38 +116,45 @@ def npz(place: str) -> Arrays:
             x_train, y_train, x_test, y_test = (archive[key] for key in NPZ_KEYS)
     except FileNotFoundError:
         raise InputError(f"{place} is not there: expected an .npz file") from None
-    except (*DAMAGED_ARCHIVE, ValueError, OSError, EOFError, AttributeError, TypeError) as error:
+    except (*DAMAGED_ARCHIVE, ValueError, OSError, EOFError, AttributeError, TypeError, MemoryError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{place} is no readable .npz file of plain arrays ({error})") from error
-    train, test = checked_pixels(place, x_train), checked_pixels(place, x_test)
-    return Arrays(train, checked_labels(y_train), test, checked_labels(y_test))
+    return Arrays(
+        checked_pixels(f"{place}: x_train", x_train),
+        checked_labels(f"{place}: y_train", y_train),
+        checked_pixels(f"{place}: x_test", x_test),
+        checked_labels(f"{place}: y_test", y_test),
+    )
 
 
-def checked_pixels(place: str, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3) or not len(pixels):
+def checked_pixels(what: str, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3) or not pixels.size:
         found = f"{pixels.dtype} of shape {pixels.shape}"
-        raise InputError(f"{place} holds images as {found}: expected uint8 [images, height, width, 3 or 1]")
+        raise InputError(f"{what} is {found}: expected uint8 [images, height, width, 3 or 1]")
     return np.repeat(pixels, 3, axis=3) if pixels.shape[3] == 1 else pixels
 
 
-def checked_labels(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise InputError(f"labels are {labels.dtype}: expected integers")
+def checked_labels(what: str, labels: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Labels as int64 ``[images]``; Keras's have a second dimension of one."""
+    if labels.dtype.kind not in "iu" or labels.ndim not in (1, 2) or labels.shape[1:] not in ((), (1,)):
+        found = f"{labels.dtype} of shape {labels.shape}"
+        raise InputError(f"{what} is {found}: expected whole numbers [images] or [images, 1], the class of each")
+    if labels.size and not 0 <= labels.min() <= labels.max() < MOST_CLASSES:
+        raise InputError(
+            f"{what} runs from {labels.min()} to {labels.max()}: expected classes from 0 on, below {MOST_CLASSES}"
+        )
     return labels.reshape(-1).astype(np.int64)
 
 
 def memory_data(name: str, arrays: Arrays, hold_out: float, flip: bool) -> ImageData:
     """Check the arrays against each other and make tensors of them."""
     x_train, y_train, x_test, y_test = arrays.x_train, arrays.y_train, arrays.x_test, arrays.y_test
-    classes = tuple(arrays.class_names or (str(label) for label in range(int(y_train.max(initial=-1)) + 1)))
+    highest = max(int(labels.max(initial=0)) for labels in (y_train, y_test))
+    classes = tuple(arrays.class_names or map(str, range(highest + 1)))
     for part, pixels, labels in (("train", x_train, y_train), ("test", x_test, y_test)):
         if len(pixels) != len(labels):
             raise InputError(f"{name}: {len(pixels)} {part} images but {len(labels)} labels")
-        if labels.min() < 0 or labels.max() >= len(classes):
-            raise InputError(
-                f"{name}: {part} labels run from {labels.min()} to {labels.max()}: expected 0 to {len(classes) - 1}"
-            )
     if x_train.shape[1] != x_train.shape[2] or x_train.shape[1:] != x_test.shape[1:]:
         raise InputError(f"{name}: images are {x_train.shape[1:3]} and {x_test.shape[1:3]}: expected one square size")
     split = held_out(name, y_train, hold_out)
@@ -210,7 +221,7 @@ def check_image(path: str) -> None:
     read_image(path)
 
 
-def random_crop(size: int, *changes: v2.Transform) -> Callable[[object], Tensor]:
+def random_crop(size: int, *changes: v2.Transform) -> Callable[[Image.Image], Tensor]:
     """A function from a PIL image to a random part of it, mirrored at random: uint8 ``[3, size, size]``.
 
     As Szegedy et al. 2015, arXiv:1409.4842, section 6, train.
@@ -246,13 +257,20 @@ def open_folder(path: Path) -> DatasetFolder:
         raise InputError(f"{path}: {error}") from error
 
 
-def plain_crop(height: int, width: int) -> Callable[[object], Tensor]:
+def plain_crop(height: int, width: int) -> Callable[[Image.Image], Tensor]:
     """A function from a PIL image to its middle: uint8 ``[3, height, width]``."""
     # The usual margin: an image is brought to 256 for a crop of 224.
-    return to_pixels(v2.Resize(round(max(height, width) * 256 / 224)), v2.CenterCrop((height, width)))
+    return to_pixels(without_ends, v2.Resize(round(max(height, width) * 256 / 224)), v2.CenterCrop((height, width)))
 
 
-def to_pixels(*steps: Callable[..., object]) -> Callable[[object], Tensor]:
+def without_ends(image: Image.Image) -> Image.Image:
+    """The middle of an image that is far longer than any crop of it: resized as a whole it may fill the memory."""
+    longest = LONGEST * min(image.size)
+    left, top = (max(0, (size - longest) // 2) for size in image.size)
+    return image.crop((left, top, image.width - left, image.height - top)) if left or top else image
+
+
+def to_pixels(*steps: Callable[..., object]) -> Callable[[Image.Image], Tensor]:
     return v2.Compose([*steps, v2.PILToTensor()])
 
 

@@ -1,5 +1,6 @@
 """Maps of a layer that are nearly filtered copies of others."""
 
+import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,7 +23,7 @@ from ghostify.measure.redundancy import (
     most_similar,
     usable_sizes,
 )
-from ghostify.measure.stages import Stage, maps_of, stages
+from ghostify.measure.stages import Stage, layers_with_maps, maps_of, stages
 from ghostify.progress import Progress
 
 SIZES = (1, 3, 5, 7)
@@ -181,18 +182,19 @@ def look(
     Args:
         network: The network.
         x: One image as the network takes it, ``[1, channels, height, width]``.
-        layers: Names of modules. Without any, the ends of the stages that have at least two convolutions (of all
-            stages, if none has), from the first with at least 32 maps on; with ``against`` the first ghost layer of
-            each of these stages.
+        layers: Names of modules, or fnmatch patterns on those of ``layers_to_pick``. Without any, the ends of the
+            stages that have at least two convolutions (of all stages, if none has), from the first with at least 32
+            maps on; with ``against`` the first ghost layer of each of these stages.
         against: A ghost of the network, with modules of the same names.
         progress: Called for each layer.
     Raises:
         InputError: If there is no such layer, it makes no maps, or all its maps are constant.
     """
-    names = list(layers) or default_layers(network, x, against)
+    names = picked(network, x, layers) if layers else default_layers(network, x, against)
     own = maps_of(network, names, x)
-    if not layers:  # what nobody asked for need not be refused
-        names = [name for name in names if int((~constant_maps(own[name])).sum()) >= 2] or names[:1]
+    # What nobody asked for by its name need not be refused.
+    shown = [name for name in names if name in layers or int((~constant_maps(own[name])).sum()) >= 2]
+    names = shown or names[:1]
     others = maps_of(against, names, x) if against is not None else {}
     ghost = network if against is None else against
     makers = ghost_layers(ghost)
@@ -207,6 +209,23 @@ def look(
     if progress:
         progress("look", "done", len(names), len(names))
     return found
+
+
+def layers_to_pick(network: nn.Module, x: Tensor) -> list[str]:
+    """Names of the modules that make maps large enough to be looked at, in the order in which they run."""
+    made = layers_with_maps(network, x)
+    return [name for name, shape in made.items() if shape[1] >= 2 and usable_sizes(*shape[2:])]
+
+
+def picked(network: nn.Module, x: Tensor, layers: Sequence[str]) -> list[str]:
+    """The names, and for each pattern those that it matches, each once."""
+    modules = dict(network.named_modules())
+    found: list[str] = []
+    for wanted in layers:
+        is_pattern = wanted not in modules and any(sign in wanted for sign in "*?[")
+        matches = fnmatch.filter(layers_to_pick(network, x), wanted) if is_pattern else []
+        found += matches or [wanted]  # one that matches nothing is refused as a name
+    return list(dict.fromkeys(found))
 
 
 def default_layers(network: nn.Module, x: Tensor, against: nn.Module | None) -> list[str]:

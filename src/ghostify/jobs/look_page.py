@@ -36,7 +36,16 @@ def beside_in_grey(layer: SeenLayer) -> tuple[Tensor, Tensor]:
     return pictures.to_grey(layer.beside.maps, low, high), difference
 
 
-def write_look(out: Path, layers: Sequence[SeenLayer], *, title: str, image: str, against: str | None = None) -> None:
+def write_look(
+    out: Path,
+    layers: Sequence[SeenLayer],
+    *,
+    title: str,
+    image: str,
+    photograph: Tensor | None = None,
+    others: Sequence[str] = (),
+    against: str | None = None,
+) -> None:
     """Write the page and the pictures of the first layer.
 
     Args:
@@ -44,6 +53,8 @@ def write_look(out: Path, layers: Sequence[SeenLayer], *, title: str, image: str
         title: Name of the network.
         layers: The layers; the pictures are of the first.
         image: Name of the photograph.
+        photograph: Its pixels as the network got them, uint8 ``[3, height, width]``; None leaves them out.
+        others: Layers that could be looked at, too; the page names them.
         against: Name of the ghost.
     """
     first = layers[0]
@@ -52,8 +63,16 @@ def write_look(out: Path, layers: Sequence[SeenLayer], *, title: str, image: str
     if first.beside is not None:
         with replacing(out / BESIDE) as temporary:
             temporary.write_bytes(pictures.png(beside_picture(first, title)))
-    shown = [page_layer(layer) for layer in layers]
-    page = render("look.html", title=title, image=image, against=against, layers=shown, colours=pictures.PAIR_COLOURS)
+    page = render(
+        "look.html",
+        title=title,
+        image=image,
+        photograph=None if photograph is None else pictures.photograph(photograph),
+        against=against,
+        layers=[page_layer(layer) for layer in layers],
+        others=[name for name in others if name not in {layer.name for layer in layers}],
+        colours=pictures.PAIR_COLOURS,
+    )
     with replacing(out / PAGE) as temporary:
         temporary.write_text(page, encoding="utf-8")
 

@@ -15,7 +15,14 @@ from ghostify.inference.explain import ExplainedLayer, Explanation
 from ghostify.jobs.look import look
 from ghostify.jobs.look_page import page_layer
 from ghostify.jobs.page import render
-from ghostify.measure.pictures import PAIR_COLOURS, layer_speeds, svg, training_curves
+from ghostify.measure.pictures import (
+    PAIR_COLOURS,
+    held_out_accuracy,
+    layer_speeds,
+    photograph,
+    svg,
+    training_loss,
+)
 
 
 def write_report(
@@ -42,9 +49,10 @@ def write_report(
         "report.html",
         metrics=metrics,
         findings=findings,
-        curves=Markup(svg(training_curves(histories))),
+        curves=[Markup(svg(figure)) for figure in (training_loss(histories), held_out_accuracy(histories)) if figure],
         speeds=speeds(explanation) if explanation is not None else None,
         layers=maps_beside(original, ghost, x),
+        photograph=photograph(pixels[0]),
         label=data.classes[int(labels[0])],
         colours=PAIR_COLOURS,
     )

@@ -11,6 +11,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -70,6 +71,34 @@ def sheet(grey: Tensor, largest: int = 64, columns: int = 32) -> Sheet:
     return Sheet(uri("image/webp", buffer.getvalue()), columns, -(-len(small) // columns))
 
 
+@dataclass(frozen=True)
+class Photograph:
+    """A photograph for a page.
+
+    Args:
+        uri: ``data:`` address of the picture.
+        height, width: Its size as the network got it, pixels.
+    """
+
+    uri: str
+    height: int
+    width: int
+
+
+def photograph(pixels: Tensor, largest: int = 512) -> Photograph:
+    """A photograph as a network gets it, in a picture without loss.
+
+    Args:
+        pixels: uint8 ``[3, height, width]``.
+        largest: Longer side to which a larger one is brought, pixels.
+    """
+    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    image.thumbnail((largest, largest))
+    buffer = io.BytesIO()
+    image.save(buffer, format="webp", lossless=True)
+    return Photograph(uri("image/webp", buffer.getvalue()), *pixels.shape[1:])
+
+
 def mosaic(grey: Tensor, columns: int, gap: int) -> NDArray[np.uint8]:
     """Maps in rows, white between them.
 
@@ -85,22 +114,35 @@ def mosaic(grey: Tensor, columns: int, gap: int) -> NDArray[np.uint8]:
     return joined[: joined.shape[0] - gap, : joined.shape[1] - gap].numpy()
 
 
-def training_curves(histories: Mapping[str, Sequence[Mapping[str, float | None]]]) -> Figure:
-    """Loss while training and top-1 on the held-out images, epoch by epoch, one line per network."""
-    figure = Figure(figsize=(8, 3), layout="constrained")
-    loss, top1 = figure.subplots(1, 2)
+# Of a page's plots: on a phone's 360 pixels their text is still 10 pixels high.
+PLOT = (4.5, 3.4)
+Histories = Mapping[str, Sequence[Mapping[str, float | None]]]
+
+
+def training_loss(histories: Histories) -> Figure:
+    """Loss while training, epoch by epoch, one line per network."""
+    return epoch_curves(histories, "train_loss", 1, "training loss")
+
+
+def held_out_accuracy(histories: Histories) -> Figure | None:
+    """Top-1 on the held-out images, epoch by epoch, one line per network that has it; None where none has."""
+    known = {
+        name: history for name, history in histories.items() if all(epoch["val_top1"] is not None for epoch in history)
+    }
+    return epoch_curves(known, "val_top1", 100, "top-1 on held-out images, %") if known else None
+
+
+def epoch_curves(histories: Histories, value: str, scale: float, label: str) -> Figure:
+    figure = Figure(figsize=PLOT, layout="constrained")
+    axes = figure.subplots()
     for name, history in histories.items():
-        epochs = [epoch["epoch"] for epoch in history]
-        style = {"color": COLOURS.get(name), "label": name, "marker": "."}
-        loss.plot(epochs, [epoch["train_loss"] for epoch in history], **style)
-        if all(epoch["val_top1"] is not None for epoch in history):
-            top1.plot(epochs, [100 * (epoch["val_top1"] or 0) for epoch in history], **style)
-    loss.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
-    top1.set(xlabel="epoch", ylabel="top-1 on held-out images, %")
-    loss.legend(frameon=False)
-    for axes in (loss, top1):
-        plain(axes)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        values = [scale * (epoch[value] or 0) for epoch in history]
+        axes.plot(range(1, len(values) + 1), values, color=COLOURS.get(name), label=name, marker=".")
+    last = max(len(history) for history in histories.values())
+    axes.set(xlabel="epoch", ylabel=label, xlim=(0.5, last + 0.5), ylim=(0, None))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.legend(frameon=False)
+    plain(axes)
     return figure
 
 
@@ -112,7 +154,7 @@ def layer_speeds(macs: Sequence[float], time: Sequence[float], weight: Sequence[
         time: Time after over before, layer by layer.
         weight: Share of the original's time that each layer takes, 0..1; the area of its mark.
     """
-    figure = Figure(figsize=(4.5, 4), layout="constrained")
+    figure = Figure(figsize=PLOT, layout="constrained")
     axes = figure.subplots()
     end = 1.05 * max(1.0, *macs, *time)
     axes.plot([0, end], [0, end], color="black", linewidth=0.7, linestyle=":", label="as much time as multiply-adds")

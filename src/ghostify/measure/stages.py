@@ -12,6 +12,8 @@ from ghostify.errors import InputError
 from ghostify.hooks import hooked
 from ghostify.modes import evaluating
 
+LISTED = 60  # layers in a message
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -102,17 +104,30 @@ def are_maps(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim == 4
 
 
+def layers_with_maps(network: nn.Module, x: Tensor) -> dict[str, torch.Size]:
+    """The shapes ``[batch, maps, height, width]`` of the maps that modules make of ``x``, in the order they end in."""
+    names = {module: name for name, module in network.named_modules() if name}
+    made: dict[str, torch.Size] = {}
+
+    def note(module: nn.Module, inputs: Any, output: Any) -> None:
+        if are_maps(output):
+            made.setdefault(names[module], output.shape)
+
+    with hooked(names, after=note), evaluating(network), torch.inference_mode():
+        network(x)
+    return made
+
+
 def maps_of(network: nn.Module, names: Sequence[str], x: Tensor) -> dict[str, Tensor]:
     """The maps that layers make of the first image of ``x``: float ``[maps, height, width]`` each, on the CPU.
 
     Raises:
-        InputError: If there is no such layer, or it makes no maps.
+        InputError: If there is no such layer, or it makes no maps; the message lists those that do.
     """
     modules = dict(network.named_modules())
     for name in names:
         if name not in modules or not name:
-            near = get_close_matches(name, modules, n=3, cutoff=0.3) or list(modules)[1:4]
-            raise InputError(f"there is no layer {name!r} in this network: expected one such as {', '.join(near)}")
+            raise InputError(f"there is no layer {name!r} in this network: {expected_layers(network, x, name)}")
     chosen = {modules[name]: name for name in names}
     caught: dict[str, Tensor] = {}
 
@@ -125,5 +140,17 @@ def maps_of(network: nn.Module, names: Sequence[str], x: Tensor) -> dict[str, Te
         network(x)
     for name in names:
         if name not in caught:
-            raise InputError(f"{name} makes no maps [batch, maps, height, width] of this network's input")
+            raise InputError(
+                f"{name} makes no maps [batch, maps, height, width] of this network's input: "
+                f"{expected_layers(network, x, name)}"
+            )
     return caught
+
+
+def expected_layers(network: nn.Module, x: Tensor, wrong: str) -> str:
+    """The layers that can be asked for instead of a wrong one, those of a like name first."""
+    known = list(layers_with_maps(network, x))
+    near = get_close_matches(wrong, known, n=3, cutoff=0.3)
+    listed = [*near, *(name for name in known if name not in near)]
+    more = f" and {len(listed) - LISTED} more" if len(listed) > LISTED else ""
+    return f"expected one of {', '.join(listed[:LISTED])}{more}" if listed else "it has no layer that does"

@@ -12,6 +12,7 @@ from ghostify.errors import InputError
 from ghostify.fitting.calibration import checked_batches
 from ghostify.layers.ghost_conv import Cheap
 from ghostify.plain_part import is_detector
+from ghostify.planning.made_for import refuse_other_network
 from ghostify.planning.planner import plan as plan_network
 from ghostify.progress import Progress
 from ghostify.structure.surgery import module_names
@@ -67,7 +68,7 @@ def convert(  # noqa: PLR0913  # the front door: the promised names, each a sett
             some hundreds of images, no labels.
         effort: "fast" (closed form) or "refined" (blocks learn their outputs, too).
         plan: Plans of convolutions and residual blocks, by name, instead of ``ratio`` and ``skip``; others are kept.
-            Needs calibration.
+            Needs calibration. One that ``plan`` made is for a network of the same convolutions only.
         parts: Parts of a detector (torchvision's RetinaNet or Faster R-CNN), of "backbone", "fpn" and "head"; its
             calibration images have values 0..1 and any size, as the detector takes them. Without a plan it becomes
             pointwise ghosts by default: plans are not made for detectors.
@@ -87,6 +88,7 @@ def convert(  # noqa: PLR0913  # the front door: the promised names, each a sett
     said = any(setting is not None for setting in (ratio, cheap_kernel_size, cheap))
     if plan is not None and (calibration is None or skip or said):
         raise InputError("a plan needs calibration images, and says itself what becomes of which layer")
+    refuse_other_network(plan, model)
     by_default: Cheap = "pointwise" if calibration is not None and not said else "depthwise"
     ghosts = GhostRatio(
         2 if ratio is None else ratio, cheap or by_default, 3 if cheap_kernel_size is None else cheap_kernel_size

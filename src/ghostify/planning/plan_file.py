@@ -12,6 +12,7 @@ from ghostify.changes import AnyPlan
 from ghostify.changes.counts import plan_from_counts
 from ghostify.changes.layer_plan import inside_changed_block, plan_from
 from ghostify.errors import InputError
+from ghostify.planning.made_for import Shapes
 
 FORMAT, FORMER = "ghostify plan 2", "ghostify plan 1"
 
@@ -46,6 +47,7 @@ class Plan(Mapping[str, AnyPlan]):
         curve: Results of other budgets.
         made_on: Machine, versions, engine and threads.
         unprunable: Why no channels of a convolution can be dropped, by its name; those that are not here can lose some.
+        network: The network for which it was made, see ``made_for``; None: any that has the layers.
     """
 
     layers: Mapping[str, AnyPlan]
@@ -57,6 +59,7 @@ class Plan(Mapping[str, AnyPlan]):
     curve: tuple[Point, ...] = ()
     made_on: Mapping[str, Any] = field(default_factory=dict)
     unprunable: Mapping[str, str] = field(default_factory=dict)
+    network: Shapes | None = None
 
     def __getitem__(self, name: str) -> AnyPlan:
         return self.layers[name]
@@ -104,6 +107,9 @@ def write_plan(plan: Plan, path: Path) -> None:
     lines.append(listed("layers", "{}", layers))
     reasons = [f"{json.dumps(name)}: {json.dumps(reason)}" for name, reason in plan.unprunable.items()]
     lines.append(listed("unprunable", "{}", reasons))
+    if plan.network is not None:
+        shapes = [f"{json.dumps(name)}: {json.dumps(shape)}" for name, shape in plan.network.items()]
+        lines.append(listed("network", "{}", shapes))
     with replacing(path) as temporary:
         temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
@@ -149,11 +155,25 @@ def read_plan(path: Path) -> Plan:
             tuple(Point(**point) for point in found["curve"]),
             dict(found["made_on"]),
             dict(found.get("unprunable", {})),
+            network_of(path, found.get("network")),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(
             f"{path}: expected target, macs, output_error, limit, speedup, curve and made_on as plans have: {error}"
         ) from error
+
+
+def network_of(path: Path, rows: Any) -> Shapes | None:
+    """The network that a plan was made for; None where the file, as one written by hand, does not say."""
+    if rows is None:
+        return None
+    if isinstance(rows, dict) and rows and all(map(is_shape, rows.values())):
+        return {name: tuple(shape) for name, shape in rows.items()}
+    raise InputError(f"{path}: expected 'network' with the shape of each convolution's weight, by module name, or none")
+
+
+def is_shape(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(size) is int for size in value)
 
 
 def layers_of(path: Path, rows: dict[str, Any], read: Callable[[Any], AnyPlan | None]) -> dict[str, AnyPlan]:

@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from ghostify.modes import random_state_kept
 from ghostify.planning.candidates import Candidate, Candidates, find_candidates, offer_for, why_nothing
 from ghostify.planning.choose import Choice, Costs, cheapest, choose_options
 from ghostify.planning.cost import Sample, TimeModel, costs_of
+from ghostify.planning.made_for import weight_shapes
 from ghostify.planning.measurements import Measurements, fingerprint, structure_of
 from ghostify.planning.plan_file import Plan, Point, what_can_be_dropped
 from ghostify.planning.sensitivity import Errors, output_errors
@@ -122,13 +123,14 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
     with random_state_kept(model):  # layers that are tried draw weights
         planner = Planner(candidates, measured_errors(model, candidates, images, known, progress), counted.macs)
         if target_macs is not None:
-            return planner.for_macs(target_macs)
+            return replace(planner.for_macs(target_macs), network=weight_shapes(model))
         assert target_speedup is not None
         # The engines are the CPU's, wherever the errors were measured.
         timing = Timing(
             copy.deepcopy(model).cpu(), candidates, example.cpu(), EngineTiming(engine, threads), known, progress
         )
-        return planner.for_speedup(target_speedup, timing, timing.samples(offer, seed))
+        found = planner.for_speedup(target_speedup, timing, timing.samples(offer, seed))
+        return replace(found, network=weight_shapes(model))
 
 
 def images_of_trials(batches: Sequence[Tensor], macs: int) -> tuple[Tensor, ...]:

@@ -196,7 +196,7 @@
     const table = by("pairs");
     const sizes = Object.keys(layer.partners);
     const head = element("tr");
-    for (const text of ["pair", "from map", "to map", ...sizes.map((d) => `d = ${d}`)]) {
+    for (const text of ["pair", "from map", "to map", ...sizes.map((d) => `d\u00a0=\u00a0${d}`)]) {
       const cell = element("th", text);
       cell.scope = "col";
       head.append(cell);
@@ -216,7 +216,9 @@
   }
 
   function curves() {
-    const left = 45, right = 545, top = 10, bottom = 220;
+    const width = by("explained").clientWidth; // drawn in the page's own pixels: text is as large as elsewhere
+    by("explained").setAttribute("viewBox", `0 0 ${width} 260`);
+    const left = 45, right = width - 15, top = 10, bottom = 220;
     const x = (m) => left + ((right - left) * (m - 1)) / Math.max(1, layer.maps - 1);
     const y = (share) => bottom - (bottom - top) * share;
     const parts = [];
@@ -249,11 +251,6 @@
 
   function chooseLayer(place) {
     layer = layers[place];
-    const name = by("layer-name");
-    if (name) {
-      name.textContent = layer.layer;
-      by("layer").setAttribute("aria-valuetext", layer.layer);
-    }
     const sizes = Object.keys(layer.partners);
     by("size").max = sizes.length - 1;
     size = sizes[Math.min(by("size").value, sizes.length - 1)];
@@ -312,7 +309,7 @@
     } else return;
     event.preventDefault();
   });
-  by("layer")?.addEventListener("input", (event) => chooseLayer(Number(event.target.value)));
+  by("layer")?.addEventListener("change", (event) => chooseLayer(Number(event.target.value)));
   by("size").addEventListener("input", (event) => {
     size = Object.keys(layer.partners)[event.target.value];
     by("order").value === "place" ? refresh() : sort();
@@ -320,6 +317,7 @@
   by("order").addEventListener("change", sort);
   new ResizeObserver(link).observe(grid);
   chooseLayer(0);
+  new ResizeObserver(curves).observe(by("explained"));
   // The other layers while nobody waits.
   const idle = window.requestIdleCallback ?? ((work) => setTimeout(work, 200));
   for (const other of layers)
