@@ -32,8 +32,11 @@ def fit_filters(found: Moments, prior: Tensor) -> Tensor:
         3.0
     """
     prior = prior.to(found.xx)
-    factor = torch.linalg.cholesky(ridged(found.xx))
-    return prior + torch.cholesky_solve((found.tx - prior @ found.xx).T, factor).T
+    covariance, missing = ridged(found.xx), (found.tx - prior @ found.xx).T
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    if bool(failed):  # rounding made it indefinite
+        return prior + torch.linalg.solve(covariance, missing).T
+    return prior + torch.cholesky_solve(missing, factor).T
 
 
 def ridged(covariance: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ghostify.changes import AnyPlan, Change, Convolution
+from ghostify.changes import AnyPlan, Change, Convolution, LayerPlan
 from ghostify.changes.registry import change_from, change_row
 from ghostify.errors import InputError, OutOfReachError
 from ghostify.fitting.calibration import FEW, checked_batches, first_images
@@ -21,7 +21,7 @@ from ghostify.inference.engines import FILE_ENGINES
 from ghostify.measure.count import count
 from ghostify.measure.environment import describe_environment
 from ghostify.modes import random_state_kept
-from ghostify.planning.candidates import Candidate, Candidates, find_candidates, offer_for, why_nothing
+from ghostify.planning.candidates import Candidate, Candidates, find_candidates, inputs_left, offer_for, why_nothing
 from ghostify.planning.choose import Choice, Costs, cheapest, choose_options
 from ghostify.planning.cost import Sample, TimeModel, costs_of
 from ghostify.planning.made_for import weight_shapes
@@ -230,17 +230,35 @@ class Planner:
         """The chosen options."""
         return {name: self.candidates[name].options[option] for name, option in chosen.items()}
 
+    def choose(self, costs: Costs, budget: float) -> Choice:
+        """The options of least error within a budget."""
+        return self.without_idle_input_changes(choose_options(self.errors, costs, budget))
+
+    def cheapest(self, costs: Costs) -> Choice:
+        """The options that cost least."""
+        return self.without_idle_input_changes(cheapest(self.errors, costs))
+
+    def without_idle_input_changes(self, chosen: Choice) -> Choice:
+        """The same choice, without changes to so many inputs as the pruned layer before leaves anyway."""
+        plans, tidied = self.plans(chosen), dict(chosen)
+        for name, plan in plans.items():
+            if not isinstance(plan, LayerPlan) or plan.input is None:
+                continue
+            if plan.input.in_channels >= inputs_left(self.candidates, plans, name):
+                tidied[name] = self.candidates[name].options.index(LayerPlan(plan.output))
+        return tidied
+
     def for_macs(self, target: float) -> Plan:
         """The least error for a share of the multiply-adds."""
         costs, fixed = self.macs_costs, self.fixed_macs
-        least = self.macs_share(cheapest(self.errors, costs))
+        least = self.macs_share(self.cheapest(costs))
         if least > target:
             raise InputError(
                 f"target_macs is {target:g}: at least {least:.3f} of the multiply-adds are left; {self.droppable}"
             )
 
         def point(share: float) -> tuple[Choice, Point]:
-            chosen = choose_options(self.errors, costs, share * self.macs - fixed)
+            chosen = self.choose(costs, share * self.macs - fixed)
             return chosen, Point(self.macs_share(chosen), None, self.error(chosen))
 
         chosen, reached = point(target)
@@ -262,7 +280,7 @@ class Planner:
         model = TimeModel(self.candidates, samples)
         costs = costs_of(self.candidates, model)
         original = costs.of(self.nothing_changed) + model.rest
-        fastest = cheapest(self.errors, costs)
+        fastest = self.cheapest(costs)
         limit = timing.of(self.plans(fastest))
         timing.say("reachable", f"{1 / limit.ratio_high:.2f} times as fast", 1, 1)
         if 1 / limit.ratio_high < target:
@@ -278,7 +296,7 @@ class Planner:
         aim = 1 / target
         for _ in range(ROUNDS):
             budget = max(floor, aim / bias * original - model.rest)
-            before, chosen = chosen, choose_options(self.errors, costs, budget * (1 + 1e-9))
+            before, chosen = chosen, self.choose(costs, budget * (1 + 1e-9))
             if chosen == before:
                 break  # nothing between it and the target has a smaller error
             found = timing.of(self.plans(chosen))
@@ -296,7 +314,7 @@ class Planner:
             aim = 1 / target - (found.ratio_high - found.ratio)
         curve = []
         for share in np.linspace(floor, original - model.rest, CURVE_POINTS):
-            options = choose_options(self.errors, costs, share * (1 + 1e-9))
+            options = self.choose(costs, share * (1 + 1e-9))
             predicted = bias * (costs.of(options) + model.rest) / original
             curve.append(Point(self.macs_share(options), float(1 / predicted), self.error(options)))
         return Plan(
