@@ -17,8 +17,8 @@ from torch.export import Dim
 from torch.utils._pytree import tree_leaves
 
 from ghostify.atomic import replacing
-from ghostify.errors import InputError
-from ghostify.inference.deploy import Deployed, DeployedGhost, Form, check_example, copied, deploy, unlogged
+from ghostify.errors import InputError, first_sentence
+from ghostify.inference.deploy import Deployed, DeployedGhost, Form, check_example, copied, deploy, named, unlogged
 from ghostify.inference.engines import FileRunner, module_version
 from ghostify.inference.onnx_operators import suit_onnxruntime_
 from ghostify.modes import evaluating
@@ -28,9 +28,10 @@ Format = Literal["onnx", "openvino"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 SUFFIX = {"onnx": ".onnx", "openvino": ".xml"}
 ENGINE = {"onnx": "onnxruntime", "openvino": "openvino"}
-# Of the largest output. Float32 kernels that add in another order differ by 1e-6 to 1e-5 after fifty layers;
-# a wrong operator differs by far more.
+# Of the largest output. Float32 kernels that add in another order differ by 1e-6 to 1e-5 after fifty layers, float16
+# ones by 1e-3 to 5e-3, as an engine rounds sums to it in other places; a wrong operator differs by far more.
 TOLERANCE = 1e-3
+HALF_TOLERANCE = 2e-2
 Checked = Tensor | tuple[Tensor, ...] | list[Tensor]
 
 
@@ -41,6 +42,7 @@ class ExportReport:
     Args:
         path: The file; OpenVINO's weights lie beside it, and for both a ``.json`` with what users must know.
         engine: Engine that ran it for the check.
+        input_shape: Shape of the file's inputs without batch, which is free.
         images: How many were checked.
         difference: The largest of an output, over the largest output of its kind.
         agreement: Share of images with the same first answer, 0..1; None where outputs are not ``[batch, classes]``.
@@ -52,6 +54,7 @@ class ExportReport:
     path: Path
     format: Format
     engine: str
+    input_shape: tuple[int, ...]
     images: int
     difference: float
     agreement: float | None
@@ -67,7 +70,7 @@ def export(
     *,
     format: Format = "onnx",
     check: Iterable[Checked] | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     preprocessing: Mapping[str, Any] | None = None,
     forms: Mapping[str, Form] | None = None,
 ) -> ExportReport:
@@ -80,10 +83,12 @@ def export(
 
     Args:
         path: Ends in ``.onnx``, or in ``.xml`` for OpenVINO.
-        example: A batch ``[batch, channels, height, width]``.
+        example: A batch ``[batch, channels, height, width]`` in the network's data type, in which the file takes its
+            inputs, too: float32, float16 or what the engine computes in.
         check: Batches as the network gets them, or pairs of these and labels ``[batch]``, as of a ``DataLoader``;
             None: the example.
-        tolerance: Largest difference of an output that is still rounding, over the largest output of its kind.
+        tolerance: Largest difference of an output that is still rounding, over the largest output of its kind; None:
+            0.001, of a network with weights in float16 0.02.
         preprocessing: JSON values to write beside it: how images become inputs, the names of the classes.
         forms: Forms of ghost layers, as ``deploy`` takes them; for a network that is not deployed yet.
     Raises:
@@ -96,6 +101,12 @@ def export(
         raise InputError(f"{target.name}: expected a name that ends in {SUFFIX[format]}")
     check_example(example)
     model = plain_part(model)
+    types = types_of(model, example)
+    if torch.bfloat16 in {example.dtype, *types}:  # an array of it is known to none of both
+        raise InputError(
+            f"{type(model).__name__} is in bfloat16, in which {ENGINE[format]} takes no network: expected one in "
+            "float32, as model.float() makes it; engines compute in bfloat16 by themselves"
+        )
     example, on_cpu = example.cpu(), model if device_of(model).type == "cpu" else copied(model).cpu()
     deployed = on_cpu if isinstance(on_cpu, Deployed) else deploy(on_cpu, example, forms=forms)
     with kept_if_done(target.parent), TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
@@ -104,10 +115,16 @@ def export(
             write_onnx(deployed, made, example)
         else:
             write_openvino(deployed, made, example)
-        with FileRunner(made, ENGINE[format], threads=torch.get_num_threads()) as runner:
-            found = parity(model, runner, [example] if check is None else check)
-        report = ExportReport(target, format, ENGINE[format], **found, ghosts=deployed.ghosts)
-        refuse_difference(report, tolerance)
+        try:
+            with FileRunner(made, ENGINE[format], threads=torch.get_num_threads()) as runner:
+                found = parity(model, runner, [example] if check is None else check, example.dtype)
+        except InputError as error:
+            if types <= {torch.float32}:
+                raise
+            raise InputError(f"{error}; expected a network in float32, as model.float() makes it") from error
+        shape = tuple(example.shape[1:])
+        report = ExportReport(target, format, ENGINE[format], shape, **found, ghosts=deployed.ghosts)
+        refuse_difference(report, tolerance or (HALF_TOLERANCE if torch.float16 in types else TOLERANCE))
         note = made.with_suffix(".json")
         note.write_text(json.dumps(describe(report, example, dict(preprocessing or {})), indent=1))
         move_together(made, target)
@@ -161,13 +178,19 @@ def write_onnx(model: nn.Module, path: Path, example: Tensor, *, engine: str = "
         except ModuleNotFoundError:  # onnx and onnxscript are an extra
             raise
         except Exception as error:  # the exporter runs the network's own code, which may raise anything
-            line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise InputError(f"{type(model).__name__} cannot be exported: {line}") from error
+            raise InputError(f"{type(model).__name__} cannot be exported: {first_sentence(cause(error))}") from error
     assert program is not None
     if engine == "onnxruntime":
         suit_onnxruntime_(program.model.graph)
     name_by_layer_(program.model.graph, {name for name, _ in model.named_modules()})
     program.save(str(path))
+
+
+def cause(error: BaseException) -> BaseException:
+    """The error at the beginning of a chain: the exporter wraps each in what it was about."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def name_by_layer_(graph: Any, modules: Container[str]) -> None:
@@ -190,17 +213,30 @@ def name_by_layer_(graph: Any, modules: Container[str]) -> None:
 
 
 def write_openvino(model: nn.Module, path: Path, example: Tensor) -> None:
-    """Write a network as it is to ``path`` and its weights beside it, in float32."""
+    """Write a network as it is to ``path`` and its weights beside it, in the network's data type.
+
+    Raises:
+        InputError: If PyTorch cannot export it, or OpenVINO not take it.
+    """
     openvino = import_module("openvino")
     with TemporaryDirectory() as folder:
         onnx = Path(folder) / "network.onnx"
         write_onnx(model, onnx, example, engine="openvino")
-        openvino.save_model(openvino.convert_model(onnx), path, compress_to_fp16=False)
+        try:
+            openvino.save_model(openvino.convert_model(onnx), path, compress_to_fp16=False)
+        except Exception as error:  # its own kinds, of an operator that it does not have
+            raise InputError(f"openvino cannot take {type(model).__name__}: {first_sentence(error)}") from error
 
 
 @torch.no_grad()
-def parity(model: nn.Module, runner: FileRunner, check: Iterable[Checked]) -> dict[str, Any]:
-    """How far the file's outputs are from the network's, and how often both are right."""
+def parity(
+    model: nn.Module, runner: FileRunner, check: Iterable[Checked], dtype: torch.dtype | None = None
+) -> dict[str, Any]:
+    """How far the file's outputs are from the network's, and how often both are right.
+
+    Args:
+        dtype: Data type that both take their inputs in; None: that of the batches.
+    """
     largest: dict[int, float] = {}  # by the output's place
     scale: dict[int, float] = {}
     images = same = labelled = right_before = right_after = 0
@@ -209,6 +245,7 @@ def parity(model: nn.Module, runner: FileRunner, check: Iterable[Checked]) -> di
         for item in check:
             x, *rest = (item,) if isinstance(item, Tensor) else item
             labels = rest[0].cpu() if rest else None
+            x = x.to(dtype)
             before = [leaf.cpu() for leaf in tree_leaves(model(x.to(device))) if isinstance(leaf, Tensor)]
             after = runner.outputs(x)
             if [b.shape for b in before] != [a.shape for a in after]:
@@ -255,6 +292,12 @@ def whole_float32() -> Iterator[None]:
             kind.fp32_precision = precision
 
 
+def types_of(model: nn.Module, example: Tensor) -> set[torch.dtype]:
+    """The floating-point types of a network's weights and its input."""
+    tensors = (*model.parameters(), *model.buffers(), example)
+    return {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+
+
 def device_of(model: nn.Module) -> torch.device:
     """The device of a network's weights; the CPU without any."""
     return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
@@ -271,7 +314,7 @@ def refuse_difference(report: ExportReport, tolerance: float) -> None:
 def describe(report: ExportReport, example: Tensor, preprocessing: dict[str, Any]) -> dict[str, Any]:
     """The facts that users of the file must know, as JSON values."""
     return {
-        "input": {"name": "images", "shape": ["batch", *example.shape[1:]], "dtype": "float32"},
+        "input": {"name": "images", "shape": ["batch", *example.shape[1:]], "dtype": named(example.dtype)},
         "preprocessing": preprocessing,
         "check": {
             "engine": report.engine,

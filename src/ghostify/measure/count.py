@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from ghostify.errors import InputError
+from ghostify.errors import InputError, first_sentence
 from ghostify.hooks import hooked
 from ghostify.modes import evaluating, without_inference_mode
 from ghostify.plain_part import plain_part
@@ -95,7 +95,7 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> Count:
             counter = counted_run(model, torch.zeros(1, *input_shape, dtype=dtype, device=device), on_meta=False)
         except Exception as error:  # whatever the network's own code raises
             shape = "×".join(map(str, input_shape))
-            raise InputError(f"{type(model).__name__} cannot take an input of {shape}: {first_line(error)}") from error
+            raise InputError(f"{type(model).__name__} cannot take an input of {shape}: {first_sentence(error)}") from error
     return counter.result(model)
 
 
@@ -255,8 +255,3 @@ def is_free(func: Any) -> bool:
 def is_query(func: Any) -> bool:
     """True if an operator returns no tensor, but a device or a size."""
     return not any(isinstance(returned.type, torch.TensorType | torch.ListType) for returned in func._schema.returns)
-
-
-def first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
