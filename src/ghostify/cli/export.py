@@ -137,7 +137,9 @@ def fastest_forms(network: nn.Module, shape: tuple[int, ...], engine: str) -> di
 def sentences(report: ExportReport) -> str:
     """The file that was written and the result of its check, in words."""
     taken = f"any batch of {size(report.input_shape)}"
-    found = f"wrote {report.path} for {taken}: in {report.engine} outputs differ by {report.difference:.1e} of the largest"
+    found = (
+        f"wrote {report.path} for {taken}: in {report.engine} outputs differ by {report.difference:.1e} of the largest"
+    )
     if report.agreement is not None:
         found += f", the first answer is the same for {percent(report.agreement)} % of {report.images} images"
     if report.top1_before is not None:

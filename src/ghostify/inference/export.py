@@ -101,14 +101,14 @@ def export(
         raise InputError(f"{target.name}: expected a name that ends in {SUFFIX[format]}")
     check_example(example)
     model = plain_part(model)
-    types = types_of(model, example)
-    if torch.bfloat16 in {example.dtype, *types}:  # an array of it is known to none of both
-        raise InputError(
-            f"{type(model).__name__} is in bfloat16, in which {ENGINE[format]} takes no network: expected one in "
-            "float32, as model.float() makes it; engines compute in bfloat16 by themselves"
-        )
     example, on_cpu = example.cpu(), model if device_of(model).type == "cpu" else copied(model).cpu()
     deployed = on_cpu if isinstance(on_cpu, Deployed) else deploy(on_cpu, example, forms=forms)
+    types = types_in(deployed, example)
+    if torch.bfloat16 in types:  # ONNX Runtime has no convolution in it, NumPy no array
+        raise InputError(
+            f"{type(model).__name__} computes in bfloat16, in which {ENGINE[format]} takes no network: expected one in "
+            "float32, as model.float() makes it, without torch.autocast; an engine computes in bfloat16 by itself"
+        )
     with kept_if_done(target.parent), TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
         made = Path(folder) / target.name
         if format == "onnx":
@@ -292,10 +292,11 @@ def whole_float32() -> Iterator[None]:
             kind.fp32_precision = precision
 
 
-def types_of(model: nn.Module, example: Tensor) -> set[torch.dtype]:
-    """The floating-point types of a network's weights and its input."""
-    tensors = (*model.parameters(), *model.buffers(), example)
-    return {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+def types_in(deployed: Deployed, example: Tensor) -> set[torch.dtype]:
+    """The floating-point types of a network's weights, of its input, and of what it makes of both by the way."""
+    held = {tensor.dtype for tensor in (*deployed.parameters(), *deployed.buffers(), example)}
+    made = {value for node in deployed.network.graph.nodes for value in tree_leaves((node.args, dict(node.kwargs)))}
+    return {value for value in held | made if isinstance(value, torch.dtype) and value.is_floating_point}
 
 
 def device_of(model: nn.Module) -> torch.device:

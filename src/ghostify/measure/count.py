@@ -95,7 +95,9 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> Count:
             counter = counted_run(model, torch.zeros(1, *input_shape, dtype=dtype, device=device), on_meta=False)
         except Exception as error:  # whatever the network's own code raises
             shape = "×".join(map(str, input_shape))
-            raise InputError(f"{type(model).__name__} cannot take an input of {shape}: {first_sentence(error)}") from error
+            raise InputError(
+                f"{type(model).__name__} cannot take an input of {shape}: {first_sentence(error)}"
+            ) from error
     return counter.result(model)
 
 
