@@ -3,7 +3,7 @@
 import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -172,7 +172,9 @@ def deploy(
     guards = getattr(program.module(check_guards=True), "_guards_fn", None)
     check_size = None if guards is None else partial(refuse_size, guards, tuple(example.shape[2:]))
     ghosts = tuple(became(name) for name in layers)
-    return Deployed(network, ghosts, torch.channels_last if eager else None, fixed_size(program), check_size)
+    return Deployed(
+        network, ghosts, torch.channels_last if eager else None, fixed_size(check_size, example), check_size
+    )
 
 
 def check_example(example: Tensor) -> None:
@@ -280,7 +282,10 @@ def functional_graph(program: ExportedProgram, name: str) -> fx.GraphModule:
     Raises:
         InputError: If outputs depend on what an earlier call left behind.
     """
-    graph = program.module(check_guards=False)
+    try:
+        graph = program.module(check_guards=False)
+    except Exception as error:  # PyTorch's, of names that are its own
+        raise InputError(f"{name} cannot be followed by torch.export: {first_sentence(error)}") from error
     held = (attrgetter(str(node.target))(graph) for node in graph.graph.nodes if node.op == "get_attr")
     if is_functional(graph.graph) and all(isinstance(value, Tensor) for value in held):
         return graph
@@ -309,12 +314,6 @@ def sizes_of_input(program: ExportedProgram) -> torch.Size:
     return size
 
 
-def fixed_size(program: ExportedProgram) -> tuple[int | None, int | None]:
-    """Height and width that inputs of a program must have; None for one that is free."""
-    height, width = (size if isinstance(size, int) else None for size in sizes_of_input(program)[2:])
-    return height, width
-
-
 def refuse_size(guards: nn.Module, size: tuple[int, int], x: Tensor) -> None:
     """Refuse an input for which the network would do something else than for the size that it was deployed for.
 
@@ -333,6 +332,23 @@ def refuse_size(guards: nn.Module, size: tuple[int, int], x: Tensor) -> None:
             f"the network was deployed for inputs of {wanted} and computes those of {given} in another way: expected "
             f"{wanted}, or to deploy it for {given}"
         ) from error
+
+
+def fixed_size(check_size: Callable[[Tensor], None] | None, example: Tensor) -> tuple[int | None, int | None]:
+    """Height and width that inputs must have; None for one of which others are taken, too."""
+    if check_size is None:
+        return None, None
+    found = []
+    for side in (2, 3):
+        shape = list(example.shape)
+        free = False
+        for more in (1, 2, 32, shape[side]):
+            larger = [size + more * (place == side) for place, size in enumerate(shape)]
+            with suppress(InputError):
+                check_size(example.new_empty(larger, device="meta"))
+                free = True
+        found.append(None if free else shape[side])
+    return found[0], found[1]
 
 
 def named(dtype: torch.dtype) -> str:
