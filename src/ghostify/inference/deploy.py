@@ -314,7 +314,7 @@ def sizes_of_input(program: ExportedProgram) -> torch.Size:
     return size
 
 
-def refuse_size(guards: nn.Module, size: tuple[int, int], x: Tensor) -> None:
+def refuse_size(guards: nn.Module, size: tuple[int, ...], x: Tensor) -> None:
     """Refuse an input for which the network would do something else than for the size that it was deployed for.
 
     Args:

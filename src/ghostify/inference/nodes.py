@@ -62,8 +62,8 @@ def does_nothing(node: fx.Node) -> bool:
     """True if an operator returns its input unchanged; not for a dropout that was asked to drop in eval mode, too."""
     op = packet(node)
     if op is aten.slice:  # all of it
-        _, _, start, end, *step = (*node.args, *WHOLE[len(node.args) :])
-        return start in (0, None) and end in (END, None) and step == [1]
+        given: tuple[Any, ...] = (*node.args, *WHOLE[len(node.args) :])
+        return given[2] in (0, None) and given[3] in (END, None) and given[4] == 1
     return op in NOTHING and not (op in DROPOUT and bool(node.args[2]))
 
 
