@@ -2,11 +2,13 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from ghostify import GhostConv2d, InputError, create_model, deploy
 
@@ -259,16 +261,91 @@ def changes_its_input(m: Layers, x: Tensor) -> Tensor:
     return m.conv(F.relu(x.view(x.shape), inplace=True))
 
 
+def scales_boxes(m: Layers, x: Tensor) -> Tensor:
+    y = m.norm(m.conv(x)).unflatten(1, (2, 4)).movedim(2, 4).contiguous().sigmoid()
+    y[..., :2] = (y[..., :2] * 2 - 0.5) * 8
+    y[..., 2:4] = (y[..., 2:4] * 2) ** 2
+    return y.flatten(1, 3)
+
+
+def adds_to_a_map(m: Layers, x: Tensor) -> Tensor:
+    y = m.norm(m.conv(x))
+    y[:, 0] += 1
+    y[:, :2].relu_()
+    return m.far_low * y
+
+
+def fills_in(m: Layers, x: Tensor) -> Tensor:
+    y = m.conv(x)
+    out = torch.zeros(y.shape[0], 8, *y.shape[2:], dtype=y.dtype)
+    out[:, :4], out[:, 4:, 1:] = y[:, 4:], y[:, :4, :-1]
+    return m.norm(out)
+
+
+def covers_by_a_mask(m: Layers, x: Tensor) -> Tensor:
+    y = m.norm(m.conv(x))
+    y[y < 0] = 0.0
+    y[y > 1] *= 0.5
+    return y
+
+
+def exchanges_maps_by_number(m: Layers, x: Tensor) -> Tensor:
+    y = m.conv(x)
+    y[:, [0, 3]] = y[:, [3, 0]]
+    return m.norm(y)
+
+
+def writes_where_it_is_told(m: Layers, x: Tensor) -> Tensor:
+    y = m.conv(x)
+    torch.mul(y, 2, out=y)
+    return m.norm(y)
+
+
 @pytest.mark.parametrize(
     "run",
-    [changes_a_half, changes_the_whole, changes_through_another_order, changes_its_input],
+    [
+        changes_a_half,
+        changes_the_whole,
+        changes_through_another_order,
+        changes_its_input,
+        scales_boxes,
+        adds_to_a_map,
+        fills_in,
+        covers_by_a_mask,
+        exchanges_maps_by_number,
+        writes_where_it_is_told,
+    ],
     ids=lambda f: f.__name__,
 )
-def test_what_is_changed_in_place_and_read_through_another_view_is_refused(
+def test_what_is_changed_in_place_and_read_through_another_view_is_the_same(
     run: Callable[[Layers, Tensor], Tensor],
 ) -> None:
-    with pytest.raises(InputError, match=r"relu_.* changes \w+ in place"):
-        deploy(Layers(run), torch.randn(1, 3, 8, 8))
+    model, x = shaken(Layers(run)).double(), torch.randn(3, 3, 9, 8, dtype=torch.float64)
+    deployed, given = deploy(model, torch.randn(1, 3, 8, 9, dtype=torch.float64)), x.clone()
+    after = deployed(x)
+    assert torch.equal(x, given)  # what the network changes of its input stays as it is
+    with torch.no_grad():
+        torch.testing.assert_close(after, model(x), rtol=1e-12, atol=1e-12)
+
+
+class Remembering(nn.Module):
+    """Counts its calls in a buffer, and perhaps computes with their number."""
+
+    def __init__(self, uses: bool) -> None:
+        super().__init__()
+        self.uses, self.conv = uses, nn.Conv2d(3, 8, 3)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.conv(x) * self.calls if self.uses else self.conv(x)
+
+
+def test_what_a_call_leaves_behind_goes_unless_it_is_read() -> None:
+    model = Remembering(uses=False).eval()
+    assert difference(model, deploy(model, torch.randn(1, 3, 8, 8)), torch.randn(2, 3, 8, 8)) < 1e-6
+    with pytest.raises(InputError, match=r"changes calls in each call and computes with it: expected .* input alone"):
+        deploy(Remembering(uses=True), torch.randn(1, 3, 8, 8))
 
 
 def changes_what_nobody_else_reads(m: Layers, x: Tensor) -> Tensor:
@@ -339,11 +416,6 @@ def another_way_for_large_batches(m: Layers, x: Tensor) -> Tensor:
     return m.conv(x) if len(x) < 5 else m.ghost(x)
 
 
-def another_mode_inside(m: Layers, x: Tensor) -> Tensor:
-    with torch.autocast("cpu", enabled=False):
-        return m.conv(x)
-
-
 def a_choice_by_value(m: Layers, x: Tensor) -> Tensor:
     return torch.cond(x.sum() > 0, torch.abs, torch.neg, (m.conv(x),))
 
@@ -353,7 +425,6 @@ def a_choice_by_value(m: Layers, x: Tensor) -> Tensor:
     [
         (each_image_by_itself, "would be right for some only"),
         (another_way_for_large_batches, "would be right for some only"),
-        (another_mode_inside, "runs in a mode of its own"),
         (a_choice_by_value, "chosen by a value"),
     ],
     ids=lambda given: getattr(given, "__name__", ""),
@@ -366,16 +437,174 @@ def test_a_network_that_cannot_be_followed_is_refused_in_a_line(
     assert "\n" not in str(refusal.value)
 
 
-def test_names_and_tensors_that_pytorch_cannot_take_along_are_refused_in_a_line() -> None:
+def test_names_that_pytorch_cannot_take_along_are_refused_in_a_line() -> None:
     with pytest.raises(InputError, match=r"cannot be followed by torch\.export: .*code"):
         deploy(nn.Sequential(OrderedDict(code=nn.Conv2d(3, 8, 3))), torch.randn(1, 3, 8, 8))
-    with pytest.warns(FutureWarning, match="weight_norm"):
-        normalised = nn.utils.weight_norm(nn.Conv2d(3, 8, 3))
-    normalised(torch.randn(1, 3, 8, 8))
-    with pytest.raises(InputError, match=r"expected torch\.nn\.utils\.remove_weight_norm"):
-        deploy(nn.Sequential(normalised), torch.randn(1, 3, 8, 8))
 
 
 def test_an_unknown_engine_is_refused() -> None:
     with pytest.raises(InputError, match=r"^engine is 'egaer': expected one of eager, compile, onnxruntime, openvino$"):
         deploy(Crossroads(), torch.randn(1, 3, 9, 7), engine="egaer")
+
+
+class Standardised(nn.Conv2d):
+    """Computes its weights anew in each call, as ResNets with weight standardisation do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight / weight.std((1, 2, 3), keepdim=True), self.bias)
+
+
+class Keeping(nn.Conv2d):
+    """Keeps what it computed, as layers that one looks into do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen = {"maps": [super().forward(x)]}
+        return self.seen["maps"][0]
+
+
+class Mirrored(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return (weight + weight.flip(3)) / 2
+
+
+def masked(conv: nn.Module) -> nn.Module:
+    prune.l1_unstructured(conv, "weight", 0.5)
+    prune.random_unstructured(conv, "bias", 0.5)
+    return conv
+
+
+def mirrored(conv: nn.Module) -> nn.Module:
+    nn.utils.parametrize.register_parametrization(conv, "weight", Mirrored())
+    return conv
+
+
+@pytest.mark.filterwarnings("ignore:.*(weight|spectral)_norm.*:FutureWarning")
+@pytest.mark.parametrize(
+    "change",
+    [
+        masked,
+        mirrored,
+        nn.utils.weight_norm,
+        nn.utils.spectral_norm,
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.parametrizations.spectral_norm,
+        lambda conv: Standardised(3, 8, 3),
+        lambda conv: Keeping(3, 8, 3),
+    ],
+)
+def test_weights_that_are_computed_are_folded_and_the_network_keeps_them(change: Callable[[nn.Module], Any]) -> None:
+    model = nn.Sequential(change(nn.Conv2d(3, 8, 3)), nn.BatchNorm2d(8), nn.ReLU())
+    model(torch.randn(2, 3, 8, 8)).sum()  # with gradients: what layers keep belongs to a graph now
+    model, state = shaken(model), {name: value.clone() for name, value in model.state_dict().items()}
+    deployed = deploy(model, torch.randn(1, 3, 8, 8))
+    assert [node.op for node in deployed.network.graph.nodes][1:-1] == ["call_module", "call_function"]
+    assert difference(model, deployed, torch.randn(3, 3, 9, 7)) < 1e-6
+    assert model.state_dict().keys() == state.keys()
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def pools_by_its_width(m: Layers, x: Tensor) -> Tensor:
+    x = m.conv(x)
+    return F.avg_pool2d(x, x.size(3))
+
+
+def pools_by_its_size(m: Layers, x: Tensor) -> Tensor:
+    x = m.conv(x)
+    return F.max_pool2d(x, kernel_size=x.shape[2:])
+
+
+def adds_a_table_of_its_size(m: Layers, x: Tensor) -> Tensor:
+    x = m.conv(x)
+    return x + torch.linspace(-1, 1, x.shape[3], dtype=x.dtype)
+
+
+@pytest.mark.parametrize(
+    ("run", "fixed"),
+    [(pools_by_its_width, (None, 9)), (pools_by_its_size, (10, 9)), (adds_a_table_of_its_size, (None, 9))],
+    ids=lambda given: getattr(given, "__name__", ""),
+)
+def test_a_size_that_cannot_be_free_is_fixed_and_another_is_refused(run: Any, fixed: tuple[int | None, int]) -> None:
+    model = Layers(run).eval()
+    deployed = deploy(model, torch.randn(1, 3, 10, 9))
+    assert deployed.fixed_size == fixed
+    assert difference(model, deployed, torch.randn(3, 3, 10, 9)) < 1e-6
+    with pytest.raises(InputError, match=r"deployed for inputs of 10×9 .* expected 10×9, or to deploy it for 11×11$"):
+        deployed(torch.randn(1, 3, 11, 11))
+
+
+def takes_a_mean_over_pixels(m: Layers, x: Tensor) -> Tensor:
+    x = m.conv(x)
+    batch, maps, height, width = x.shape
+    return x.reshape(batch, maps, height * width).sum(2) / (height * width)
+
+
+def resizes_to_another(m: Layers, x: Tensor) -> Tensor:
+    small = F.max_pool2d(m.conv(x), 2)
+    return F.interpolate(small, size=x.shape[-2:], mode="bilinear")
+
+
+def cuts_a_table(m: Layers, x: Tensor) -> Tensor:
+    x = m.conv(x)
+    return x + m.low.expand(8, 32, 32)[:, : x.shape[2], : x.shape[3]]
+
+
+@pytest.mark.parametrize("run", [takes_a_mean_over_pixels, resizes_to_another, cuts_a_table], ids=lambda f: f.__name__)
+def test_a_size_that_is_computed_with_stays_free(run: Callable[[Layers, Tensor], Tensor]) -> None:
+    model = Layers(run).eval()
+    deployed = deploy(model, torch.randn(1, 3, 8, 9))
+    assert deployed.fixed_size == (None, None)
+    assert difference(model, deployed, torch.randn(1, 3, 11, 12)) < 1e-6
+
+
+def infers(m: Layers, x: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return m.norm(m.conv(x))
+
+
+def records_gradients(m: Layers, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        x = m.conv(x)
+        with torch.enable_grad():
+            return m.norm(x)
+
+
+def leaves_autocast(m: Layers, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", enabled=False):
+        return m.norm(m.conv(x))
+
+
+def computes_a_part_in_bf16(m: Layers, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        x = m.conv(x)
+    return m.norm(x.float())
+
+
+@pytest.mark.parametrize(
+    "run", [infers, records_gradients, leaves_autocast, computes_a_part_in_bf16], ids=lambda f: f.__name__
+)
+def test_a_mode_that_forward_enters_is_followed(run: Callable[[Layers, Tensor], Tensor]) -> None:
+    model = shaken(Layers(run))
+    found = difference(model, deploy(model, torch.randn(1, 3, 8, 9)), torch.randn(3, 3, 8, 9))
+    assert found < (1e-6 if run is not computes_a_part_in_bf16 else 1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float16, 5e-3), (torch.bfloat16, 4e-2)])
+def test_a_network_of_another_type_stays_in_it(dtype: torch.dtype, rounding: float) -> None:
+    model = shaken(Crossroads()).to(dtype)
+    deployed = deploy(model, torch.randn(1, 3, 13, 15, dtype=dtype))
+    assert {p.dtype for p in deployed.parameters()} == {dtype}
+    assert difference(model, deployed, torch.randn(3, 3, 13, 15, dtype=dtype)) < rounding
+    with pytest.raises(InputError, match=rf"the network is {str(dtype)[6:]}, the example float32$"):
+        deploy(model, torch.randn(1, 3, 13, 15))
+
+
+def test_norms_may_be_of_another_type_than_the_convolutions() -> None:
+    model = shaken(
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3), nn.BatchNorm2d(4))
+    )
+    model[0].half()
+    model[3].half()
+    deployed = deploy(model, torch.randn(1, 3, 9, 9).half())
+    assert {p.dtype for p in deployed.parameters()} == {torch.float16}
+    assert difference(model, deployed, torch.randn(3, 3, 9, 9).half()) < 5e-3

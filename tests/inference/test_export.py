@@ -1,6 +1,8 @@
 """An exported file gives what the network gives, and one that does not is not left behind."""
 
+import copy
 import json
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import ghostify
 from ghostify import GhostConv2d, InputError, export
 from ghostify.cli import main
 from ghostify.cli.export import export as verb
+from ghostify.errors import first_sentence
 from ghostify.inference.engines import FileRunner, Operator, undisturbed_ms
 from ghostify.inference.export import move_together, parity
 
@@ -71,6 +74,7 @@ def test_the_file_takes_any_batch_and_is_checked_with_labels(format: str, small:
     if format == "onnx":
         sums_are_written_by_convolutions(path)
     note = json.loads(path.with_suffix(".json").read_text())
+    assert report.input_shape == (3, 9, 7)
     assert note["input"] == {"name": "images", "shape": ["batch", 3, 9, 7], "dtype": "float32"}
     assert note["preprocessing"] == {"mean": [0.5, 0.5, 0.5]}
     assert note["check"]["engine"] == report.engine
@@ -248,3 +252,81 @@ def test_the_verb_exports_a_network_of_the_device_that_is_named(
     monkeypatch.setattr(option, "callback", lambda context, parameter, value: "meta" if value == "cuda" else value)
     assert main(["export", "resnet20", *data, "--device", "cuda", "--out", str(tmp_path)]) == 2
     assert {device.type for device in seen} == {"meta"}
+
+
+class Written(nn.Module):
+    """Pools by the size of its maps and writes into slices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x)).sigmoid()
+        y[:, :2] = (y[:, :2] * 2 - 0.5) * 8
+        y[:, 2:4] = (y[:, 2:4] * 2) ** 2
+        return nn.functional.avg_pool2d(y, y.shape[2:]).flatten(1)
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_what_is_written_into_slices_and_pooled_by_size_is_exported(format: str, tmp_path: Path) -> None:
+    path = tmp_path / ("net.onnx" if format == "onnx" else "net.xml")
+    x = torch.randn(2, 3, 9, 7)
+    report = export(Written().eval(), path, x[:1], format=format, check=[x])  # type: ignore[arg-type]  # any string
+    assert report.difference < 1e-5
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_a_network_in_float16_is_exported_and_checked_in_it(format: str, small: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / ("net.onnx" if format == "onnx" else "net.xml")
+    x = torch.randn(2, 3, 9, 7)
+    half = copy.deepcopy(small).half()
+    report = export(half, path, x[:1].half(), format=format, check=[x])  # type: ignore[arg-type]  # any string
+    assert 0 <= report.difference < 1e-2
+    assert json.loads(path.with_suffix(".json").read_text())["input"]["dtype"] == "float16"
+
+
+def in_bf16(m: nn.Module, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return m(x).float()
+
+
+class Around(nn.Module):
+    """A network that is run in some way."""
+
+    def __init__(self, network: nn.Module, run: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.network, self.run = network, run
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self.network, x)
+
+
+def test_types_that_an_engine_does_not_have_are_refused_with_what_to_do(small: nn.Module, tmp_path: Path) -> None:
+    x, path = torch.randn(1, 3, 9, 7), tmp_path / "net.onnx"
+    wanted = r"expected (one|a network) in float32, as model\.float\(\) makes it"
+    with pytest.raises(InputError, match=wanted):
+        export(copy.deepcopy(small).bfloat16(), path, x.bfloat16())
+    with pytest.raises(InputError, match=wanted + r", without torch\.autocast"):
+        export(Around(small, in_bf16).eval(), path, x)
+    with pytest.raises(InputError, match=wanted):
+        export(copy.deepcopy(small).double(), path, x.double())
+    assert not list(tmp_path.iterdir())
+    double = export(copy.deepcopy(small).double(), path.with_suffix(".xml"), x.double(), format="openvino")
+    assert double.difference < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("message", "sentence"),
+    [
+        (
+            "Check 'x' failed at a.cpp:1:\n\nOperators are missing: a,\nb\n  frame",
+            "Check 'x' failed at a.cpp:1: Operators are missing: a, b frame",
+        ),
+        ("\x1b[96mCannot do\nso. More of it.\nNext steps: none", "Cannot do so. More of it."),
+        ("Sizes do not match\n\nWhile executing %x", "Sizes do not match"),
+    ],
+)
+def test_a_message_of_another_library_is_not_cut_within_its_sentence(message: str, sentence: str) -> None:
+    assert first_sentence(message) == first_sentence(RuntimeError(message)) == sentence
+    assert first_sentence(KeyError()) == "KeyError"

@@ -1,7 +1,11 @@
 """Multiply-adds and parameters, against textbook products and PyTorch's own counter."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from accelerate import init_empty_weights
 from torch import Tensor, nn
@@ -198,3 +202,134 @@ def test_a_network_that_has_to_run_is_given_back_with_its_buffers_and_the_random
     assert network.calls is calls
     assert calls == 0
     assert torch.equal(torch.get_rng_state(), state)
+
+
+class Calls(nn.Module):
+    """A layer, and what is made of it and of the input."""
+
+    def __init__(self, run: Callable[[nn.Module, Tensor], Tensor], layer: nn.Module | None = None) -> None:
+        super().__init__()
+        self.run, self.layer = run, layer or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self.layer, x)
+
+
+class Choosing(Calls):
+    """Asks for a value, so that it has to run for real."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if x.sum().item() == 0 else -x)
+
+
+def called(layer: nn.Module, x: Tensor) -> Tensor:
+    return layer(x)
+
+
+def first_of(layer: nn.Module, x: Tensor) -> Tensor:
+    return layer(x)[0]
+
+
+class Table(nn.Module):
+    """Holds parameters without a layer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix, self.scale = nn.Parameter(torch.randn(4, 6)), nn.Parameter(torch.ones(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.matrix * self.scale
+
+
+@pytest.mark.parametrize("kind", [Calls, Choosing])
+@pytest.mark.parametrize(
+    ("layer", "run", "shape", "macs"),
+    [
+        (nn.PReLU(8), called, (8, 4, 4), 0),
+        (nn.GLU(1), called, (8, 4, 4), 0),
+        (nn.Upsample(scale_factor=2, mode="nearest-exact"), called, (3, 4, 4), 0),
+        (nn.LocalResponseNorm(3), called, (4, 4, 4), 0),
+        (nn.Embedding(9, 4), lambda layer, x: layer(x.long()), (6,), 0),
+        (None, lambda _, x: F.grid_sample(x, x.movedim(1, 3), align_corners=False), (2, 4, 4), 0),
+        (None, lambda _, x: F.fold(F.unfold(x, 2), x.shape[2:], 2), (2, 4, 4), 0),
+        (None, lambda _, x: x + torch.randn_like(x).cumprod(1).sort(1)[0], (2, 4, 4), 0),
+        # Four gates of an LSTM, three of a GRU: each from the input and from what came before, at each of 6 steps.
+        (nn.LSTM(5, 7, batch_first=True), first_of, (6, 5), 6 * 4 * 7 * (5 + 7)),
+        (
+            nn.LSTM(5, 7, 2, batch_first=True, bidirectional=True),
+            first_of,
+            (6, 5),
+            6 * 2 * 4 * 7 * ((5 + 7) + (14 + 7)),
+        ),
+        (nn.GRU(5, 7, batch_first=True), first_of, (6, 5), 6 * 3 * 7 * (5 + 7)),
+        (nn.LSTMCell(5, 7), first_of, (5,), 4 * 7 * (5 + 7)),
+        (None, lambda _, x: torch.einsum("bij,bkj->bik", x, x), (3, 4), 3 * 3 * 4),
+        (None, lambda _, x: x[0] @ x[0, 0], (3, 4), 3 * 4),
+        (None, lambda _, x: torch.dot(x[0], x[0]), (4,), 4),
+        (None, lambda _, x: torch.addbmm(x[0], x, x), (4, 4), 4 * 4 * 4),
+        (nn.Conv2d(4, 8, 3, groups=2, dilation=2, padding=2), called, (4, 6, 6), 8 * 6 * 6 * 2 * 3 * 3),
+        (nn.ConvTranspose2d(4, 8, 3, stride=2, groups=2), called, (4, 5, 5), 4 * 5 * 5 * 4 * 3 * 3),
+        (nn.Conv1d(4, 8, 3, padding=1, padding_mode="circular"), called, (4, 5), 8 * 5 * 4 * 3),
+        (Table(), called, (3, 4), 3 * 4 * 6),
+    ],
+)
+def test_what_is_a_product_is_counted_and_what_is_none_is_free(
+    kind: type[Calls], layer: nn.Module | None, run: Any, shape: tuple[int, ...], macs: int
+) -> None:
+    counted = count(kind(run, layer), shape)
+    assert (counted.macs, counted.unknown) == (macs, {})
+    assert counted.params == sum(p.numel() for p in layer.parameters()) if layer else counted.params == 0
+
+
+@pytest.mark.parametrize(
+    "run", [lambda _, x: torch.cdist(x, x), lambda _, x: torch.det(x), lambda _, x: torch.linalg.inv(x)]
+)
+def test_work_that_no_formula_tells_is_said_to_be_unknown(run: Any) -> None:
+    counted = count(Calls(run), (4, 4))
+    assert counted.macs == 0
+    assert len(counted.unknown) == 1
+
+
+def within_autocast(layer: nn.Module, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        x = layer(x)
+    return x.float()
+
+
+def attends_in_autocast(layer: nn.Module, x: Tensor) -> Tensor:
+    x = layer(x).flatten(2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return F.scaled_dot_product_attention(x, x, x)
+
+
+def infers_within(layer: nn.Module, x: Tensor) -> Tensor:
+    with torch.inference_mode():
+        x = layer(x)
+        with torch.inference_mode(False):
+            return x.clone()
+
+
+@pytest.mark.parametrize("kind", [Calls, Choosing])
+@pytest.mark.parametrize(
+    ("run", "more"),
+    [
+        (torch.inference_mode()(called), 0),
+        (infers_within, 0),
+        (torch.no_grad()(called), 0),
+        (torch.enable_grad()(called), 0),
+        (torch.autocast("cpu", dtype=torch.bfloat16)(called), 0),
+        (within_autocast, 0),
+        (attends_in_autocast, 2 * 8 * 8 * 35),
+    ],
+)
+def test_a_mode_that_forward_enters_changes_no_count(kind: type[Calls], run: Any, more: int) -> None:
+    counted = count(kind(run, nn.Conv2d(3, 8, 3)), (3, 7, 9))
+    assert (counted.macs, counted.unknown) == (8 * 5 * 7 * 3 * 3 * 3 + more, {})
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("kind", [Calls, Choosing])
+def test_a_network_of_another_type_costs_the_same(kind: type[Calls], dtype: torch.dtype) -> None:
+    network = kind(called, nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())).to(dtype)
+    counted = count(network, (3, 7, 9))
+    assert (counted.macs, counted.unknown) == (8 * 5 * 7 * 3 * 3 * 3, {})

@@ -19,7 +19,7 @@ from ghostify.cli.options import (
     shape_option,
     source_options,
 )
-from ghostify.cli.output import percent, progress_bars, show
+from ghostify.cli.output import percent, progress_bars, show, size
 from ghostify.data.coco import draw_images, load_coco
 from ghostify.data.sample import draw
 from ghostify.errors import InputError
@@ -136,7 +136,10 @@ def fastest_forms(network: nn.Module, shape: tuple[int, ...], engine: str) -> di
 
 def sentences(report: ExportReport) -> str:
     """The file that was written and the result of its check, in words."""
-    found = f"wrote {report.path}: in {report.engine} outputs differ by {report.difference:.1e} of the largest"
+    taken = f"any batch of {size(report.input_shape)}"
+    found = (
+        f"wrote {report.path} for {taken}: in {report.engine} outputs differ by {report.difference:.1e} of the largest"
+    )
     if report.agreement is not None:
         found += f", the first answer is the same for {percent(report.agreement)} % of {report.images} images"
     if report.top1_before is not None:

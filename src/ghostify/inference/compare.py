@@ -1,6 +1,5 @@
 """Two networks in one engine, side by side."""
 
-import copy
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -14,7 +13,7 @@ import torch._dynamo.config
 from torch import Tensor, nn
 
 from ghostify.errors import InputError
-from ghostify.inference.deploy import unlogged
+from ghostify.inference.deploy import copied, unlogged
 from ghostify.inference.engines import FILE_ENGINES, FileRunner, check_engine
 from ghostify.inference.export import write_onnx
 from ghostify.measure.latency import EAGER, Comparison, Conditions, summarise
@@ -99,16 +98,17 @@ def compare(
         stack.enter_context(torch.inference_mode())
         folder = Path(stack.enter_context(TemporaryDirectory()))
         runners: list[Runner] = []
+        bf16 = engine in FILE_ENGINES and example.dtype == torch.bfloat16
+        given = example.float() if bf16 else example  # of a file in float32 the engine computes in bf16
         for name, model in (("a", a), ("b", b)):
+            own = model if dtype_of(model) in (given.dtype, None) else copied(model).to(given.dtype)
             if engine not in FILE_ENGINES:
-                own = model if dtype_of(model) == example.dtype else copy.deepcopy(model).to(example.dtype)
                 runners.append(TorchRunner(own, example, compiled=engine == "compile", threads=threads))
                 continue
             file = folder / f"{name}.onnx"
             with torch.inference_mode(False):  # whose tensors cannot be exported
-                write_onnx(model, file, example.float(), engine=engine)
-            bf16 = example.dtype == torch.bfloat16
-            own_process = FileRunner(file, engine, example, device=example.device.type, threads=threads, bf16=bf16)
+                write_onnx(own, file, given, engine=engine)
+            own_process = FileRunner(file, engine, given, device=example.device.type, threads=threads, bf16=bf16)
             runners.append(stack.enter_context(own_process))
         return interleaved(
             runners[0],

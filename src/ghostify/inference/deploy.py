@@ -2,22 +2,26 @@
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from io import StringIO
-from typing import Literal, get_args
+from operator import attrgetter
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export import Dim
+from torch.export import Dim, ExportedProgram
+from torch.overrides import TorchFunctionMode
 
-from ghostify.errors import InputError
+from ghostify.errors import InputError, first_sentence
 from ghostify.inference.engines import check_engine
-from ghostify.inference.nodes import UnclearError
+from ghostify.inference.nodes import UnclearError, first, is_functional, is_in_place
 from ghostify.inference.rewrite import Rewriter
 from ghostify.layers import GhostConv2d, GhostModule
+from ghostify.modes import without_inference_mode
 from ghostify.plain_part import plain_part
 from ghostify.structure.surgery import replace_modules_
 from ghostify.wrappers import unwrapped
@@ -50,6 +54,11 @@ class Deployed(nn.Module):
         network: Plain PyTorch operators.
         ghosts: The form of each ghost layer.
         memory_format: Memory order of the maps; None: that of the input.
+        check_size: Called with each input from outside of a trace: refuses those of a size for which the network would
+            do something else; None: it does the same for all.
+    Attributes:
+        fixed_size: Height and width of all inputs, None for one that is free. A size is fixed where the network makes
+            an operator's setting of it, as the kernel of a pooling.
     """
 
     def __init__(
@@ -57,15 +66,24 @@ class Deployed(nn.Module):
         network: fx.GraphModule,
         ghosts: tuple[DeployedGhost, ...],
         memory_format: torch.memory_format | None = None,
+        fixed_size: tuple[int | None, int | None] = (None, None),
+        check_size: Callable[[Tensor], None] | None = None,
     ) -> None:
         super().__init__()
         self.network, self.ghosts, self.memory_format = network, ghosts, memory_format
+        self.fixed_size, self.check_size = fixed_size, check_size
         if memory_format is not None:
             self.to(memory_format=memory_format)
         super().train(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The network's outputs for inputs ``[batch, channels, height, width]``."""
+        """The network's outputs for inputs ``[batch, channels, height, width]``.
+
+        Raises:
+            InputError: If the network would do something else for inputs of this size.
+        """
+        if self.check_size is not None and not torch.compiler.is_compiling():
+            self.check_size(x)
         if self.memory_format is not None:
             x = x.contiguous(memory_format=self.memory_format)
         output: Tensor = self.network(x)
@@ -95,8 +113,8 @@ def deploy(
 
     Args:
         model: Any network that ``torch.export`` can follow, or a detector, whose plain part is taken; left untouched.
-        example: An input ``[batch, channels, height, width]`` on the network's device. Others may differ in
-            batch, and in height and width where the network allows.
+        example: An input ``[batch, channels, height, width]`` on the network's device, in its data type. Others may
+            differ in batch, and in height and width where the network allows (``.fixed_size``).
         engine: That is to run it; None: any. Only "eager", PyTorch as it is, gets another network: it starts every
             operator anew, so that fewer are faster, and depthwise ghosts are joined; and its convolutions prefer
             channels last.
@@ -131,7 +149,8 @@ def deploy(
         return chosen.get(name) == "split"
 
     try:
-        graph = exported(model, example)
+        program = exported(model, example)
+        graph = functional_graph(program, type(model).__name__)
         rewriter = Rewriter(graph, splits)
         network = rewriter.run()
         while rewriter.found:  # ends: each convolution is found once at most
@@ -151,7 +170,12 @@ def deploy(
         reason = rewriter.joins.get(name, "" if name in rewriter.split else "it is not run for the example")
         return DeployedGhost(name, "joined" if reason else "split", reason)
 
-    return Deployed(network, tuple(became(name) for name in layers), torch.channels_last if eager else None)
+    guards = getattr(program.module(check_guards=True), "_guards_fn", None)
+    check_size = None if guards is None else partial(refuse_size, guards, tuple(example.shape[2:]))
+    ghosts = tuple(became(name) for name in layers)
+    return Deployed(
+        network, ghosts, torch.channels_last if eager else None, fixed_size(check_size, example), check_size
+    )
 
 
 def check_example(example: Tensor) -> None:
@@ -160,15 +184,21 @@ def check_example(example: Tensor) -> None:
         raise InputError("example: expected an input [batch, channels, height, width]")
 
 
+class CopyingValues(TorchFunctionMode):
+    """Lets ``copy.deepcopy`` copy the values of tensors that a layer computed and keeps, as masked weights."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not Tensor.__deepcopy__ or args[0].is_leaf:
+            return func(*args, **(kwargs or {}))
+        tensor, memo = args
+        memo[id(tensor)] = tensor.detach().clone()
+        return memo[id(tensor)]
+
+
 def copied(model: nn.Module) -> nn.Module:
-    """A copy, or a word on why there is none."""
-    try:
+    """A copy; the network keeps all that its layers computed and keep."""
+    with CopyingValues():
         return copy.deepcopy(model)
-    except RuntimeError as error:  # of tensors that a layer computed and keeps
-        raise InputError(
-            f"{type(model).__name__} cannot be copied, as a layer keeps a tensor that it computed: expected "
-            "torch.nn.utils.remove_weight_norm after weight_norm, or that of torch.nn.utils.parametrizations instead"
-        ) from error
 
 
 def ghost_layers(model: nn.Module) -> dict[str, GhostConv2d | GhostModule]:
@@ -213,28 +243,118 @@ def dense_form(layer: nn.Module) -> nn.Sequential:
     return nn.Sequential(*merge, layer.primary, mix).eval()
 
 
-def exported(model: nn.Module, example: Tensor) -> fx.GraphModule:
-    """The network as a graph of ATen operators, for any batch, and any height and width where it allows."""
+def exported(model: nn.Module, example: Tensor) -> ExportedProgram:
+    """The network as ATen operators, for any batch, and any height and width where it allows."""
     x = example.detach()
     if len(x) == 1:  # a size of 1 would be taken for a constant
         x = x.expand(2, *x.shape[1:]).contiguous()
+    name = type(model).__name__
     try:
-        with unlogged(), torch.no_grad():
-            program = torch.export.export(model, (x,), dynamic_shapes=({0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO},))
-        graph = program.module(check_guards=False)
-    except Exception as error:  # torch.export runs the network's own code, which may raise anything
-        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise InputError(f"{type(model).__name__} cannot be followed by torch.export: {line}") from error
-    image = next(node for node in graph.graph.nodes if node.op == "placeholder")
-    free = {
-        str(size) for size, limits in program.range_constraints.items() if limits.lower <= 2 and limits.upper > MOST
-    }
-    if str(image.meta["val"].shape[0]) not in free:
+        program = followed(model, x, sides=Dim.AUTO)
+    except Exception:  # noqa: BLE001  # torch.export runs the network's own code, which may raise anything
+        try:  # as where the size becomes an operator's setting
+            program = followed(model, x, sides=None)
+        except Exception as error:
+            own = next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype)
+            other = f"; the network is {named(own)}, the example {named(x.dtype)}" if own != x.dtype else ""
+            raise InputError(f"{name} cannot be followed by torch.export: {first_sentence(error)}{other}") from error
+    (batch, *_), constraints = sizes_of_input(program), program.range_constraints
+    free = {str(size) for size, limits in constraints.items() if limits.lower <= 2 and limits.upper > MOST}
+    if str(batch) not in free:
         raise InputError(
-            f"{type(model).__name__} computes a batch of {len(x)} in another way than others, and would be right for "
+            f"{name} computes a batch of {len(x)} in another way than others, and would be right for "
             "some only: expected a network that does the same for any batch"
         )
+    return program
+
+
+def followed(model: nn.Module, x: Tensor, sides: Any) -> ExportedProgram:
+    """torch.export's program, with a free batch; ``sides`` is what it is told of height and width."""
+    with unlogged(), without_inference_mode(), torch.no_grad():
+        return torch.export.export(model, (x,), dynamic_shapes=({0: Dim.AUTO, 2: sides, 3: sides},))
+
+
+def functional_graph(program: ExportedProgram, name: str) -> fx.GraphModule:
+    """The program's graph, whose changes in place touch nothing that is read otherwise.
+
+    Where they do, as writing into a slice does, or where a part runs under ``torch.autocast``, PyTorch writes the same
+    in operators that change nothing. Changes of the input are left out.
+
+    Raises:
+        InputError: If outputs depend on what an earlier call left behind.
+    """
+    try:
+        graph = program.module(check_guards=False)
+    except Exception as error:  # PyTorch's, of names that are its own
+        raise InputError(f"{name} cannot be followed by torch.export: {first_sentence(error)}") from error
+    held = (attrgetter(str(node.target))(graph) for node in graph.graph.nodes if node.op == "get_attr")
+    if is_functional(graph.graph) and all(isinstance(value, Tensor) for value in held):
+        return graph
+    try:
+        with unlogged(), torch.no_grad():
+            graph = program.run_decompositions({}).module(check_guards=False)
+    except Exception as error:  # PyTorch's, of what it cannot write so
+        raise InputError(f"{name} cannot be written without changes in place: {first_sentence(error)}") from error
+    changes = [node for node in graph.graph.nodes if is_in_place(node)]
+    kept = {first(node) for node in changes if first(node).op == "get_attr"}
+    for node in changes:
+        graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
+    for node in kept & set(graph.graph.nodes):
+        raise InputError(
+            f"{name} changes {node.target} in each call and computes with it: expected a network whose outputs depend "
+            "on its input alone"
+        )
     return graph
+
+
+def sizes_of_input(program: ExportedProgram) -> torch.Size:
+    """Shape of a program's input, with symbols for the sizes that are free."""
+    (name,) = program.graph_signature.user_inputs
+    size: torch.Size = next(node for node in program.graph.nodes if node.name == name).meta["val"].shape
+    return size
+
+
+def refuse_size(guards: nn.Module, size: tuple[int, ...], x: Tensor) -> None:
+    """Refuse an input for which the network would do something else than for the size that it was deployed for.
+
+    Args:
+        guards: torch.export's assertions about its example, which had more than one image.
+        size: Height and width that it was deployed for.
+        x: The input.
+    """
+    if tuple(x.shape[2:]) == size:
+        return
+    try:
+        guards(x if len(x) > 1 else x.expand(2, *x.shape[1:]))
+    except AssertionError as error:
+        wanted, given = ("×".join(map(str, sides)) for sides in (size, x.shape[2:]))
+        raise InputError(
+            f"the network was deployed for inputs of {wanted} and computes those of {given} in another way: expected "
+            f"{wanted}, or to deploy it for {given}"
+        ) from error
+
+
+def fixed_size(check_size: Callable[[Tensor], None] | None, example: Tensor) -> tuple[int | None, int | None]:
+    """Height and width that inputs must have; None for one of which others are taken, too."""
+    if check_size is None:
+        return None, None
+    found = []
+    for side in (2, 3):
+        shape = list(example.shape)
+        free = False
+        for more in (1, 2, 32, shape[side]):
+            larger = [size + more * (place == side) for place, size in enumerate(shape)]
+            with suppress(InputError):
+                check_size(example.new_empty(larger, device="meta"))
+                free = True
+        found.append(None if free else shape[side])
+    return found[0], found[1]
+
+
+def named(dtype: torch.dtype) -> str:
+    """A data type's name."""
+    return str(dtype).removeprefix("torch.")
 
 
 @contextmanager

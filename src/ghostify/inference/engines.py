@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ghostify.errors import InputError
+from ghostify.errors import InputError, first_sentence
 from ghostify.inference import worker
 
 FILE_ENGINES = tuple(worker.ENGINES)
@@ -146,7 +146,8 @@ class FileRunner:
 
     def stored(self, name: str, x: Tensor) -> str:
         path = Path(self.folder.name) / f"{name}.npy"
-        np.save(path, x.detach().float().cpu().numpy())
+        x = x.detach().cpu()
+        np.save(path, (x.float() if x.dtype == torch.bfloat16 else x).numpy())  # NumPy has no bfloat16
         return str(path)
 
     def ask(self, question: str, **details: Any) -> Any:
@@ -165,7 +166,7 @@ class FileRunner:
         answer = json.loads(line)
         if "error" in answer:
             missing = ": pip install 'ghostify[export]'" if "ModuleNotFoundError" in answer["error"] else ""
-            raise InputError(f"{self.engine} cannot run the network: {answer['error']}{missing}")
+            raise InputError(f"{self.engine} cannot run the network: {first_sentence(answer['error'])}{missing}")
         return answer["answer"]
 
     def send(self, name: str) -> None:

@@ -17,8 +17,8 @@ from torch.export import Dim
 from torch.utils._pytree import tree_leaves
 
 from ghostify.atomic import replacing
-from ghostify.errors import InputError
-from ghostify.inference.deploy import Deployed, DeployedGhost, Form, check_example, copied, deploy, unlogged
+from ghostify.errors import InputError, first_sentence
+from ghostify.inference.deploy import Deployed, DeployedGhost, Form, check_example, copied, deploy, named, unlogged
 from ghostify.inference.engines import FileRunner, module_version
 from ghostify.inference.onnx_operators import suit_onnxruntime_
 from ghostify.modes import evaluating
@@ -29,9 +29,10 @@ Format = Literal["onnx", "openvino"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 SUFFIX = {"onnx": ".onnx", "openvino": ".xml"}
 ENGINE = {"onnx": "onnxruntime", "openvino": "openvino"}
-# Of the largest output. Float32 kernels that add in another order differ by 1e-6 to 1e-5 after fifty layers;
-# a wrong operator differs by far more.
+# Of the largest output. Float32 kernels that add in another order differ by 1e-6 to 1e-5 after fifty layers, float16
+# ones by 1e-3 to 5e-3, as an engine rounds sums to it in other places; a wrong operator differs by far more.
 TOLERANCE = 1e-3
+HALF_TOLERANCE = 2e-2
 Checked = Tensor | tuple[Tensor, ...] | list[Tensor]
 
 
@@ -42,6 +43,7 @@ class ExportReport:
     Args:
         path: The file; OpenVINO's weights lie beside it, and for both a ``.json`` with what users must know.
         engine: Engine that ran it for the check.
+        input_shape: Shape of the file's inputs without batch, which is free.
         images: How many were checked.
         difference: The largest of an output, over the largest output of its kind.
         agreement: Share of images with the same first answer, 0..1; None where outputs are not ``[batch, classes]``.
@@ -53,6 +55,7 @@ class ExportReport:
     path: Path
     format: Format
     engine: str
+    input_shape: tuple[int, ...]
     images: int
     difference: float
     agreement: float | None
@@ -68,7 +71,7 @@ def export(
     *,
     format: Format = "onnx",
     check: Iterable[Checked] | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     preprocessing: Mapping[str, Any] | None = None,
     forms: Mapping[str, Form] | None = None,
 ) -> ExportReport:
@@ -81,10 +84,12 @@ def export(
 
     Args:
         path: Ends in ``.onnx``, or in ``.xml`` for OpenVINO.
-        example: A batch ``[batch, channels, height, width]``.
+        example: A batch ``[batch, channels, height, width]`` in the network's data type, in which the file takes its
+            inputs, too: float32, float16 or what the engine computes in.
         check: Batches as the network gets them, or pairs of these and labels ``[batch]``, as of a ``DataLoader``;
             None: the example.
-        tolerance: Largest difference of an output that is still rounding, over the largest output of its kind.
+        tolerance: Largest difference of an output that is still rounding, over the largest output of its kind; None:
+            0.001, of a network with weights in float16 0.02.
         preprocessing: JSON values to write beside it: how images become inputs, the names of the classes.
         forms: Forms of ghost layers, as ``deploy`` takes them; for a network that is not deployed yet.
     Raises:
@@ -99,16 +104,28 @@ def export(
     model = plain_part(unwrapped(model))
     example, on_cpu = example.cpu(), model if device_of(model).type == "cpu" else copied(model).cpu()
     deployed = on_cpu if isinstance(on_cpu, Deployed) else deploy(on_cpu, example, forms=forms)
+    types = types_in(deployed, example)
+    if torch.bfloat16 in types:  # ONNX Runtime has no convolution in it, NumPy no array
+        raise InputError(
+            f"{type(model).__name__} computes in bfloat16, in which {ENGINE[format]} takes no network: expected one in "
+            "float32, as model.float() makes it, without torch.autocast; an engine computes in bfloat16 by itself"
+        )
     with kept_if_done(target.parent), TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
         made = Path(folder) / target.name
         if format == "onnx":
             write_onnx(deployed, made, example)
         else:
             write_openvino(deployed, made, example)
-        with FileRunner(made, ENGINE[format], threads=torch.get_num_threads()) as runner:
-            found = parity(model, runner, [example] if check is None else check)
-        report = ExportReport(target, format, ENGINE[format], **found, ghosts=deployed.ghosts)
-        refuse_difference(report, tolerance)
+        try:
+            with FileRunner(made, ENGINE[format], threads=torch.get_num_threads()) as runner:
+                found = parity(model, runner, [example] if check is None else check, example.dtype)
+        except InputError as error:
+            if types <= {torch.float32}:
+                raise
+            raise InputError(f"{error}; expected a network in float32, as model.float() makes it") from error
+        shape = tuple(example.shape[1:])
+        report = ExportReport(target, format, ENGINE[format], shape, **found, ghosts=deployed.ghosts)
+        refuse_difference(report, tolerance or (HALF_TOLERANCE if torch.float16 in types else TOLERANCE))
         note = made.with_suffix(".json")
         note.write_text(json.dumps(describe(report, example, dict(preprocessing or {})), indent=1))
         move_together(made, target)
@@ -162,13 +179,19 @@ def write_onnx(model: nn.Module, path: Path, example: Tensor, *, engine: str = "
         except ModuleNotFoundError:  # onnx and onnxscript are an extra
             raise
         except Exception as error:  # the exporter runs the network's own code, which may raise anything
-            line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise InputError(f"{type(model).__name__} cannot be exported: {line}") from error
+            raise InputError(f"{type(model).__name__} cannot be exported: {first_sentence(cause(error))}") from error
     assert program is not None
     if engine == "onnxruntime":
         suit_onnxruntime_(program.model.graph)
     name_by_layer_(program.model.graph, {name for name, _ in model.named_modules()})
     program.save(str(path))
+
+
+def cause(error: BaseException) -> BaseException:
+    """The error at the beginning of a chain: the exporter wraps each in what it was about."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def name_by_layer_(graph: Any, modules: Container[str]) -> None:
@@ -191,17 +214,30 @@ def name_by_layer_(graph: Any, modules: Container[str]) -> None:
 
 
 def write_openvino(model: nn.Module, path: Path, example: Tensor) -> None:
-    """Write a network as it is to ``path`` and its weights beside it, in float32."""
+    """Write a network as it is to ``path`` and its weights beside it, in the network's data type.
+
+    Raises:
+        InputError: If PyTorch cannot export it, or OpenVINO not take it.
+    """
     openvino = import_module("openvino")
     with TemporaryDirectory() as folder:
         onnx = Path(folder) / "network.onnx"
         write_onnx(model, onnx, example, engine="openvino")
-        openvino.save_model(openvino.convert_model(onnx), path, compress_to_fp16=False)
+        try:
+            openvino.save_model(openvino.convert_model(onnx), path, compress_to_fp16=False)
+        except Exception as error:  # its own kinds, of an operator that it does not have
+            raise InputError(f"openvino cannot take {type(model).__name__}: {first_sentence(error)}") from error
 
 
 @torch.no_grad()
-def parity(model: nn.Module, runner: FileRunner, check: Iterable[Checked]) -> dict[str, Any]:
-    """How far the file's outputs are from the network's, and how often both are right."""
+def parity(
+    model: nn.Module, runner: FileRunner, check: Iterable[Checked], dtype: torch.dtype | None = None
+) -> dict[str, Any]:
+    """How far the file's outputs are from the network's, and how often both are right.
+
+    Args:
+        dtype: Data type that both take their inputs in; None: that of the batches.
+    """
     largest: dict[int, float] = {}  # by the output's place
     scale: dict[int, float] = {}
     images = same = labelled = right_before = right_after = 0
@@ -210,6 +246,7 @@ def parity(model: nn.Module, runner: FileRunner, check: Iterable[Checked]) -> di
         for item in check:
             x, *rest = (item,) if isinstance(item, Tensor) else item
             labels = rest[0].cpu() if rest else None
+            x = x.to(dtype)
             before = [leaf.cpu() for leaf in tree_leaves(model(x.to(device))) if isinstance(leaf, Tensor)]
             after = runner.outputs(x)
             if [b.shape for b in before] != [a.shape for a in after]:
@@ -256,6 +293,13 @@ def whole_float32() -> Iterator[None]:
             kind.fp32_precision = precision
 
 
+def types_in(deployed: Deployed, example: Tensor) -> set[torch.dtype]:
+    """The floating-point types of a network's weights, of its input, and of what it makes of both by the way."""
+    held = {tensor.dtype for tensor in (*deployed.parameters(), *deployed.buffers(), example)}
+    made = {value for node in deployed.network.graph.nodes for value in tree_leaves((node.args, dict(node.kwargs)))}
+    return {value for value in held | made if isinstance(value, torch.dtype) and value.is_floating_point}
+
+
 def device_of(model: nn.Module) -> torch.device:
     """The device of a network's weights; the CPU without any."""
     return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
@@ -272,7 +316,7 @@ def refuse_difference(report: ExportReport, tolerance: float) -> None:
 def describe(report: ExportReport, example: Tensor, preprocessing: dict[str, Any]) -> dict[str, Any]:
     """The facts that users of the file must know, as JSON values."""
     return {
-        "input": {"name": "images", "shape": ["batch", *example.shape[1:]], "dtype": "float32"},
+        "input": {"name": "images", "shape": ["batch", *example.shape[1:]], "dtype": named(example.dtype)},
         "preprocessing": preprocessing,
         "check": {
             "engine": report.engine,

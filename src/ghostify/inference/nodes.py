@@ -13,6 +13,7 @@ ELEMENTWISE = {
     *(aten.relu, aten.relu6, aten.hardtanh, aten.hardswish, aten.hardsigmoid, aten.sigmoid, aten.silu, aten.gelu),
     *(aten.elu, aten.selu, aten.celu, aten.leaky_relu, aten.mish, aten.softplus, aten.tanh, aten.clamp, aten.clamp_min),
     *(aten.contiguous, aten.clone),  # which a view behind them may need
+    *(aten.to, aten._to_copy),
 }
 SPATIAL = {
     *(aten.max_pool2d, aten.avg_pool2d, aten.adaptive_avg_pool2d),
@@ -21,6 +22,8 @@ SPATIAL = {
 ARITHMETIC = {aten.add, aten.sub, aten.mul, aten.div}
 DROPOUT = {aten.dropout, aten.feature_dropout, aten.alpha_dropout}
 NOTHING = {*DROPOUT, aten.detach, aten.alias}
+END = 2**63 - 1  # of a slice without one
+WHOLE = (None, 0, 0, END, 1)  # a slice's arguments where they are not given
 
 
 class UnclearError(Exception):
@@ -58,6 +61,9 @@ def functional(target: Any) -> Any:
 def does_nothing(node: fx.Node) -> bool:
     """True if an operator returns its input unchanged; not for a dropout that was asked to drop in eval mode, too."""
     op = packet(node)
+    if op is aten.slice:  # all of it
+        given: tuple[Any, ...] = (*node.args, *WHOLE[len(node.args) :])
+        return given[2] in (0, None) and given[3] in (END, None) and given[4] == 1
     return op in NOTHING and not (op in DROPOUT and bool(node.args[2]))
 
 
@@ -81,20 +87,19 @@ def memory_of(node: fx.Node) -> fx.Node:
     return node
 
 
-def are_apart(a: fx.Node, b: fx.Node) -> bool:
-    """True if two views lie in different pieces of one chunk, split or the like, and so share no memory."""
-    pieces = {piece.args[0]: piece.args[1] for piece in pieces_around(a)}
-    return any(pieces.get(piece.args[0], piece.args[1]) != piece.args[1] for piece in pieces_around(b))
+def is_functional(graph: fx.Graph) -> bool:
+    """True if changes in place can be read as if each made a new tensor.
 
-
-def pieces_around(node: fx.Node) -> list[fx.Node]:
-    """The nodes that took a piece of a chunk, split or the like, on the way from memory to a view."""
-    found, seen = [], node
-    while (source := looked_at(seen)) is not None:
-        if seen.target is operator.getitem:
-            found.append(seen)
-        seen = source
-    return found
+    So it is where nothing else looks at the memory that is changed, and it is no input's or buffer's.
+    """
+    tensors: dict[fx.Node, set[fx.Node]] = {}
+    try:
+        for node in graph.nodes:
+            tensors.setdefault(memory_of(node), set()).add(tensor_of(node))
+    except UnclearError:  # an operator that has no form that makes a new tensor
+        return False
+    changed = [memory_of(node) for node in graph.nodes if is_in_place(node)]
+    return all(memory.op == "call_function" and len(tensors[memory]) == 1 for memory in changed)
 
 
 def looked_at(node: fx.Node) -> fx.Node | None:
@@ -125,11 +130,15 @@ def ghost_layer(node: fx.Node) -> str | None:
     return str(name) if ours else None
 
 
+def owner(node: fx.Node) -> str:
+    """The name of the module whose code made a node; "" for the network itself."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    return str(stack[-1][0]) if stack else ""
+
+
 def reader(node: fx.Node) -> str:
     """A node's name in a report: its module's, else its own."""
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    name = str(stack[-1][0]) if stack else ""
-    return name or node.name
+    return owner(node) or node.name
 
 
 def rank(node: fx.Node) -> int | None:

@@ -55,7 +55,8 @@ def pool_means_(graph: Any) -> None:
             continue
         x, y = node.inputs[0], node.outputs[0]
         before, after = sizes(x), sizes(y)
-        if len(before) == len(after) == 4 and before[1] != 1 and after == [*before[:2], 1, 1]:
+        blocks = len(before) == len(after) == 4 and before[1] != 1 and x.dtype == ir.DataType.FLOAT
+        if blocks and after == [*before[:2], 1, 1]:
             replace_(graph, node, ir.Node("", "GlobalAveragePool", [x]))
 
 
@@ -63,7 +64,8 @@ def spread_gates_(graph: Any) -> None:
     """Resize a gate to the maps that it multiplies, so that both can be in blocks."""
     ir = import_module("onnx_ir")
     for node in list(graph):
-        if node.op_type != "Mul" or any(len(sizes(value)) != 4 for value in node.inputs):
+        wanted = node.op_type == "Mul" and node.outputs[0].dtype == ir.DataType.FLOAT
+        if not wanted or any(len(sizes(value)) != 4 for value in node.inputs):
             continue
         for gate, maps in (node.inputs, node.inputs[::-1]):
             size = sizes(maps)

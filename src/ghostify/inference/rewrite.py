@@ -16,7 +16,6 @@ from ghostify.inference.nodes import (
     ELEMENTWISE,
     SPATIAL,
     UnclearError,
-    are_apart,
     arguments,
     aten,
     does_nothing,
@@ -26,7 +25,7 @@ from ghostify.inference.nodes import (
     is_in_place,
     is_pixel,
     is_spatial,
-    memory_of,
+    owner,
     packet,
     rank,
     reader,
@@ -42,7 +41,7 @@ class Rewriter:
     """One pass over a graph of ATen operators.
 
     Args:
-        old: The graph from ``torch.export``, in eval mode.
+        old: The graph from ``torch.export``, in eval mode, whose changes in place touch nothing else.
         splits: True for the names of ghost layers whose maps stay in two tensors.
         cuts: Bounds between the tensors in which convolutions make their maps, by the name of the convolution's node.
     Attributes:
@@ -93,20 +92,9 @@ class Rewriter:
         return distinct
 
     def follow_change(self, node: fx.Node) -> None:
-        """Have all readers behind a change in place read its result.
-
-        A reader of another view of the same memory would read what was there before, and is refused.
-        """
-        changed, memory = first(node), memory_of(node)
-        if memory.op != "call_function":
-            raise UnclearError(f"{node.target} changes {changed.name} in place, which is an input or looks at one")
-        for other in [n for n in self.values if memory_of(n) is memory]:
-            if tensor_of(other) is tensor_of(node):
-                self.values[other] = self.values[node]
-            elif any(user not in self.values for user in other.users) and not are_apart(other, changed):
-                raise UnclearError(
-                    f"{node.target} changes {changed.name} in place; {other.name} shares its memory and is read later"
-                )
+        """Have all readers behind a change in place read its result (see ``nodes.is_functional``)."""
+        for other in [n for n in self.values if tensor_of(n) is tensor_of(node)]:
+            self.values[other] = self.values[node]
 
     # One method per kind of node.
 
@@ -117,7 +105,7 @@ class Rewriter:
             assert isinstance(node.target, str)
             value = operator.attrgetter(node.target)(self.old)
             if not isinstance(value, Tensor):
-                raise UnclearError(f"a part of it runs in a mode of its own, or is chosen by a value: {node.target}")
+                raise UnclearError(f"a part of it is chosen by a value, or is a graph of its own: {node.target}")
             return Constant(node.target, value.detach())
         if node.op == "output":
             found: Any = fx.map_arg(node.args[0], lambda n: self.joined(n, "output"))
@@ -133,6 +121,12 @@ class Rewriter:
     def called(self, node: fx.Node) -> Any:
         x = self.values.get(node.args[0]) if node.args and isinstance(node.args[0], fx.Node) else None
         op = packet(node)
+        if op is aten._assert_tensor_metadata:  # so it was in the example, and is therefore
+            return None
+        if (constant := self.computed(node)) is not None:
+            return constant
+        if op is operator.getitem and isinstance(x, tuple):
+            return x[arguments(node)[1]]
         if op is aten.sym_size and isinstance(x, Maps):
             if node.args[1] == 1 and len(x.parts) > 1:
                 return x.bounds[-1]
@@ -148,7 +142,12 @@ class Rewriter:
         if op is aten.conv2d:
             return self.conv2d(node, x)
         if op is aten.batch_norm:
-            return self.batch_norm(node, x)
+            *tensors, training, _, eps, _ = arguments(node)
+            return self.generic(node) if training else self.batch_norm(node, x, tensors[1:], eps)
+        if op is aten._native_batch_norm_legit_no_training:  # as functional graphs have it
+            *tensors, _, eps = arguments(node)
+            normed = self.batch_norm(node, x, tensors[1:], eps)
+            return (normed,) if isinstance(normed, Maps) else normed
         if op in ARITHMETIC:
             return self.arithmetic(node, x)
         if op in ELEMENTWISE or op in SPATIAL or (op in (aten.mean, aten.slice) and is_spatial(node)):
@@ -158,6 +157,17 @@ class Rewriter:
         if op in (aten.slice, aten.narrow):
             return self.first_maps(node, x)
         return self.generic(node)
+
+    def computed(self, node: fx.Node) -> Constant | None:
+        """The result of an operator on constants alone, as of a mask and the weights that it covers."""
+        value, inputs = node.meta.get("val"), [self.values[n] for n in node.all_input_nodes]
+        if not inputs or not all(isinstance(n, Constant) for n in inputs) or not isinstance(value, Tensor):
+            return None
+        target: Any = functional(node.target)
+        if torch.Tag.nondeterministic_seeded in getattr(target, "tags", ()):
+            return None
+        args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda n: self.values[n].tensor)
+        return Constant(f"{inputs[0].name}.{node.name}", target(*args, **kwargs))
 
     def cat(self, node: fx.Node) -> Any:
         tensors, dim = node.args[0], node.args[1] if len(node.args) > 1 else 0
@@ -194,7 +204,8 @@ class Rewriter:
             Geometry(**{key: named[key] for key in ("stride", "padding", "dilation") if key in named}),
             weight.tensor.dtype,
         )
-        name = weight.name.rpartition(".")[0] or "conv"
+        stored = named["weight"].op == "get_attr"
+        name = (weight.name.rpartition(".")[0] if stored else owner(node)) or "conv"
         if filters.groups == 1:
             return self.dense(node, x, name, filters)
         if filters.groups == x.bounds[-1] and len(x.parts) > 1:
@@ -232,19 +243,20 @@ class Rewriter:
         linear.weight = nn.Parameter(weight.tensor, requires_grad=False)
         if bias is not None:
             linear.bias = nn.Parameter(bias.tensor, requires_grad=False)
-        name = self.free(weight.name.rpartition(".")[0] or "linear")
+        stored = arguments(node)[1].op == "get_attr"
+        name = self.free((weight.name.rpartition(".")[0] if stored else owner(node)) or "linear")
         self.linears[name] = linear
         return self.whole(self.graph.call_module(name, (self.joined(first(node), reader(node)),)), node)
 
-    def batch_norm(self, node: fx.Node, x: Maps) -> Any:
-        _, *affine, training, _, eps, _ = arguments(node)
+    def batch_norm(self, node: fx.Node, x: Maps, affine: Sequence[Any], eps: float) -> Any:
+        """Weight, bias, mean and variance, each a node or None, folded into the convolutions that made the maps."""
         constants = [self.values.get(n) for n in affine]
-        if training or not all(c is None or isinstance(c, Constant) for c in constants) or None in constants[2:]:
+        if not all(c is None or isinstance(c, Constant) for c in constants) or None in constants[2:]:
             return self.generic(node)
         weight, bias, mean, variance = (None if c is None else c.tensor.double() for c in constants)
         assert mean is not None
         assert variance is not None
-        dtype = constants[2].tensor.dtype  # type: ignore[union-attr]  # the mean, which is there
+        dtype = first(node).meta["val"].dtype  # the norm's own numbers may have more digits
         # Folded into a convolution that leaves all maps as they are.
         identity = mean.new_ones(len(mean), 1, 1, 1)
         scale, shift = fuse_conv_bn_weights(identity, None, mean, variance, eps, weight, bias)
@@ -377,7 +389,7 @@ class Rewriter:
 
         For maps it becomes a depthwise 1×1 convolution: engines add and activate while they write its maps.
         """
-        name, dims = reader(node) + AFFINE, node.meta["val"].ndim
+        name, dims = reader(node) + AFFINE, first(node).meta["val"].ndim
         if dims == 4:
             filters = Filters(scale[:, None, None, None], shift, part.maps, Geometry(), dtype)
             conv = self.emit(name, filters, part.node, node)

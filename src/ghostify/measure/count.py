@@ -1,7 +1,7 @@
 """Multiply-adds and parameters of any network, layer by layer."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from ghostify.errors import InputError
+from ghostify.errors import InputError, first_sentence
 from ghostify.hooks import hooked
-from ghostify.modes import evaluating
+from ghostify.modes import evaluating, without_inference_mode
 from ghostify.plain_part import plain_part
 from ghostify.wrappers import unwrapped
 
@@ -69,8 +69,8 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> Count:
     """Count a network's multiply-adds and parameters for one input, in eval mode.
 
     A convolution costs n·h'·w'·c·k·k and a depthwise one n·h'·w'·k·k (Han et al. 2020,
-    arXiv:1911.11907, section 3.2), a linear layer inputs·outputs. Bias, BatchNorm, activations,
-    pooling and resampling cost nothing by that convention. The papers call these multiply-adds FLOPs.
+    arXiv:1911.11907, section 3.2), a linear layer inputs·outputs. Bias, BatchNorm, activations, pooling,
+    resampling, sorting and random numbers cost nothing by that convention. The papers call these multiply-adds FLOPs.
     The formulas are those of ``torch.utils.flop_counter``, also the ones that a user registers there.
 
     Args:
@@ -96,7 +96,9 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> Count:
             counter = counted_run(model, torch.zeros(1, *input_shape, dtype=dtype, device=device), on_meta=False)
         except Exception as error:  # whatever the network's own code raises
             shape = "×".join(map(str, input_shape))
-            raise InputError(f"{type(model).__name__} cannot take an input of {shape}: {first_line(error)}") from error
+            raise InputError(
+                f"{type(model).__name__} cannot take an input of {shape}: {first_sentence(error)}"
+            ) from error
     return counter.result(model)
 
 
@@ -115,7 +117,7 @@ def counted_run(model: nn.Module, example: Tensor, on_meta: bool) -> "MacCounter
         with (
             torch.random.fork_rng([example.device] if example.is_cuda else []),
             evaluating(model),
-            torch.inference_mode(False),
+            without_inference_mode(),
             torch.no_grad(),
             hooked(names, before=counter.enter, after=counter.leave),
             counter,
@@ -169,6 +171,8 @@ class MacCounter(TorchDispatchMode):
         out = func(*args, **kwargs)
         if packet in flop_registry:  # PyTorch's formulas, by which a multiply-add is two
             self.macs[self.stack[-1]] += flop_registry[packet](*args, **kwargs, out_val=out) // 2
+        elif packet in PRODUCTS:
+            self.macs[self.stack[-1]] += PRODUCTS[packet](*args)
         elif not is_free(func):
             self.unknown[str(packet)] += 1
         return out
@@ -193,29 +197,58 @@ class MacCounter(TorchDispatchMode):
         return Count(self.macs.total(), params, tuple(layers), dict(sorted(self.unknown.items())))
 
 
+# Multiply-adds of the products that PyTorch has no formula for, from the operator's arguments.
+PRODUCTS: dict[Any, Callable[..., int]] = {
+    torch.ops.aten.dot: lambda a, b: a.numel(),
+    torch.ops.aten.vdot: lambda a, b: a.numel(),
+    torch.ops.aten.mv: lambda matrix, vector: matrix.numel(),
+    torch.ops.aten.addmv: lambda start, matrix, vector: matrix.numel(),
+    torch.ops.aten.addbmm: lambda start, a, b: a.numel() * b.shape[-1],
+    # Recurrent layers in one kernel: at each step all matrices, from the input and from what came before.
+    torch.ops.aten.mkldnn_rnn_layer: lambda x, of_input, of_state, *_: recurrent_macs(x, (of_input, of_state)),
+    torch.ops.aten._cudnn_rnn: lambda x, weights, *_: recurrent_macs(x, weights),
+}
+
 # Operators without multiply-adds by the convention, beside pointwise ones and views, which torch tags.
 # In-place forms (with a trailing underscore) are the same operators.
 FREE = frozenset(
     """
-    _adaptive_avg_pool2d _adaptive_avg_pool3d _log_softmax _native_batch_norm_legit
-    _native_batch_norm_legit_no_training _safe_softmax _softmax _to_copy _unsafe_index _unsafe_view
-    _upsample_bicubic2d_aa _upsample_bilinear2d_aa adaptive_max_pool2d adaptive_max_pool3d amax amin any arange argmax
-    argmin as_strided avg_pool1d avg_pool2d avg_pool3d bernoulli cat channel_shuffle clone constant_pad_nd copy
-    cudnn_batch_norm cumsum embedding empty empty_like empty_strided eye fill flip full full_like gather hardsigmoid
-    hardswish index index_put index_select lift_fresh linalg_vector_norm linspace masked_fill max
-    max_pool2d_with_indices max_pool3d_with_indices mean min native_batch_norm native_dropout native_group_norm
-    native_layer_norm new_empty new_full new_ones new_zeros ones ones_like pad pixel_shuffle pixel_unshuffle prod
-    reflection_pad1d reflection_pad2d repeat replication_pad2d resize roll scalar_tensor scatter set slice_scatter sort
-    split_with_sizes stack std sum topk tril triu upsample_bicubic2d upsample_bilinear2d upsample_nearest2d var
-    var_mean where zero zeros zeros_like
+    _adaptive_avg_pool2d _adaptive_avg_pool3d _embedding_bag _embedding_bag_forward_only _fused_rms_norm _log_softmax
+    _masked_softmax _native_batch_norm_legit _native_batch_norm_legit_no_training _prelu_kernel _safe_softmax _softmax
+    _to_copy _unique2 _unsafe_index _unsafe_view _upsample_bicubic2d_aa _upsample_bilinear2d_aa
+    _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d _weight_norm_interface
+    adaptive_max_pool2d adaptive_max_pool3d affine_grid_generator all amax amin aminmax any arange argmax argmin
+    as_strided as_strided_scatter avg_pool1d avg_pool2d avg_pool3d bernoulli bincount block_diag bucketize cat
+    channel_shuffle clone col2im constant_pad_nd copy count_nonzero cudnn_batch_norm cummax cummin cumprod cumsum
+    diag_embed diagonal_scatter embedding empty empty_like empty_permuted empty_strided exponential eye
+    fake_quantize_per_channel_affine_cachemask fake_quantize_per_tensor_affine_cachemask fill flip fractional_max_pool2d
+    fractional_max_pool3d full full_like gather glu grid_sampler_2d grid_sampler_3d hardsigmoid hardswish histc im2col
+    index index_add index_copy index_fill index_put index_reduce index_select isin kthvalue lift lift_fresh
+    lift_fresh_copy linalg_cross linalg_vector_norm linspace log_sigmoid_forward logcumsumexp logspace logsumexp
+    masked_fill masked_scatter masked_select max max_pool2d_with_indices max_pool3d_with_indices max_unpool2d
+    max_unpool3d mean median min mode multinomial nanmedian nansum native_batch_norm native_channel_shuffle
+    native_dropout native_group_norm native_layer_norm new_empty new_empty_strided new_full new_ones new_zeros nonzero
+    normal ones ones_like pad pixel_shuffle pixel_unshuffle polar prod put rand rand_like randint randint_like randn
+    randn_like randperm reflection_pad1d reflection_pad2d reflection_pad3d renorm repeat repeat_interleave
+    replication_pad1d replication_pad2d replication_pad3d resize roll rot90 rrelu_with_noise scalar_tensor scatter
+    scatter_add scatter_reduce searchsorted select_copy select_scatter set slice_copy slice_scatter sort split_copy
+    split_with_sizes stack std sum take topk trace tril tril_indices triu triu_indices uniform unique_consecutive
+    unique_dim unsafe_split upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d
+    upsample_nearest2d upsample_nearest3d upsample_trilinear3d var var_mean where zero zeros zeros_like
     """.split()
 )
+
+
+def recurrent_macs(x: Tensor, weights: Sequence[Tensor]) -> int:
+    """Multiply-adds of a recurrent kernel for ``x``, ``[..., inputs]``: each matrix is used once at each step."""
+    return x.shape[:-1].numel() * sum(weight.numel() for weight in weights if weight.ndim == 2)
 
 
 def is_free(func: Any) -> bool:
     """True if an operator has no multiply-adds by the convention."""
     return (
         func.is_view
+        or torch.Tag.inplace_view in func.tags
         or torch.Tag.pointwise in func.tags
         or func.overloadpacket.__name__.rstrip("_") in FREE
         or is_query(func)
@@ -225,8 +258,3 @@ def is_free(func: Any) -> bool:
 def is_query(func: Any) -> bool:
     """True if an operator returns no tensor, but a device or a size."""
     return not any(isinstance(returned.type, torch.TensorType | torch.ListType) for returned in func._schema.returns)
-
-
-def first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
