@@ -20,7 +20,7 @@ from ghostify.fitting.trial import Trial
 from ghostify.inference.engines import FILE_ENGINES
 from ghostify.measure.count import count
 from ghostify.measure.environment import describe_environment
-from ghostify.modes import random_state_kept
+from ghostify.modes import random_state_kept, without_autocast, without_inference_mode
 from ghostify.planning.candidates import Candidate, Candidates, find_candidates, offer_for
 from ghostify.planning.choose import Choice, Costs, cheapest, choose_options
 from ghostify.planning.cost import Sample, TimeModel, costs_of
@@ -29,6 +29,7 @@ from ghostify.planning.plan_file import Plan, Point
 from ghostify.planning.sensitivity import Errors, output_errors
 from ghostify.planning.timing import EngineTiming, Timing
 from ghostify.progress import Progress
+from ghostify.transform.changeable import plain_copy
 
 # Images on which options are compared: as many as these multiply-adds allow, within bounds.
 MACS_PER_TRIAL, FEWEST, MOST = 80e9, 16, 256
@@ -39,7 +40,8 @@ ROUNDS, SURPLUS = 6, 0.02
 CURVE_POINTS = 9
 
 
-@torch.inference_mode(False)
+@without_inference_mode()
+@without_autocast()
 def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting of the user's
     model: nn.Module,
     *,
@@ -100,9 +102,9 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
         blocks=whole_blocks,
         round_to=round_to or (1 if target_speedup is None else 4),
     )
-    # Trials change it, and a network may change what it gets in place.
-    model, example = copy.deepcopy(model), example.clone()
+    example = example.clone()  # a network may change what it gets in place
     counted = count(model, tuple(example.shape[1:]))
+    model = plain_copy(model, skip, example[:1])  # which trials change
     images = images_of_trials(checked_batches(calibration, model), counted.macs)
     few = first_images(images, FEW) if offer.blocks else None
     candidates = find_candidates(model, example[:1], counted, offer, skip=skip, images=few)

@@ -66,14 +66,15 @@ def swapped(value: Any, replacements: Mapping[nn.Module, nn.Module], seen: set[i
 def carry_attributes_(old: nn.Module, new: nn.Module) -> None:
     """Give a new module the attributes that somebody put on the old one: a network's code may read them.
 
-    Only for a plain convolution is it known which are not its own.
+    Only for a convolution is it known which are not its own.
     """
-    if type(old) is nn.Conv2d:
+    if isinstance(old, nn.Conv2d):
         for name in vars(old).keys() - PLAIN_ATTRIBUTES - vars(new).keys():
             vars(new)[name] = vars(old)[name]
 
 
-PLAIN_ATTRIBUTES = vars(nn.Conv2d(1, 1, 1)).keys()
+# Its parameters, too: where a hook computes them, they are attributes like others.
+PLAIN_ATTRIBUTES = {*vars(nn.Conv2d(1, 1, 1)), "weight", "bias"}
 
 
 # What code may read of any layer that takes a convolution's place.
