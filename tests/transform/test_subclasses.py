@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from subclasses import NOT_PLAIN, PLAIN, Network, Same
-from torch import nn
 
 from ghostify import GhostConv2d, convert, create_model, deploy, load, plan, save
 from ghostify.changes import LayerPlan, PointwiseGhosts, Prune
@@ -73,7 +72,10 @@ def test_layers_that_do_not_change_stay_as_they_are() -> None:
     assert isinstance(changed.second, GhostConv2d)
     kept = convert(model, plan={"third": LayerPlan(PointwiseGhosts(8, 8))}, **CALIBRATED).model
     assert type(kept.first) is PaddedConv2d, "its filters are fitted anew"
-    assert type(convert(Network(lambda i, o, k, **s: Same(i, o, k, **s, groups=1 if i == 3 else i)).eval()).model.second) is Same
+    assert (
+        type(convert(Network(lambda i, o, k, **s: Same(i, o, k, **s, groups=1 if i == 3 else i)).eval()).model.second)
+        is Same
+    )
 
 
 def test_attributes_go_along_and_a_network_without_a_known_input_is_converted_too() -> None:

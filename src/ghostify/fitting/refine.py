@@ -207,7 +207,7 @@ def ends_distance(
 def draw(parts: Sequence[Sequence[Tensor]], size: int, generator: torch.Generator) -> list[Tensor]:
     """Random images, the same ones of each list of batches."""
     places = [(batch, row) for batch, x in enumerate(parts[0]) for row in range(len(x))]
-    drawn = [places[i] for i in torch.randint(len(places), (size,), generator=generator).tolist()]
+    drawn = [places[i] for i in torch.randint(len(places), (size,), generator=generator, device="cpu").tolist()]
     # Unlike a stack, this keeps the order in memory.
     return [torch.cat([part[batch][row : row + 1] for batch, row in drawn]) for part in parts]
 

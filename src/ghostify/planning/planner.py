@@ -16,6 +16,7 @@ from ghostify.changes import AnyPlan, Change
 from ghostify.changes.registry import change_from, change_row
 from ghostify.errors import InputError, OutOfReachError
 from ghostify.fitting.calibration import FEW, checked_batches, first_images
+from ghostify.fitting.precision import in_float32
 from ghostify.fitting.trial import Trial
 from ghostify.inference.engines import FILE_ENGINES
 from ghostify.measure.count import count
@@ -104,8 +105,10 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
     )
     example = example.clone()  # a network may change what it gets in place
     counted = count(model, tuple(example.shape[1:]))
-    model = plain_copy(model, skip, example[:1])  # which trials change
-    images = images_of_trials(checked_batches(calibration, model), counted.macs)
+    larger = in_float32(model, checked_batches(calibration, model))
+    example = example if larger.before is None else example.float()
+    model = plain_copy(larger.model, skip, example[:1])  # which trials change
+    images = images_of_trials(larger.batches, counted.macs)
     few = first_images(images, FEW) if offer.blocks else None
     candidates = find_candidates(model, example[:1], counted, offer, skip=skip, images=few)
     if not any(len(candidate.options) > 1 for candidate in candidates.values()):

@@ -111,7 +111,7 @@ def plain_convolution(conv: nn.Conv2d, sizes: Iterable[tuple[int, ...]] = ()) ->
     with evaluating(conv), random_state_kept(conv), without_inference_mode():
         seen: list[tuple[tuple[int, ...], Seen]] = []
         for number, size in enumerate((*sizes_to_try(conv), *sizes)):
-            x = torch.randn(1, conv.in_channels, *size, generator=generator) * (1 + number) + number
+            x = torch.randn(1, conv.in_channels, *size, generator=generator, device="cpu") * (1 + number) + number
             x = x.to(like.device, like.dtype)
             output, found = watch(conv, x)
             seen.append((size, found))
@@ -125,7 +125,7 @@ def plain_convolution(conv: nn.Conv2d, sizes: Iterable[tuple[int, ...]] = ()) ->
 
 
 def sizes_to_try(conv: nn.Conv2d) -> list[tuple[int, int]]:
-    """Heights and widths of maps: odd and even, of each remainder of the stride, a little and a lot larger than filters."""
+    """Heights and widths of maps: odd and even, of each remainder of the stride, little and much larger than filters."""
     spread = max((k - 1) * d + 1 for k, d in zip(conv.kernel_size, conv.dilation, strict=True))
     least, stride = 2 * spread + 1, max(conv.stride)
     steps = range(min(stride, STRIDES_TRIED) + 1)

@@ -18,6 +18,7 @@ from ghostify.changes.layer_plan import (
 from ghostify.changes.ratio import GhostRatio
 from ghostify.errors import InputError
 from ghostify.fitting.calibration import checked_batches
+from ghostify.fitting.precision import in_float32
 from ghostify.measure.count import Count, count
 from ghostify.models.registry import known_origin
 from ghostify.structure.blocks import run_once
@@ -107,7 +108,9 @@ def convert_network(
     Raises:
         InputError: As ``convert`` does.
     """
-    batches = None if calibration is None else checked_batches(calibration, model)
+    larger = None if calibration is None else in_float32(model, checked_batches(calibration, model))
+    batches = None if larger is None else larger.batches
+    model = model if larger is None else larger.model
     shape = tuple(batches[0].shape[1:]) if batches and not input_shape else input_shape
     before, example = count_if_possible(model, shape)
     ghosts = asked if isinstance(asked, GhostRatio) else GhostRatio()
@@ -141,6 +144,7 @@ def convert_network(
         changed, fits = reconstruct(model, plans, batches, how or Reconstruction())
         changing = [name for name, plan in outside_changed_blocks(plans).items() if plan.changes]
         check_swap(model, changed, changing, batches[0][:1])
+        changed = changed if larger is None else larger.back(changed)
     after, _ = count_if_possible(changed, shape)
     rows = rows_of(convs, plans, reasons, fits, (before, after))
     return Conversion(changed, tuple(noting_weights(row) if row.name in computed else row for row in rows))
@@ -222,7 +226,7 @@ def count_if_possible(model: nn.Module, input_shape: Sequence[int] | None) -> tu
 
     def example(shape: Sequence[int]) -> Tensor:
         # No zeros: of these an output may not depend.
-        drawn = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
+        drawn = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0), device="cpu")
         return drawn.to(parameter.device, parameter.dtype)
 
     if input_shape is not None:

@@ -25,7 +25,7 @@ def untrained(model: nn.Module, plans: Mapping[str, AnyPlan], example: Tensor) -
         structure = Structure(shaped, example)
         for name, plan in plans.items():
             if isinstance(plan, LayerPlan) and plan.dropped:
-                last = torch.arange(plan.channels - plan.dropped, plan.channels)
+                last = torch.arange(plan.channels - plan.dropped, plan.channels, device="cpu")
                 structure.drop_(conv_at(shaped, name), last)
     new: dict[nn.Module, nn.Module] = {
         shaped.get_submodule(name): change.untrained() for name, change in changed_blocks(plans).items()
