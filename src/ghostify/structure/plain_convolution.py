@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ghostify.layers import PaddedConv2d
 from ghostify.layers.padded_conv import convolution, same_padding
 from ghostify.modes import evaluating, random_state_kept, without_inference_mode
-from ghostify.structure.surgery import has_hooks
+from ghostify.structure.surgery import has_hooks, has_own_methods
 
 # PyTorch's own hooks that compute a weight from other tensors, and do nothing else.
 WEIGHT_HOOKS = (BasePruningMethod, SpectralNorm, WeightNorm)
@@ -81,7 +81,7 @@ def has_weight_hooks_only(module: nn.Module) -> bool:
     before = list(module._forward_pre_hooks.values())
     others = (module._forward_hooks, module._backward_hooks, module._backward_pre_hooks)
     known = all(isinstance(hook, WEIGHT_HOOKS) for hook in before)
-    return bool(before) and known and not any(others) and "forward" not in vars(module)
+    return bool(before) and known and not any(others) and not has_own_methods(module)
 
 
 def computes_its_weight(conv: nn.Conv2d, plain: nn.Conv2d) -> bool:

@@ -24,6 +24,7 @@ from ghostify.structure.surgery import (
     module_names,
     replace_modules_,
     replaceable,
+    shared_with_copies,
     used_uncalled,
 )
 
@@ -32,7 +33,8 @@ NARROWEST = 8
 ALREADY = "already a part of a ghost"
 NOT_CHEAPER = "a ghost would not be cheaper"
 NOT_BY_NAME = "the network reaches it in another way than by its name, or reads more of it than a ghost has"
-GHOSTS_OWN = set(dir(GhostConv2d(1, 2, 1)))
+SHARED = "a copy of the network still runs the network's own, which it keeps in a closure, a weak reference or the like"
+GHOSTS_OWN = set(dir(GhostConv2d(1, 2, 1))) - set(dir(nn.Conv2d(1, 2, 1)))
 
 
 def convolutions_of(model: nn.Module) -> dict[str, nn.Conv2d]:
@@ -84,7 +86,8 @@ def reasons_to_leave(
         skip: Full module names, or fnmatch patterns on them.
         example: One batch for the network; None leaves out the reasons that only a run can show.
     Raises:
-        InputError: If an entry of ``skip`` names nothing.
+        InputError: If an entry of ``skip`` names nothing, or a copy of the network would run parts of the network itself
+            that are no convolutions.
     """
     names = module_names(model)
     refuse_idle_patterns(skip, [name for all_names in names.values() for name in all_names])
@@ -101,6 +104,10 @@ def reasons_to_leave(
         hidden |= used_uncalled(model, [name for name in changing if convs[name] not in calls], example)
         reasons |= {name: "a gate: it sees a single pixel" for name in called if is_gate(model, name, calls)}
         reasons |= dict.fromkeys(hidden, NOT_BY_NAME)
+        shared = shared_with_copies(model, example)
+        reasons |= dict.fromkeys(shared & reasons.keys(), SHARED)
+        if others := sorted(shared - reasons.keys()):
+            raise InputError(f"{type(model).__name__} cannot be copied whole: of {others[0]!r}, {SHARED}")
     return reasons
 
 
@@ -140,7 +147,7 @@ def reason_to_leave(
         try:
             conv = plain_convolution(conv, sizes)
         except NotPlainError as error:
-            return f"a {type(conv).__name__}, not a plain convolution: {error}"
+            return f"{type(conv).__name__} is no plain convolution: {error}"
     before, after = ghosts.macs_per_pixel(conv)
     return f"{NOT_CHEAPER}: {after} for {before} MACs per pixel" if after >= before else ""
 
