@@ -53,7 +53,7 @@ def test_a_network_that_enters_inference_mode_can_be_learnt_through(kind: Any, o
 def test_gradients_are_recorded_or_not_as_before_and_the_mode_is_what_it_was_afterwards(mode: Any) -> None:
     with mode():
         recorded, inferring = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-        with pytest.raises(KeyError), without_inference_mode():
+        with pytest.raises(KeyError), without_inference_mode():  # noqa: PT012  # what is so inside is the point
             assert not torch.is_inference_mode_enabled()
             assert torch.is_grad_enabled() == recorded
             raise KeyError

@@ -60,7 +60,7 @@ class Reached(nn.Module):
     def __init__(self, how: str) -> None:
         super().__init__()
         self.c1, self.c2, self.c3, self.how = conv(3, 16), conv(16, 16), conv(16, 16), how
-        pair = collections.namedtuple("pair", "layer")  # noqa: PYI024  # what people have
+        pair = collections.namedtuple("pair", "layer")
         self.kept: Any = {
             "a partial": functools.partial(self.c2.forward),
             "a dict of lists": {"all": [[self.c2]]},
@@ -81,7 +81,7 @@ class Reached(nn.Module):
         elif self.how == "a dict of lists":
             x = self.kept["all"][0][0](x)
         elif self.how == "slices":
-            x = list(self.kept[1:])[0](self.kept[0](x))
+            x = next(iter(self.kept[1:]))(self.kept[0](x))
         elif self.how == "children":
             x = list(self.children())[1](x)
         else:

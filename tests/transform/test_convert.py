@@ -105,7 +105,7 @@ def test_skip_takes_names_of_modules_around_and_patterns() -> None:
 
 def test_gates_and_subclasses_that_do_more_are_left() -> None:
     class Activated(nn.Conv2d):
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
             return super().forward(x).relu()
 
     model = nn.Sequential(nn.Conv2d(16, 32, 3), torchvision.ops.SqueezeExcitation(32, 8), Activated(32, 32, 3))

@@ -125,7 +125,7 @@ def plain_convolution(conv: nn.Conv2d, sizes: Iterable[tuple[int, ...]] = ()) ->
 
 
 def sizes_to_try(conv: nn.Conv2d) -> list[tuple[int, int]]:
-    """Heights and widths of maps: odd and even, of each remainder of the stride, little and much larger than filters."""
+    """Heights and widths of maps: odd and even, with each remainder of the stride, some far larger than filters."""
     spread = max((k - 1) * d + 1 for k, d in zip(conv.kernel_size, conv.dilation, strict=True))
     least, stride = 2 * spread + 1, max(conv.stride)
     steps = range(min(stride, STRIDES_TRIED) + 1)

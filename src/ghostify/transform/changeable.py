@@ -86,8 +86,8 @@ def reasons_to_leave(
         skip: Full module names, or fnmatch patterns on them.
         example: One batch for the network; None leaves out the reasons that only a run can show.
     Raises:
-        InputError: If an entry of ``skip`` names nothing, or a copy of the network would run parts of the network itself
-            that are no convolutions.
+        InputError: If an entry of ``skip`` names nothing, or a copy of the network would run parts of the network
+            itself that are no convolutions.
     """
     names = module_names(model)
     refuse_idle_patterns(skip, [name for all_names in names.values() for name in all_names])
