@@ -62,7 +62,7 @@ def same_padding(size: int, kernel_size: int, stride: int, dilation: int = 1) ->
         ((0, 1), (1, 1), (0, 0))
     """
     spread = dilation * (kernel_size - 1)
-    zeros = spread - (size - 1) % stride
+    zeros: Any = spread - (size - 1) % stride
     if spread < stride - 1:  # else it cannot be negative, and need not be asked for a symbolic size
         zeros = torch.sym_max(zeros, 0)
     return zeros // 2, zeros - zeros // 2
