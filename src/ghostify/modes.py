@@ -2,7 +2,8 @@
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -73,3 +74,49 @@ def without_inference_mode() -> Iterator[None]:
             yield
         finally:
             modes._InferenceMode = entered
+
+
+class OwnAutocast(torch.autocast):
+    """``torch.autocast`` that works also in ``without_autocast``.
+
+    Inside another one, weights that were cast are remembered until that ends, and would be old ones where they learn:
+    give ``cache_enabled=False``.
+    """
+
+    __enter__, __exit__ = torch.autocast.__enter__, torch.autocast.__exit__
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Leave ``torch.autocast``, and run meanwhile whatever enters it in this thread as if it did not.
+
+    A part of a network that ran in it gives the same, but for rounding; its maps have the type of its weights, so that
+    each of its layers can run alone.
+
+    Example:
+        >>> network = nn.Linear(2, 1)
+        >>> network.forward = torch.autocast("cpu", torch.bfloat16)(network.forward)
+        >>> network(torch.ones(1, 2)).dtype
+        torch.bfloat16
+        >>> with without_autocast():
+        ...     network(torch.ones(1, 2)).dtype
+        torch.float32
+    """
+    kind: Any = torch.autocast
+    entered, left, thread = kind.__enter__, kind.__exit__, get_ident()
+
+    def enter(self: Any) -> Any:
+        return self if get_ident() == thread else entered(self)
+
+    def leave(self: Any, *error: Any) -> Any:
+        return False if get_ident() == thread else left(self, *error)
+
+    with ExitStack() as stack:
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(OwnAutocast(device, enabled=False, cache_enabled=False))
+        kind.__enter__, kind.__exit__ = enter, leave
+        try:
+            yield
+        finally:
+            kind.__enter__, kind.__exit__ = entered, left

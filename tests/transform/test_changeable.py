@@ -1,5 +1,10 @@
 """What a swap would break is left, each with its reason; what can go along does."""
 
+import collections
+import functools
+import types
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +16,7 @@ from torch.nn import functional as F
 from ghostify import GhostConv2d, InputError, convert, create_model, load, plan, save
 from ghostify.changes import LayerPlan, PointwiseGhosts, Prune
 from ghostify.structure.surgery import check_swap
-from ghostify.transform.changeable import NOT_BY_NAME
+from ghostify.transform.changeable import NOT_BY_NAME, SHARED
 
 X = torch.randn(32, 3, 16, 16)
 
@@ -49,6 +54,102 @@ def test_modules_in_containers_are_replaced_there_too(container: str, calibratio
     assert isinstance(model.c1, nn.Conv2d)
 
 
+class Reached(nn.Module):
+    """Reaches its second convolution in a way that a copy follows."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.c1, self.c2, self.c3, self.how = conv(3, 16), conv(16, 16), conv(16, 16), how
+        pair = collections.namedtuple("pair", "layer")
+        self.kept: Any = {
+            "a partial": functools.partial(self.c2.forward),
+            "a dict of lists": {"all": [[self.c2]]},
+            "a named tuple": pair(self.c2),
+            "an object": types.SimpleNamespace(layer=self.c2),
+            "a bound method": self.middle,
+            "slices": nn.Sequential(nn.ReLU(), self.c2),
+            "children": None,
+        }[how]
+
+    def middle(self, x: Tensor) -> Tensor:
+        return self.c2(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.c1(x).relu()
+        if self.how in ("a partial", "a bound method"):
+            x = self.kept(x)
+        elif self.how == "a dict of lists":
+            x = self.kept["all"][0][0](x)
+        elif self.how == "slices":
+            x = next(iter(self.kept[1:]))(self.kept[0](x))
+        elif self.how == "children":
+            x = list(self.children())[1](x)
+        else:
+            x = self.kept.layer(x)
+        return self.c3(x.relu())
+
+
+@pytest.mark.parametrize(
+    "how", ["a partial", "a dict of lists", "a named tuple", "an object", "a bound method", "slices", "children"]
+)
+def test_every_convolution_that_is_said_to_be_replaced_is_run_and_every_other_still_is(how: str) -> None:
+    model = Reached(how).eval()
+    found = convert(model, cheap="pointwise", input_shape=(3, 16, 16))
+    reasons = {layer.name: layer.reason for layer in found.layers}
+    assert (reasons["c1"], reasons["c3"]) == ("", "")
+    assert reasons["c2"] == ("" if how in ("a dict of lists", "a bound method", "slices", "children") else NOT_BY_NAME)
+    before = found.model.eval()(X)
+    for name in ("c1", "c2", "c3"):
+        part = found.model.get_submodule(name)
+        assert isinstance(part, GhostConv2d) == (reasons[name] == "")
+        state = {key: tensor.clone() for key, tensor in part.state_dict().items()}
+        next(part.parameters()).data.add_(1)
+        assert not torch.equal(found.model(X), before)
+        part.load_state_dict(state)
+
+
+class Leaking(nn.Module):
+    """Keeps a layer where a copy does not reach it, so that the copy would run the layer of the network itself."""
+
+    def __init__(self, how: str, layer: nn.Module) -> None:
+        super().__init__()
+        self.c1, self.layer, self.c3, self.how = conv(3, 16), layer, conv(16, 16), how
+        self.kept: Any = {
+            "a closure": [lambda x: layer(x), torch.relu],
+            "a weak reference": weakref.ref(layer),
+            "a dict of weak references": weakref.WeakValueDictionary(layer=layer),
+            "a wrapped forward": None,
+        }[how]
+        if how == "a wrapped forward":
+            own = layer.forward
+            layer.forward = lambda x: 2 * own(x)  # type: ignore[method-assign]  # as a wrapper does
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.c1(x).relu()
+        if self.how == "a closure":
+            x = self.kept[1](self.kept[0](x))
+        elif self.how == "a weak reference":
+            x = self.kept()(x)
+        elif self.how == "a dict of weak references":
+            x = self.kept["layer"](x)
+        else:
+            x = self.layer(x)
+        return self.c3(x)
+
+
+@pytest.mark.parametrize("how", ["a closure", "a weak reference", "a dict of weak references", "a wrapped forward"])
+@pytest.mark.parametrize("calibration", [None, [X]])
+def test_what_a_copy_would_share_with_the_network_is_left_and_said_or_refused(how: str, calibration: Any) -> None:
+    options: dict[str, Any] = {"calibration": calibration, "input_shape": (3, 16, 16), "effort": "fast", "ratio": 2}
+    layer = conv(16, 16)
+    found = convert(Leaking(how, layer).eval(), **options)
+    assert [row.reason for row in found.layers] == ["", SHARED, ""]
+    with pytest.raises(
+        InputError, match="Leaking cannot be copied whole: of 'layer', a copy of the network still runs"
+    ):
+        convert(Leaking(how, nn.BatchNorm2d(16)).eval(), **options)
+
+
 class Hidden(nn.Module):
     """Reaches its second convolution by something that a swap cannot see into."""
 
@@ -76,8 +177,31 @@ def test_what_is_not_reached_by_its_name_is_left_and_said(kind: type[nn.Module],
     found = convert(kind().eval(), cheap="pointwise", calibration=calibration, input_shape=(3, 16, 16), effort="fast")
     reasons = {layer.name: layer.reason for layer in found.layers}
     assert reasons["c1"] == ""
-    assert reasons["c2"] in (NOT_BY_NAME, "not run exactly once for an input")
+    assert reasons["c2"] in (NOT_BY_NAME, SHARED)
     assert found.model(X).shape == (32, 16, 16, 16)
+
+
+HOOKS: dict[str, Callable[[nn.Conv2d], Any]] = {
+    "forward": lambda c: c.register_forward_hook(lambda module, args, output: output.relu()),
+    "forward that only looks": lambda c: c.register_forward_hook(lambda module, args, output: None),
+    "with keywords": lambda c: c.register_forward_hook(lambda module, args, kw, output: 2 * output, with_kwargs=True),
+    "before": lambda c: c.register_forward_pre_hook(lambda module, args: (F.pad(args[0], (1, 0, 1, 0)),)),
+    "backward": lambda c: c.register_full_backward_hook(lambda module, before, after: None),
+    "before backward": lambda c: c.register_full_backward_pre_hook(lambda module, after: None),
+    "a method": lambda c: setattr(c, "_conv_forward", functools.partial(nn.Conv2d._conv_forward, c)),
+}
+
+
+@pytest.mark.parametrize("kind", HOOKS)
+def test_every_hook_stays_with_its_convolution_and_one_around_it_is_no_hindrance(kind: str) -> None:
+    model = nn.Sequential(conv(3, 16), nn.ReLU(), conv(16, 16), nn.ReLU(), conv(16, 16)).eval()
+    model.register_forward_hook(lambda module, args, output: output + 1)
+    HOOKS[kind](model[2])  # type: ignore[arg-type]  # it is a convolution
+    found = convert(model, cheap="pointwise", calibration=[X], effort="fast")
+    reasons = [layer.reason for layer in found.layers]
+    assert reasons == ["", "it has a hook, or a forward of its own, which would not go along", ""]
+    before = model(X)
+    assert (found.model(X) - before).square().mean() < 0.5 * before.var()
 
 
 def test_a_convolution_with_a_hook_is_left_and_said() -> None:
@@ -213,6 +337,14 @@ class Reading(nn.Module):
             return x
         if self.how == "its weight":
             x = x.to(self.c2.weight.dtype)
+        if self.how == "its first parameter":
+            x = x.to(next(self.c2.parameters()).device)
+        if self.how == "its very type" and type(self.c2) is nn.Conv2d:
+            x = 2 * x
+        if self.how == "its name" and self.c2.__class__.__name__ == "Conv2d":
+            x = 2 * x
+        if self.how == "what it has" and hasattr(self.c2, "weight"):
+            x = 2 * x
         x = self.c2(input=x) if self.how == "by keyword" else self.c2(x)
         if self.how == "a set":
             x = x * (100.0 if self.c2 in self.known else 1.0)
@@ -222,7 +354,11 @@ class Reading(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "how", ["its class", "its weight", "a set", "a buffer", "by keyword", "a forward of its own", "nothing"]
+    "how",
+    [
+        *("its first parameter", "its very type", "its name", "what it has"),
+        *("its class", "its weight", "a set", "a buffer", "by keyword", "a forward of its own", "nothing"),
+    ],
 )
 @pytest.mark.parametrize("calibration", [None, [X]])
 def test_what_the_networks_code_reads_of_a_convolution_is_left_and_the_rest_changed(how: str, calibration: Any) -> None:

@@ -103,14 +103,15 @@ def test_skip_takes_names_of_modules_around_and_patterns() -> None:
     assert not any(name.startswith("layer1") or name.endswith("conv2") for name in replaced)
 
 
-def test_gates_and_subclasses_are_left() -> None:
-    class Standardised(nn.Conv2d):
-        pass
+def test_gates_and_subclasses_that_do_more_are_left() -> None:
+    class Activated(nn.Conv2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).relu()
 
-    model = nn.Sequential(nn.Conv2d(16, 32, 3), torchvision.ops.SqueezeExcitation(32, 8), Standardised(32, 32, 3))
+    model = nn.Sequential(nn.Conv2d(16, 32, 3), torchvision.ops.SqueezeExcitation(32, 8), Activated(32, 32, 3))
     reasons = {layer.name: layer.reason for layer in convert(model).layers}
     assert reasons["1.fc1"] == reasons["1.fc2"] == "a squeeze-and-excite gate"
-    assert reasons["2"] == "a Standardised, not a plain Conv2d"
+    assert reasons["2"] == "Activated is no plain convolution: it does more than to convolve"
 
 
 def test_nothing_to_replace_and_a_pattern_for_nothing_are_errors() -> None:

@@ -83,15 +83,13 @@ def test_a_network_that_the_tracer_fails_at_has_ghosts_all_the_same() -> None:
     assert not any(layer.dropped for layer in found.values())
 
 
-def test_weights_that_are_computed_from_others_are_left() -> None:
-    pruned = network()
+def test_weights_that_are_computed_from_others_are_taken_as_they_are_and_that_is_said() -> None:
+    pruned, normed = network(), network()
     prune.l1_unstructured(pruned[0], "weight", 0.5)
-    reasons = {layer.name: layer.reason for layer in ghosted(pruned).layers}
-    assert reasons == {"0": "its weight is computed from other tensors", "2": ""}
-    normed = network()
     weight_norm(normed[0])
-    reasons = {layer.name: layer.reason for layer in ghosted(normed).layers}
-    assert reasons == {"0": "a ParametrizedConv2d, not a plain Conv2d", "2": ""}
+    for model in (pruned, normed):
+        changes = {layer.name: layer.change for layer in ghosted(model).layers}
+        assert changes == {"0": "pointwise ghosts, its computed weight is a parameter now", "2": "pointwise ghosts"}
 
 
 class Labelling(nn.Module):

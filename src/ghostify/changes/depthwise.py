@@ -111,7 +111,9 @@ def fit_depthwise(found: FilterMoments, per_channel: int) -> CheapFilters:
     lifted = found.xx + ridge[:, None, None] * torch.eye(area, dtype=found.xx.dtype, device=found.xx.device)
     filters = torch.linalg.solve(lifted, found.tx.transpose(1, 2)).transpose(1, 2)  # [intrinsic, targets, area]
     explained = (2 * (filters * found.tx).sum(2) - ((filters @ found.xx) * filters).sum(2)).cpu()
-    source = torch.arange(explained.shape[1]) // per_channel  # of each slot, its intrinsic channel
+    source = (
+        torch.arange(explained.shape[1], device=explained.device) // per_channel
+    )  # of each slot, its intrinsic channel
     rows, columns = linear_sum_assignment(explained[source].numpy(), maximize=True)
     target = torch.as_tensor(columns)  # of each slot, its ghost
     slots = torch.empty_like(target)

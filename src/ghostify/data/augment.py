@@ -28,8 +28,8 @@ def random_crop_flip(pixels: Tensor, padding: int, flip: bool, generator: torch.
     batch, channels, height, width = pixels.shape
     device = pixels.device
     # Drawn on the CPU, so that a seed means the same on every device.
-    down, right = torch.randint(0, 2 * padding + 1, (2, batch, 1), generator=generator).to(device)
-    mirrored = (torch.rand(batch, 1, generator=generator) < 0.5 * flip).to(device)
+    down, right = torch.randint(0, 2 * padding + 1, (2, batch, 1), generator=generator, device="cpu").to(device)
+    mirrored = (torch.rand(batch, 1, generator=generator, device="cpu") < 0.5 * flip).to(device)
     rows = down + torch.arange(height, device=device)
     columns = right + torch.arange(width, device=device)
     columns = torch.where(mirrored, columns.flip(1), columns)

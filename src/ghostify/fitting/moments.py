@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ghostify.layers import PaddedConv2d
+
 # Samples that a least-squares fit gets at least, per unknown of one filter and in all: more pixels of the same
 # images change the solution less than other images would.
 SAMPLES_PER_UNKNOWN, LEAST_SAMPLES = 20, 50_000
@@ -51,7 +53,7 @@ class MomentSums:
 
     def add(self, x: Tensor, t: Tensor) -> None:
         """Add samples: ``x`` is ``[samples, inputs]``, ``t`` is ``[samples, outputs]``."""
-        both = torch.cat([x, t], 1)
+        both = at_least_float32(torch.cat([x, t], 1))
         if not self.samples:
             self.inputs = x.shape[1]
             # Products of differences from about the mean lose no digits to a large mean.
@@ -106,6 +108,7 @@ class FilterSums:
 
     def add(self, x: Tensor, t: Tensor) -> None:
         """Add samples: ``x`` is ``[samples, channels, area]``, ``t`` is ``[samples, targets]``."""
+        x, t = at_least_float32(x), at_least_float32(t)
         if not self.samples:
             self.x_shift, self.t_shift = x.mean(0), t.mean(0)
             self.sums: list[Tensor | float] = [0.0] * 5
@@ -131,6 +134,11 @@ class FilterSums:
         )
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """A tensor in float32, or in its own type where that is more precise."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def samples_per_image(pixels: int, inputs: int, images: int) -> int:
     """Number of output pixels to take of each image, enough to fit filters of ``inputs`` inputs."""
     enough = max(LEAST_SAMPLES, SAMPLES_PER_UNKNOWN * inputs)
@@ -151,7 +159,9 @@ def patches(conv: nn.Conv2d, x: Tensor, pixels: Tensor) -> Tensor:
         >>> torch.allclose(seen @ conv.weight.flatten(1).T, conv(x)[:, :, 2, 3], atol=1e-5)
         True
     """
-    if conv.padding_mode == "zeros":
+    if isinstance(conv, PaddedConv2d):
+        padded = conv.padded(x)
+    elif conv.padding_mode == "zeros":
         padded = F.pad(x, zeros_around(conv))
     else:
         padded = F.pad(x, conv._reversed_padding_repeated_twice, conv.padding_mode)

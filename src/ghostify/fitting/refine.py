@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ghostify.data.augment import random_crop_flip
 from ghostify.layers import GhostConv2d
 from ghostify.measure.environment import computes_in_bf16
-from ghostify.modes import evaluating
+from ghostify.modes import OwnAutocast, evaluating
 from ghostify.progress import Progress
 from ghostify.structure.blocks import ends_of
 
@@ -68,6 +68,8 @@ def refine_(
             x, target = draw((inputs, targets), how.batch_size, generator)
             with computing(x):
                 output = block(x)
+            if not output.requires_grad:  # its code runs without gradients
+                break
             step(apart(output, target))
 
 
@@ -107,6 +109,8 @@ def refine_whole_(
                 x = shifted(x, generator)
                 with computing(x):
                     loss = loss_of(x)
+                if not loss.requires_grad:  # its code runs without gradients
+                    break
                 step(loss)
                 if progress:
                     progress("refine the whole", f"step {index + 1}", index + 1, steps)
@@ -203,13 +207,12 @@ def ends_distance(
 def draw(parts: Sequence[Sequence[Tensor]], size: int, generator: torch.Generator) -> list[Tensor]:
     """Random images, the same ones of each list of batches."""
     places = [(batch, row) for batch, x in enumerate(parts[0]) for row in range(len(x))]
-    drawn = [places[i] for i in torch.randint(len(places), (size,), generator=generator).tolist()]
+    drawn = [places[i] for i in torch.randint(len(places), (size,), generator=generator, device="cpu").tolist()]
     # Unlike a stack, this keeps the order in memory.
     return [torch.cat([part[batch][row : row + 1] for batch, row in drawn]) for part in parts]
 
 
-def computing(x: Tensor) -> torch.autocast:
+def computing(x: Tensor) -> OwnAutocast:
     """In bf16 where the processor computes in it: its rounding is far below the errors that refinement is for."""
-    return torch.autocast(
-        x.device.type, torch.bfloat16, enabled=x.dtype == torch.float32 and computes_in_bf16(x.device)
-    )
+    enabled = x.dtype == torch.float32 and computes_in_bf16(x.device)
+    return OwnAutocast(x.device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)

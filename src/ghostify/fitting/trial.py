@@ -183,7 +183,7 @@ class Trial:
         per_image = -(-max(LEAST_SAMPLES, SAMPLES_PER_UNKNOWN * unknowns) // images)
         generator = torch.Generator().manual_seed(0)
         while True:
-            yield torch.randperm(output[0, 0].numel(), generator=generator)[:per_image].to(output.device)
+            yield torch.randperm(output[0, 0].numel(), generator=generator, device="cpu")[:per_image].to(output.device)
 
 
 def without_inputs(samples: LayerSamples, rows: Tensor, channels: int) -> Filters:

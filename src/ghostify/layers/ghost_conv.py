@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostify.errors import InputError
+from ghostify.layers.padded_conv import Sides, convolution
 
 Cheap = Literal["depthwise", "pointwise"]
 CHEAP_KINDS: tuple[str, ...] = get_args(Cheap)
@@ -65,7 +66,7 @@ class GhostConv2d(nn.Module):
 
     The ghost module of Han et al. 2020, arXiv:1911.11907, section 3.1, without normalisation and
     activation, so that it stays linear and takes the place of any convolution, whatever follows.
-    The positional arguments are those of ``Conv2d`` and mean the same.
+    The positional arguments are those of ``Conv2d`` and mean the same; padding may also be one of ``PaddedConv2d``.
 
     Args:
         ratio: s, at least 1: one map in s is intrinsic; 1 is a plain convolution.
@@ -99,7 +100,7 @@ class GhostConv2d(nn.Module):
         out_channels: int,
         kernel_size: int | tuple[int, int],
         stride: int | tuple[int, int] = 1,
-        padding: int | str | tuple[int, int] = 0,
+        padding: int | str | tuple[int, int] | Sides = 0,
         dilation: int | tuple[int, int] = 1,
         groups: int = 1,
         bias: bool = True,
@@ -134,16 +135,16 @@ class GhostConv2d(nn.Module):
         self.merge = (
             None if merged is None else nn.Conv2d(in_channels, merged, 1, bias=False, device=device, dtype=dtype)
         )
-        self.primary = nn.Conv2d(
+        self.primary = convolution(
             in_channels if merged is None else merged,
             intrinsic,
             kernel_size,
             stride,
             padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
+            dilation=dilation,
+            groups=groups,
+            bias=bias,
+            padding_mode=padding_mode,
             device=device,
             dtype=dtype,
         )

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ghostify.changes import AnyPlan
@@ -11,6 +10,7 @@ from ghostify.changes.ratio import GhostRatio
 from ghostify.errors import InputError
 from ghostify.fitting.calibration import checked_batches
 from ghostify.layers.ghost_conv import Cheap
+from ghostify.modes import without_autocast, without_inference_mode
 from ghostify.plain_part import is_detector
 from ghostify.planning.made_for import refuse_other_network
 from ghostify.planning.planner import plan as plan_network
@@ -26,7 +26,8 @@ from ghostify.wrappers import unwrapped
 DEFAULT_MACS = 0.5
 
 
-@torch.inference_mode(False)  # wherever it is called: weights are to learn
+@without_inference_mode()  # wherever it is called, and whatever the network enters: weights are to learn
+@without_autocast()
 def convert(  # noqa: PLR0913  # the front door: the promised names, each a setting of the user's
     model: nn.Module,
     *,

@@ -16,11 +16,12 @@ from ghostify.changes import AnyPlan, Change, Convolution, LayerPlan
 from ghostify.changes.registry import change_from, change_row
 from ghostify.errors import InputError, OutOfReachError
 from ghostify.fitting.calibration import FEW, checked_batches, first_images
+from ghostify.fitting.precision import in_float32
 from ghostify.fitting.trial import Trial
 from ghostify.inference.engines import FILE_ENGINES
 from ghostify.measure.count import count
 from ghostify.measure.environment import describe_environment
-from ghostify.modes import random_state_kept
+from ghostify.modes import random_state_kept, without_autocast, without_inference_mode
 from ghostify.planning.candidates import Candidate, Candidates, find_candidates, inputs_left, offer_for, why_nothing
 from ghostify.planning.choose import Choice, Costs, cheapest, choose_options
 from ghostify.planning.cost import Sample, TimeModel, costs_of
@@ -30,6 +31,7 @@ from ghostify.planning.plan_file import Plan, Point, what_can_be_dropped
 from ghostify.planning.sensitivity import Errors, output_errors
 from ghostify.planning.timing import EngineTiming, Timing
 from ghostify.progress import Progress
+from ghostify.transform.changeable import plain_copy
 from ghostify.wrappers import unwrapped
 
 # Images on which options are compared: as many as these multiply-adds allow, within bounds.
@@ -41,7 +43,8 @@ ROUNDS, SURPLUS = 6, 0.02
 CURVE_POINTS = 9
 
 
-@torch.inference_mode(False)
+@without_inference_mode()
+@without_autocast()
 def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting of the user's
     model: nn.Module,
     *,
@@ -102,10 +105,14 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
         blocks=whole_blocks,
         round_to=round_to or (1 if target_speedup is None else 4),
     )
-    # Trials change it, and a network may change what it gets in place.
-    model, example = copy.deepcopy(unwrapped(model)), example.clone()
+    # A network may change what it gets in place.
+    model, example = unwrapped(model), example.clone()
+    shapes = weight_shapes(model)
     counted = count(model, tuple(example.shape[1:]))
-    images = images_of_trials(checked_batches(calibration, model), counted.macs)
+    larger = in_float32(model, checked_batches(calibration, model))
+    example = example if larger.before is None else example.float()
+    model = plain_copy(larger.model, skip, example[:1])  # which trials change
+    images = images_of_trials(larger.batches, counted.macs)
     few = first_images(images, FEW) if offer.blocks else None
     candidates = find_candidates(model, example[:1], counted, offer, skip=skip, images=few)
     if not any(len(candidate.options) > 1 for candidate in candidates.values()):
@@ -123,14 +130,14 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
     with random_state_kept(model):  # layers that are tried draw weights
         planner = Planner(candidates, measured_errors(model, candidates, images, known, progress), counted.macs)
         if target_macs is not None:
-            return replace(planner.for_macs(target_macs), network=weight_shapes(model))
+            return replace(planner.for_macs(target_macs), network=shapes)
         assert target_speedup is not None
         # The engines are the CPU's, wherever the errors were measured.
         timing = Timing(
             copy.deepcopy(model).cpu(), candidates, example.cpu(), EngineTiming(engine, threads), known, progress
         )
         found = planner.for_speedup(target_speedup, timing, timing.samples(offer, seed))
-        return replace(found, network=weight_shapes(model))
+        return replace(found, network=shapes)
 
 
 def images_of_trials(batches: Sequence[Tensor], macs: int) -> tuple[Tensor, ...]:

@@ -71,6 +71,6 @@ def error_between(name: str, candidate: Candidate, option: AnyPlan, known: Mappi
         points = sorted((other.size or 0, known[name, other]) for other in measured)
         sizes, errors = zip(*points, (change.full_size(candidate.layer), 0.0), strict=True)
         # More channels never bring a larger error, but for what a measurement is off by.
-        falling = torch.tensor(errors, dtype=torch.float64).flip(0).cummax(0).values.flip(0)
+        falling = torch.tensor(errors, dtype=torch.float64, device="cpu").flip(0).cummax(0).values.flip(0)
         error += float(PchipInterpolator(sizes, falling.numpy())(change.size))
     return error

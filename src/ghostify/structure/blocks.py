@@ -115,17 +115,22 @@ def record_calls(model: nn.Module, example: Tensor) -> dict[nn.Module, Calls]:
 
     def began(module: nn.Module, args: Any, kwargs: Any) -> None:
         calls.setdefault(module, Calls()).times += 1
-        running.append(args[0]._version if args and isinstance(args[0], Tensor) else 0)
+        running.append(writes_to(args[0]) if args and isinstance(args[0], Tensor) else 0)
 
     def ended(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         version = running.pop()
         if len(args) == 1 and not kwargs and isinstance(args[0], Tensor) and isinstance(output, Tensor):
-            calls[module].plain.append(Call(args[0], output, (version, output._version)))
+            calls[module].plain.append(Call(args[0], output, (version, writes_to(output))))
 
     hooks = hooked(model.modules(), before=began, after=ended, with_kwargs=True)
     with hooks, evaluating(model), torch.no_grad():
         model(example.clone())  # a network may normalise what it gets in place
     return calls
+
+
+def writes_to(x: Tensor) -> int:
+    """How often a tensor was written to; in inference mode nobody counts."""
+    return 0 if x.is_inference() else x._version
 
 
 class ReachedError(Exception):

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from ghostify.errors import InputError
@@ -66,14 +67,15 @@ def swapped(value: Any, replacements: Mapping[nn.Module, nn.Module], seen: set[i
 def carry_attributes_(old: nn.Module, new: nn.Module) -> None:
     """Give a new module the attributes that somebody put on the old one: a network's code may read them.
 
-    Only for a plain convolution is it known which are not its own.
+    Only for a convolution is it known which are not its own.
     """
-    if type(old) is nn.Conv2d:
+    if isinstance(old, nn.Conv2d):
         for name in vars(old).keys() - PLAIN_ATTRIBUTES - vars(new).keys():
             vars(new)[name] = vars(old)[name]
 
 
-PLAIN_ATTRIBUTES = vars(nn.Conv2d(1, 1, 1)).keys()
+# Its parameters, too: where a hook computes them, they are attributes like others.
+PLAIN_ATTRIBUTES = {*vars(nn.Conv2d(1, 1, 1)), "weight", "bias"}
 
 
 # What code may read of any layer that takes a convolution's place.
@@ -125,6 +127,42 @@ def replaceable(model: nn.Module, names: Collection[str], example: Tensor) -> se
 
     found = replaced(names)
     return found if found is not None else {name for name in names if replaced([name])}
+
+
+class TensorsUsed(TorchFunctionMode):
+    """Finds which of some tensors operators get meanwhile.
+
+    Args:
+        owners: By the identity of each tensor, the name that is to be found.
+    """
+
+    def __init__(self, owners: Mapping[int, str]) -> None:
+        super().__init__()
+        self.owners, self.found = owners, set[str]()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.found |= {self.owners[id(leaf)] for leaf in tree_leaves((args, kwargs)) if id(leaf) in self.owners}
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def shared_with_copies(model: nn.Module, example: Tensor) -> set[str]:
+    """Names of the modules that a copy of a network runs instead of its own.
+
+    A copy has the same closures and weak references, and these know the modules of the network itself.
+
+    Args:
+        example: One batch for it.
+    """
+    owners = {
+        id(tensor): name
+        for name, module in model.named_modules()
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    }
+    copied = copy.deepcopy(model)
+    with TensorsUsed(owners) as used:
+        outputs_of(copied, example)
+    return used.found
 
 
 def outputs_of(model: nn.Module, example: Tensor) -> list[Tensor]:
@@ -205,9 +243,14 @@ def conv_at(model: nn.Module, name: str) -> nn.Conv2d:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """True if a module has hooks, or a ``forward``, of its own."""
+    """True if a module has hooks, or a ``forward`` or another method, of its own."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks) or "forward" in vars(module)
+    return any(hooks) or has_own_methods(module)
+
+
+def has_own_methods(module: nn.Module) -> bool:
+    """True if somebody gave a module a method that its class has otherwise."""
+    return any(callable(value) and callable(getattr(type(module), name, None)) for name, value in vars(module).items())
 
 
 def module_names(model: nn.Module) -> dict[nn.Module, list[str]]:

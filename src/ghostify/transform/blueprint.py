@@ -13,6 +13,7 @@ from torch import nn
 
 from ghostify.changes.registry import described_layers
 from ghostify.errors import InputError
+from ghostify.layers import PaddedConv2d
 from ghostify.layers.arguments import conv_arguments, linear_arguments, norm_arguments
 from ghostify.models.registry import Origin, known_origin, remember_origin
 from ghostify.modes import random_numbers_kept
@@ -21,6 +22,7 @@ from ghostify.structure.surgery import module_names, replace_modules_
 # The layers that pruning changes, and the arguments that make each again; those that other changes put in, they know.
 PRUNED: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
     nn.Conv2d: conv_arguments,
+    PaddedConv2d: conv_arguments,
     nn.Linear: linear_arguments,
     nn.BatchNorm2d: norm_arguments,
 }
@@ -72,7 +74,7 @@ def make_layer(row: Mapping[str, Any]) -> nn.Module:
 def describe_layer(module: nn.Module) -> dict[str, Any] | None:
     """Kind and arguments of a layer in JSON's types, or None where it is of no kind that can be described."""
     describe = known_layers().get(type(module))
-    if describe is None:
+    if describe is None or "weight" in vars(module):  # a hook computes it, and would not come again
         return None
     row: dict[str, Any] = json.loads(json.dumps({"kind": type(module).__name__, **describe(module)}))
     return row

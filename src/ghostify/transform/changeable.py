@@ -1,6 +1,7 @@
 """The convolutions of a network that may change, and why the others are left."""
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
@@ -10,7 +11,22 @@ from ghostify.errors import InputError
 from ghostify.layers import GHOST_LAYERS, GhostConv2d
 from ghostify.structure.blocks import Calls, record_calls
 from ghostify.structure.channels import PrunableChannels, find_prunable
-from ghostify.structure.surgery import PLAIN_ATTRIBUTES, has_hooks, module_names, replaceable, used_uncalled
+from ghostify.structure.plain_convolution import (
+    NotPlainError,
+    computes_its_weight,
+    has_weight_hooks_only,
+    is_plain,
+    plain_convolution,
+)
+from ghostify.structure.surgery import (
+    PLAIN_ATTRIBUTES,
+    has_hooks,
+    module_names,
+    replace_modules_,
+    replaceable,
+    shared_with_copies,
+    used_uncalled,
+)
 
 # A layer with fewer channels is a head's output or a gate, without near-copies.
 NARROWEST = 8
@@ -18,7 +34,8 @@ ALREADY = "already a part of a ghost"
 NOT_CHEAPER = "a ghost would not be cheaper"
 NOT_ONCE = "not run exactly once for an input"
 NOT_BY_NAME = "the network reaches it in another way than by its name, or reads more of it than a ghost has"
-GHOSTS_OWN = set(dir(GhostConv2d(1, 2, 1)))
+SHARED = "a copy of the network still runs the network's own, which it keeps in a closure, a weak reference or the like"
+GHOSTS_OWN = set(dir(GhostConv2d(1, 2, 1))) - set(dir(nn.Conv2d(1, 2, 1)))
 
 
 def convolutions_of(model: nn.Module) -> dict[str, nn.Conv2d]:
@@ -30,6 +47,29 @@ def changeable_convolutions(model: nn.Module, skip: Sequence[str], example: Tens
     """The convolutions that a plan may change, by their first names, in the network's order."""
     reasons = reasons_to_leave(model, GhostRatio(), skip, example)
     return {name: conv for name, conv in convolutions_of(model).items() if may_be_fitted(reasons[name])}
+
+
+def plain_copy(model: nn.Module, skip: Sequence[str], example: Tensor) -> nn.Module:
+    """A copy in which all convolutions that a plan may change are plain."""
+    if all(map(is_plain, convolutions_of(model).values())):
+        return copy.deepcopy(model)
+    return with_plain_convolutions(model, changeable_convolutions(model, skip, example))[0]
+
+
+def with_plain_convolutions(model: nn.Module, names: Collection[str]) -> tuple[nn.Module, set[str]]:
+    """Copy a network with layers that compute a convolution in a way of their own made plain: the same function.
+
+    Args:
+        names: Names of convolutions that may change.
+    Returns:
+        The copy, and the names of the layers that computed their weights, and now have what that gave.
+    """
+    convs = convolutions_of(model)
+    plain = {name: plain_convolution(convs[name]) for name in names if not is_plain(convs[name])}
+    copied = copy.deepcopy(model)
+    old = convolutions_of(copied)
+    computed = {name for name, layer in plain.items() if computes_its_weight(old[name], layer)}
+    return replace_modules_(copied, {old[name]: layer for name, layer in plain.items()}), computed
 
 
 def may_be_fitted(reason: str) -> bool:
@@ -47,37 +87,51 @@ def reasons_to_leave(
         skip: Full module names, or fnmatch patterns on them.
         example: One batch for the network; None leaves out the reasons that only a run can show.
     Raises:
-        InputError: If an entry of ``skip`` names nothing.
+        InputError: If an entry of ``skip`` names nothing, or a copy of the network would run parts of the network
+            itself that are no convolutions.
     """
     names = module_names(model)
     refuse_idle_patterns(skip, [name for all_names in names.values() for name in all_names])
     convs = convolutions_of(model)
-    reasons = {name: reason_to_leave(conv, names[conv], model, ghosts, skip) for name, conv in convs.items()}
+    calls = {} if example is None else record_calls(model, example)
+    reasons = {
+        name: reason_to_leave(conv, names[conv], model, ghosts, skip, sizes_seen(calls.get(conv)))
+        for name, conv in convs.items()
+    }
     if example is not None:
-        calls = record_calls(model, example)
         changing = [name for name, reason in reasons.items() if may_be_fitted(reason)]
         called = [name for name in changing if convs[name] in calls]
         hidden = set(called) - replaceable(model, called, example)
         hidden |= used_uncalled(model, [name for name in changing if convs[name] not in calls], example)
         reasons |= {name: "a gate: it sees a single pixel" for name in called if is_gate(model, name, calls)}
         reasons |= dict.fromkeys(hidden, NOT_BY_NAME)
+        shared = shared_with_copies(model, example)
+        reasons |= dict.fromkeys(shared & reasons.keys(), SHARED)
+        if others := sorted(shared - reasons.keys()):
+            raise InputError(f"{type(model).__name__} cannot be copied whole: of {others[0]!r}, {SHARED}")
     return reasons
 
 
+def sizes_seen(calls: Calls | None) -> set[tuple[int, ...]]:
+    """Heights and widths of the maps that a layer got."""
+    return set() if calls is None else {tuple(call.input.shape[2:]) for call in calls.plain if call.input.ndim == 4}
+
+
 def reason_to_leave(
-    conv: nn.Conv2d, names: Sequence[str], root: nn.Module, ghosts: GhostRatio, skip: Sequence[str]
+    conv: nn.Conv2d,
+    names: Sequence[str],
+    root: nn.Module,
+    ghosts: GhostRatio,
+    skip: Sequence[str],
+    sizes: Collection[tuple[int, ...]],
 ) -> str:
-    """The reason to leave a convolution that its own settings show, or ""."""
+    """The reason to leave a convolution that its own settings show, or what it computes of maps, or ""."""
     parents = [parent for name in names for parent in ancestors(root, name)]
     if any(isinstance(parent, GHOST_LAYERS) for parent in parents):
         return ALREADY
     if any(matches(name, skip) for name in names):
         return "skipped by name"
-    if type(conv) is not nn.Conv2d:
-        return f"a {type(conv).__name__}, not a plain Conv2d"
-    if "weight" not in dict(conv.named_parameters(recurse=False)):
-        return "its weight is computed from other tensors"
-    if has_hooks(conv):
+    if has_hooks(conv) and not has_weight_hooks_only(conv):
         return "it has a hook, or a forward of its own, which would not go along"
     if taken := sorted((vars(conv).keys() - PLAIN_ATTRIBUTES) & GHOSTS_OWN):
         return f"it has an attribute {taken[0]!r}, which a ghost has, too"
@@ -90,6 +144,11 @@ def reason_to_leave(
     # Without a run, names must do: torchvision's SqueezeExcitation, timm's SqueezeExcite and our own.
     if any("SqueezeExcit" in type(parent).__name__ for parent in parents):
         return "a squeeze-and-excite gate"
+    if not is_plain(conv):
+        try:
+            conv = plain_convolution(conv, sizes)
+        except NotPlainError as error:
+            return f"{type(conv).__name__} is no plain convolution: {error}"
     before, after = ghosts.macs_per_pixel(conv)
     return f"{NOT_CHEAPER}: {after} for {before} MACs per pixel" if after >= before else ""
 

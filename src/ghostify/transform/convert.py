@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from ghostify.changes.layer_plan import (
 from ghostify.changes.ratio import GhostRatio
 from ghostify.errors import InputError
 from ghostify.fitting.calibration import checked_batches
+from ghostify.fitting.precision import in_float32
 from ghostify.measure.count import Count, count
 from ghostify.models.registry import known_origin
 from ghostify.structure.blocks import run_once
@@ -29,10 +30,12 @@ from ghostify.transform.changeable import (
     convolutions_of,
     may_be_fitted,
     reasons_to_leave,
+    with_plain_convolutions,
 )
 from ghostify.transform.reconstruct import ReconstructedLayer, Reconstruction, reconstruct
 
 KEPT = "the plan keeps all its channels"
+COMPUTED = "its computed weight is a parameter now"
 
 
 @dataclass(frozen=True)
@@ -105,19 +108,24 @@ def convert_network(
     Raises:
         InputError: As ``convert`` does.
     """
-    batches = None if calibration is None else checked_batches(calibration, model)
+    larger = None if calibration is None else in_float32(model, checked_batches(calibration, model))
+    batches = None if larger is None else larger.batches
+    model = model if larger is None else larger.model
     shape = tuple(batches[0].shape[1:]) if batches and not input_shape else input_shape
     before, example = count_if_possible(model, shape)
     ghosts = asked if isinstance(asked, GhostRatio) else GhostRatio()
     reasons = reasons_to_leave(model, ghosts, skip, batches[0][:1] if batches else example)
-    convs = convolutions_of(model)
     if batches is not None:  # a layer is fitted to one input and one output for each image
-        others = set(convs) - set(run_once(model, batches[0][:1]))
+        others = set(reasons) - set(run_once(model, batches[0][:1]))
         reasons |= {name: NOT_ONCE for name in others if may_be_fitted(reasons[name])}
     chosen = [name for name, reason in reasons.items() if not reason]
     if not chosen and ALREADY not in reasons.values():
         found = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:3])
         raise InputError(f"{type(model).__name__} has no convolution to replace ({found or 'it has none at all'})")
+    # With images also those are fitted anew that a ghost would not make cheaper.
+    changing = chosen if batches is None else [name for name, reason in reasons.items() if may_be_fitted(reason)]
+    model, computed = with_plain_convolutions(model, changing)
+    convs = convolutions_of(model)
     if batches is None:
         plans: dict[str, AnyPlan] = {name: ghosts.plan(convs[name].out_channels) for name in chosen}
         changed, fits = with_new_ghosts(model, ghosts, chosen), dict[str, ReconstructedLayer]()
@@ -136,8 +144,10 @@ def convert_network(
         changed, fits = reconstruct(model, plans, batches, how or Reconstruction())
         changing = [name for name, plan in outside_changed_blocks(plans).items() if plan.changes]
         check_swap(model, changed, changing, batches[0][:1])
+        changed = changed if larger is None else larger.back(changed)
     after, _ = count_if_possible(changed, shape)
-    return Conversion(changed, tuple(rows_of(convs, plans, reasons, fits, (before, after))))
+    rows = rows_of(convs, plans, reasons, fits, (before, after))
+    return Conversion(changed, tuple(noting_weights(row) if row.name in computed else row for row in rows))
 
 
 def with_new_ghosts(model: nn.Module, ghosts: GhostRatio, names: Sequence[str]) -> nn.Module:
@@ -199,6 +209,13 @@ def rows_of(
         yield ConvertedLayer(name, True, "", None if before is None else 0, after, **row_of(name, plans[name]))
 
 
+def noting_weights(row: ConvertedLayer) -> ConvertedLayer:
+    """A row that also says that the layer's weight is now what it had computed from others."""
+    if row.replaced:
+        return replace(row, change=", ".join(filter(None, (row.change, COMPUTED))))
+    return replace(row, reason=f"{row.reason}; {COMPUTED}")
+
+
 def count_if_possible(model: nn.Module, input_shape: Sequence[int] | None) -> tuple[Count | None, Tensor | None]:
     """The multiply-adds and an example; None for both where no shape is known and the likely one does not fit.
 
@@ -209,7 +226,7 @@ def count_if_possible(model: nn.Module, input_shape: Sequence[int] | None) -> tu
 
     def example(shape: Sequence[int]) -> Tensor:
         # No zeros: of these an output may not depend.
-        drawn = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
+        drawn = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0), device="cpu")
         return drawn.to(parameter.device, parameter.dtype)
 
     if input_shape is not None:

@@ -168,7 +168,8 @@ def pieces_of_maps(pyramid: Pyramid, inputs: Sequence[Tensor], seed: int) -> lis
                 cut = []
                 for _ in range(PIECES):
                     top, left = (
-                        int(torch.randint(side - PIECE + 1, (), generator=generator)) for side in maps.shape[2:]
+                        int(torch.randint(side - PIECE + 1, (), generator=generator, device="cpu"))
+                        for side in maps.shape[2:]
                     )
                     cut.append(maps[:, :, top : top + PIECE, left : left + PIECE])
                 pieces.append(torch.cat(cut))

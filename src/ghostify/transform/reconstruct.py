@@ -271,7 +271,9 @@ def samples_of_sum(pair: Pair, block: Block, total: ResidualSum) -> Iterator[Sam
     images = sum(map(len, pair.inputs))
     for x, y in zip(pair.inputs, sums_of(pair.original, block.name, total, pair.targets), strict=True):
         number, inputs = y[0, 0].numel(), y.shape[1] * LARGEST_BLOCK_KERNEL**2
-        pixels = torch.randperm(number, generator=pair.generator)[: samples_per_image(number, inputs, images)]
+        pixels = torch.randperm(number, generator=pair.generator, device="cpu")[
+            : samples_per_image(number, inputs, images)
+        ]
         pixels = pixels.to(y.device)
         yield SampleBatch(x, maps_at(y, pixels), pixels)
 
@@ -291,7 +293,9 @@ def targets_of_(pair: Pair, block: Block) -> dict[str, list[Target]]:
     def take(name: str, output: Tensor) -> None:
         # At once: what comes behind may change it in place.
         number, inputs = output[0, 0].numel(), pair.changed.get_parameter(f"{name}.weight")[0].numel()
-        pixels = torch.randperm(number, generator=pair.generator)[: samples_per_image(number, inputs, images)]
+        pixels = torch.randperm(number, generator=pair.generator, device="cpu")[
+            : samples_per_image(number, inputs, images)
+        ]
         pixels = pixels.to(output.device)
         channels, total, batch = maps_at(output, pixels), totals[name], len(targets[name])
         if total is not None:

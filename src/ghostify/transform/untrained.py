@@ -24,7 +24,7 @@ def untrained(model: nn.Module, plans: Mapping[str, AnyPlan], example: Tensor) -
     dropping = {name: plan for name, plan in plans.items() if isinstance(plan, LayerPlan) and plan.dropped}
     for name, place in find_dropped(model, example, dropping).items():
         channels = dropping[name].channels
-        drop_channels_of_(shaped, place, torch.arange(channels - dropping[name].dropped, channels))
+        drop_channels_of_(shaped, place, torch.arange(channels - dropping[name].dropped, channels, device="cpu"))
     new: dict[nn.Module, nn.Module] = {
         shaped.get_submodule(name): change.untrained() for name, change in changed_blocks(plans).items()
     }
