@@ -8,12 +8,15 @@ import click
 import torch
 from torch import Tensor
 
+from ghostify.cli.beforehand import refuse_missing
 from ghostify.cli.opening import Channels, NamedNetwork, channels_for
 from ghostify.cli.options import (
+    ExistingFile,
     bundle,
     classes_option,
     json_option,
     mean_and_std_options,
+    out_option,
     shape_option,
     source_options,
     threads_option,
@@ -57,7 +60,10 @@ class Photograph:
     "photo",
     Photograph,
     click.option(
-        "--image", type=Path, show_default="one that scikit-learn brings", help="Photograph to show the network."
+        "--image",
+        type=ExistingFile(),
+        show_default="one that scikit-learn brings",
+        help="Photograph to show the network.",
     ),
     mean_and_std_options("the network file's, else ImageNet's"),
 )
@@ -69,7 +75,7 @@ class Photograph:
     help="Look at the module of this name, such as layer1.0.conv1. May be repeated.",
 )
 @threads_option
-@click.option("--out", type=Path, default=Path("look"), help="Folder for the page and the pictures.")
+@out_option("Folder for the page and the pictures.", "look.html", "look.png", "against.png", default=Path("look"))
 @json_option
 def look(
     named: NamedNetwork, against: str | None, photo: Photograph, layers: tuple[str, ...], out: Path, as_json: bool
@@ -79,6 +85,7 @@ def look(
     Writes a page to look at, look.html, and the pictures of its first layer. With --against, the maps of
     the ghost stand beside the original's.
     """
+    refuse_missing("matplotlib", "jinja2")
     from ghostify.jobs import look_page  # here: drawing and templates are an extra that other verbs spare
 
     torch.manual_seed(0)

@@ -13,11 +13,11 @@ from ghostify.jobs.recipes import ROWS, Row
 @json_option
 def recipes(as_json: bool) -> None:
     """List the rows that `ghostify train --recipe NAME` trains for, and what each should reach."""
-    headings = ("recipe", "data", "epochs", "images\na step", "lr", "top-1, %", "top-5, %", "as says")
+    headings = ("recipe", "as says", "epochs", "images\na step", "lr", "top-1, %", "top-5, %")
     show(
         {"recipes": {name: dataclasses.asdict(row) for name, row in ROWS.items()}},
         as_json,
-        lambda: print_table(headings, [recipe_row(name, row) for name, row in ROWS.items()]),
+        lambda: print_table(headings, [recipe_row(name, row) for name, row in ROWS.items()], left=2),
     )
 
 
@@ -27,4 +27,4 @@ def recipe_row(name: str, row: Row) -> tuple[str, ...]:
     if recipe.lr_batch_size:
         lr += f" per {recipe.lr_batch_size}"
     top5 = "–" if row.top5 is None else f"{row.top5}"
-    return name, row.data, str(recipe.epochs), str(step), lr, f"{row.top1}", top5, row.source
+    return name, row.source, str(recipe.epochs), str(step), lr, f"{row.top1}", top5

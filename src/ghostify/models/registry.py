@@ -12,7 +12,7 @@ from typing import Any
 import torchvision
 from torch import nn
 
-from ghostify.errors import InputError
+from ghostify.errors import InputError, offered, spelled
 from ghostify.models import ghostnet, mobilenet, resnet, vgg
 from ghostify.models.detectors import DETECTORS, detector
 
@@ -63,7 +63,9 @@ class Origin:
             model = builder(**self.options)
         except Exception as error:  # whatever a builder raises
             reason = str(error).partition("\n")[0] or type(error).__name__
-            raise InputError(f"{self.name} cannot be built with {self.options}: {reason}") from error
+            options = ", ".join(spelled(option, value) for option, value in self.options.items())
+            with_options = f" with {options}" if options else ""
+            raise InputError(f"{self.name} cannot be built{with_options}: {reason}") from error
         if not isinstance(model, nn.Module):
             raise InputError(f"{self.name} returned {type(model).__name__}: expected a torch.nn.Module")
         remember_origin(model, self)
@@ -122,7 +124,7 @@ def find_builder(name: str) -> Callable[..., nn.Module]:
             raise InputError(f"torchvision has no classification model {rest!r}{suggestion(rest, known)}")
         return partial(torchvision.models.get_model, rest, weights=None)
     if source == "timm":
-        timm = import_module("timm", "timm:NAME needs timm: pip install 'ghostify[timm]'")
+        timm = import_module("timm", "timm:NAME needs timm: pip install timm")
         if not timm.is_model(rest):
             raise InputError(f"timm has no model {rest!r}{suggestion(rest, timm.list_models())}")
         return partial(timm.create_model, rest, pretrained=False)
@@ -154,13 +156,14 @@ def refuse_unknown_options(name: str, builder: Callable[..., Any], options: dict
     """Refuse options that the builder does not take, and those that would download weights or read them elsewhere."""
     for option in ("weights", "weights_backbone", "pretrained", "checkpoint_path", "pretrained_cfg"):
         if options.get(option) not in (None, False):
-            raise InputError(f"{name}: {option} is not taken here; load a local file with --weights or load_weights")
+            raise InputError(f"{name}: {option} is not taken here; load a local file with {spelled('weights')}")
     parameters = parameters_of(builder)
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
+    known = ", ".join(spelled(parameter) for parameter in parameters if offered(parameter))
     for option in options:
         if option not in parameters:
-            raise InputError(f"{name} takes no option {option!r}: it takes {', '.join(parameters) or 'none'}")
+            raise InputError(f"{name} takes no {spelled(option)}: it takes {known or 'none'}")
 
 
 def takes_option(name: str, option: str) -> bool:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ghostify.errors import InputError
+from ghostify.errors import InputError, offered, spelled
 
 PICKLES = frozenset({".pt", ".pth", ".th"})
 
@@ -48,7 +48,11 @@ def load_weights_(model: nn.Module, path: str | os.PathLike[str], *, new_head: b
             raise InputError(
                 f"{path} is of another network than {type(model).__name__}: {key} is {list(state[key].shape)}, "
                 f"expected {list(tensor.shape)}"
-                + (" (a new head leaves the last layer out, for other classes)" if key.startswith(f"{head}.") else "")
+                + (
+                    f" ({spelled('new_head', True)} leaves the last layer out, for other classes)"
+                    if key.startswith(f"{head}.") and offered("new_head")
+                    else ""
+                )
             )
     model.load_state_dict(state)
     return model
