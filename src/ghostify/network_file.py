@@ -219,7 +219,8 @@ def open_network(
         idle = [name for name, value in (*options.items(), ("num_classes", num_classes)) if value is not None]
         if idle:
             raise InputError(
-                f"{reference.path} is a file, which says all about its network: leave out {', '.join(map(spelled, idle))}"
+                f"{reference.path} is a file, which says all about its network: "
+                f"leave out {', '.join(map(spelled, idle))}"
             )
         model = reference.network(factory=factory)
     else:

@@ -25,7 +25,7 @@ from ghostify.cli import (
     train,
 )
 from ghostify.cli.beforehand import EXTRAS, missing
-from ghostify.cli.output import Interrupted
+from ghostify.cli.output import InterruptedVerbError
 from ghostify.cli.spelling import as_option
 from ghostify.errors import InputError, spelled_by
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.name not in EXTRAS:
             raise
         return refuse(str(missing(error.name)))
-    except Interrupted as error:
+    except InterruptedVerbError as error:
         print(f"ghostify: interrupted; what was finished is kept: {error}", file=sys.stderr)
         return INTERRUPTED
     except (KeyboardInterrupt, click.Abort):

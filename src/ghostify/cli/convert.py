@@ -13,6 +13,7 @@ from torch import nn
 
 from ghostify.atomic import replacing
 from ghostify.changes.ratio import GhostRatio
+from ghostify.cli.beforehand import refuse_unsavable
 from ghostify.cli.opening import NamedImages, NamedNetwork
 from ghostify.cli.options import (
     Calibration,

@@ -23,7 +23,7 @@ WIDTH = 80  # of lines, where a terminal does not say that it has more
 NARROWEST = 8  # column of words
 
 
-class Interruption(Exception):
+class InterruptedVerbError(Exception):
     """An interruption of work that can be gone on with; its text says how."""
 
 
@@ -41,7 +41,7 @@ def kept(how: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted(how) from None
+        raise InterruptedVerbError(how) from None
 
 
 def score_row(score: Score) -> dict[str, Any]:
@@ -104,10 +104,8 @@ def cell_width(text: str) -> int:
 
 def say(text: str, indent: str = "") -> None:
     """A sentence on standard output, in lines of the terminal's width; paths and names stay whole."""
-    wrapped = textwrap.fill(
-        text, line_width(), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
-    print(wrapped)
+    lines = textwrap.wrap(text, line_width(), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    print(*lines, sep="\n")
 
 
 def line_width() -> int:

@@ -231,7 +231,8 @@ def augmented(data: ImageData, color_jitter: float, rand_augment: bool) -> Image
         return data
     if not isinstance(data.train, FolderImages):
         raise InputError(
-            f"{spelled('color_jitter')} and {spelled('rand_augment')} are for images of a folder: {data.name} is in memory"
+            f"{spelled('color_jitter')} and {spelled('rand_augment')} are for images of a folder: "
+            f"{data.name} is in memory"
         )
     changes: list[v2.Transform] = [v2.RandAugment()] if rand_augment else []
     if color_jitter:

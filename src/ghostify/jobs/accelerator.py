@@ -31,8 +31,8 @@ def accelerator_on(device: str, accumulate: int = 1) -> Iterator[Accelerator]:
     ours = PartialState._shared_state == {}
     if not ours and PartialState().device.type != device:
         raise InputError(
-            f"{spelled('device')} is {device!r}, but this process has set up accelerate on {PartialState().device.type}: "
-            "expected the same device, or a process of its own"
+            f"{spelled('device')} is {device!r}, but this process has set up accelerate "
+            f"on {PartialState().device.type}: expected the same device, or a process of its own"
         )
     try:
         accelerator = Accelerator(cpu=device == "cpu", gradient_accumulation_steps=accumulate)
