@@ -1,4 +1,4 @@
-"""What is known of a verb's work before it begins, and refused then."""
+"""Refusals before a verb's work begins, of all that is known by then."""
 
 import dataclasses
 from importlib.util import find_spec

@@ -49,7 +49,7 @@ from ghostify.cli.output import (
 from ghostify.data import ImageData
 from ghostify.data.coco import draw_images, load_coco
 from ghostify.data.sample import draw_inputs
-from ghostify.errors import InputError
+from ghostify.errors import InputError, spelled
 from ghostify.jobs.evaluate import check_fit
 from ghostify.jobs.learn import RunOptions
 from ghostify.jobs.recipe import Recipe
@@ -262,6 +262,10 @@ def how_to_train(network: nn.Module, file: Path) -> str:
 def refuse_without_images(images: NamedImages, changes: Changes, finetuning: Finetuning) -> None:
     if finetuning.hints and not finetuning.finetune:
         raise InputError("--hints are for the epochs with labels: say how many with --finetune")
+    settings = {name: getattr(changes, name) for name in ("ratio", "cheap", "cheap_kernel_size", "skip")}
+    idle = [spelled(name) for name, value in settings.items() if value not in (None, ())]
+    if changes.plan_file is not None and idle:
+        raise InputError(f"--plan says itself what becomes of which layer: leave out {', '.join(idle)}")
     if images.data_name is not None:
         return
     if finetuning.finetune:

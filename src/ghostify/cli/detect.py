@@ -16,6 +16,7 @@ from ghostify.atomic import replacing
 from ghostify.cli.beforehand import open_before, refuse_missing, refuse_other_kind, refuse_unsavable
 from ghostify.cli.opening import Channels, NamedNetwork
 from ghostify.cli.options import (
+    SHARE,
     ExistingFile,
     TrainingOutput,
     builder_options,
@@ -264,7 +265,7 @@ def evaluate(named: NamedDetector, images: BoxImages, per_class: bool, out: Path
 @detect.command()
 @bundle("named", NamedDetector, click.argument("model"), classes_option(), detector_options)
 @click.argument("images", nargs=-1, required=True, type=Path)
-@click.option("--least-score", type=click.FloatRange(0, 1), default=0.5, help="Show objects of at least this score.")
+@click.option("--least-score", type=SHARE, default=0.5, help="Show objects of at least this score.")
 @device_option
 @threads_option
 @out_option("Folder for the images with boxes, and detections.json.", DETECTIONS)

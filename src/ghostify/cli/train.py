@@ -29,9 +29,10 @@ from ghostify.cli.options import (
 )
 from ghostify.cli.output import first_process, kept, print_history, progress_bars, say, score_row, score_text, show
 from ghostify.data import ImageData
+from ghostify.data.sources import augmented
 from ghostify.errors import InputError
-from ghostify.jobs.evaluate import evaluate
-from ghostify.jobs.learn import RunOptions, refuse_to_overwrite
+from ghostify.jobs.evaluate import check_fit, evaluate
+from ghostify.jobs.learn import RunOptions, refuse_recording, refuse_to_overwrite
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.recipes import ROWS, Row
 from ghostify.jobs.train import Teacher
@@ -136,7 +137,11 @@ def train(
     network, data = open_both(named, images, recipe.seed)
     if teachers_file is not None:
         refuse_other_images(teachers_file, data)
+    check_fit(network, data)
     refuse_unsavable(network)
+    augmented(data, recipe.color_jitter, recipe.rand_augment)  # refused where it cannot be
+    if recipe.cuda_graph:
+        refuse_recording(images.device)
     folder = TrainingFolder(output.out, data.preprocessing, output.tensorboard)
     settings = {
         "model": named.model,

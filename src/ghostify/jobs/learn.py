@@ -130,7 +130,7 @@ def learn(
     if not len(loader):
         raise InputError(
             f"the training images are no batch of {recipe.batch_size} for each of {accelerator.num_processes} "
-            f"processes: expected a smaller {spelled('batch_size')} or fewer processes"
+            f"processes: expected a smaller batch size or fewer processes"
         )
     optimizer.zero_grad()
     steps = math.ceil(len(loader) / recipe.accumulate)
@@ -169,8 +169,14 @@ def learn(
 def refuse_to_overwrite(path: Path | None, resume: bool) -> None:
     if path is not None and path.exists() and not resume:
         raise InputError(
-            f"{path} holds a training that began before: go on with {spelled('resume', True)}, or choose another place"
+            f"{path} holds a training that began before: resume it ({spelled('resume', True)}), or choose another place"
         )
+
+
+def refuse_recording(device: str, processes: int = 1) -> None:
+    """Refuse to record a step where that is not on one GPU."""
+    if device != "cuda" or processes > 1:
+        raise InputError(f"{spelled('cuda_graph')}: expected one process on a CUDA device")
 
 
 def drops_last(images: int, batch_size: int) -> bool:
@@ -207,8 +213,7 @@ class TrainingRun:
     @contextmanager
     def recorded(self) -> Iterator[None]:
         """Have the networks recorded as CUDA graphs, and replayed meanwhile."""
-        if self.accelerator.device.type != "cuda" or self.accelerator.num_processes > 1:
-            raise InputError(f"{spelled('cuda_graph')}: expected one process on a CUDA device")
+        refuse_recording(self.accelerator.device.type, self.accelerator.num_processes)
         networks = self.task.networks(self.learner.model, self.recipe)
         self.begin_training()
         x, *_ = self.task.prepare(next(iter(self.loader)), self.recipe)

@@ -15,7 +15,7 @@ from ghostify.atomic import replacing
 from ghostify.data import ImageData
 from ghostify.data.images import count_images
 from ghostify.data.sample import draw_inputs
-from ghostify.errors import InputError, spelled
+from ghostify.errors import InputError
 from ghostify.fitting.calibration import FEWEST_IMAGES
 from ghostify.inference.compare import compare
 from ghostify.inference.explain import Explanation, explain
@@ -220,7 +220,7 @@ class Trainings:
         refuse_finished(self.out, self.settings.resume)
         images = min(self.settings.ghost.image_count, count_images(self.data.train))
         if images < FEWEST_IMAGES:
-            raise InputError(f"{spelled('images')}: {images} to make the ghost with: expected at least {FEWEST_IMAGES}")
+            raise InputError(f"{images} images to make the ghost with: expected at least {FEWEST_IMAGES}")
         check_fit(self.fresh(), self.data)
         ghost = self.settings.ghost
         convert(

@@ -163,7 +163,7 @@ def refuse_unknown_options(name: str, builder: Callable[..., Any], options: dict
     known = ", ".join(spelled(parameter) for parameter in parameters if offered(parameter))
     for option in options:
         if option not in parameters:
-            raise InputError(f"{name} takes no {spelled(option)}: it takes {known or 'none'}")
+            raise InputError(f"{name} takes no option {spelled(option)!r}: it takes {known or 'none'}")
 
 
 def takes_option(name: str, option: str) -> bool:

@@ -49,7 +49,7 @@ def load_weights_(model: nn.Module, path: str | os.PathLike[str], *, new_head: b
                 f"{path} is of another network than {type(model).__name__}: {key} is {list(state[key].shape)}, "
                 f"expected {list(tensor.shape)}"
                 + (
-                    f" ({spelled('new_head', True)} leaves the last layer out, for other classes)"
+                    f" (a new head leaves the last layer out, for other classes: {spelled('new_head', True)})"
                     if key.startswith(f"{head}.") and offered("new_head")
                     else ""
                 )

@@ -85,7 +85,7 @@ def convert(  # noqa: PLR0913  # the front door: the promised names, each a sett
     said = any(setting is not None for setting in (ratio, cheap_kernel_size, cheap))
     if plan is not None and (calibration is None or skip or said):
         raise InputError(
-            f"{spelled('plan')} needs images ({spelled('calibration')}), and says itself what becomes of which layer: "
+            f"a plan needs calibration images ({spelled('calibration')}), and says itself what becomes of which layer: "
             f"leave out {spelled('ratio')}, {spelled('cheap')}, {spelled('cheap_kernel_size')} and {spelled('skip')}"
         )
     by_default: Cheap = "pointwise" if calibration is not None and not said else "depthwise"

@@ -183,8 +183,7 @@ def check_swap(before: nn.Module, after: nn.Module, names: Collection[str], exam
     for name in names:
         if before.get_submodule(name) in ran and after.get_submodule(name) not in ran:
             raise InputError(
-                f"{type(before).__name__} does not run {name} after it was replaced: "
-                f"leave it by {spelled('skip', name)}"
+                f"{type(before).__name__} does not run {name} after it was replaced: skip it ({spelled('skip', name)})"
             )
     if outputs != expected:
         raise InputError(f"{type(before).__name__} returns {outputs} after layers were replaced, {expected} before")
