@@ -315,8 +315,8 @@ def find_inputs(
 
 def print_conversion(conversion: Conversion, *, calibrated: bool, all_layers: bool) -> None:
     headings = ["convolution or block", "now", "MACs, M:\nbefore", "after"]
-    headings += ["error at block's\noutput, %"] if calibrated else []
-    headings += [*CHANNELS, "ghosts\nexplained, %"] if all_layers else []
+    headings += ["block's\nerror, %"] if calibrated else []
+    headings += [*CHANNELS, "ghosts\nex-\nplained,\n%"] if all_layers else []
     rows = []
     for layer in conversion.layers:
         row = [layer.name, layer.change, millions(layer.macs_before), millions(layer.macs_after)]

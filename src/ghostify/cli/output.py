@@ -18,7 +18,7 @@ from ghostify.jobs.checkpoint import Epoch
 from ghostify.jobs.evaluate import Score
 
 # Headings of a layer's channels.
-CHANNELS = ("kept + ghosted\n+ dropped", "inputs\ncombined to")
+CHANNELS = ("kept/\nghosted/\ndropped", "inputs\nmerged\nto")
 WIDTH = 80  # of lines, where a terminal does not say that it has more
 NARROWEST = 8  # column of words
 
@@ -59,7 +59,7 @@ def score_text(score: Score) -> str:
 def channels(layer: Any) -> tuple[str, str]:
     """A layer's channels for a table: how many are kept, ghosted and dropped; and combinations of its inputs."""
     made = (layer.kept, layer.ghosted, layer.dropped)
-    return "–" if layer.kept is None else " + ".join(map(str, made)), "–" if layer.inputs is None else str(layer.inputs)
+    return "–" if layer.kept is None else "/".join(map(str, made)), "–" if layer.inputs is None else str(layer.inputs)
 
 
 def interval(value: float, low: float, high: float, digits: int) -> str:

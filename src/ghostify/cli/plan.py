@@ -233,7 +233,7 @@ def print_plan(found: Plan, trials: Sequence[Trial], out: Path, *, all_layers: b
     print()
     kind, target = found.target
     print_table(
-        ("multiply-adds", "times as fast, predicted", "output error"),
+        ("multiply-adds", "times as fast,\npredicted", "output error"),
         [
             (f"{p.macs:.3f}", "–" if p.speedup is None else f"{p.speedup:.2f}", f"{p.output_error:.4f}")
             for p in reversed(found.curve)
