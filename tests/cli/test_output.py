@@ -10,7 +10,6 @@ import torch
 from ghostify.cli import main
 from ghostify.cli.detect import print_score
 from ghostify.cli.output import percent, print_table, say
-from ghostify.cli.recipes import recipes
 from ghostify.cli.run import run_row
 from ghostify.jobs.coco_score import NUMBERS, CocoScore
 from ghostify.jobs.evaluate import Score
@@ -66,7 +65,6 @@ def test_the_tables_of_runs_and_detectors_are_no_wider(capsys: pytest.CaptureFix
     headings = ("network", "top-1, %", "params,\nM", "MACs,\nM", "speed-up:\nin theory", "measured", "peak\nMB")
     print_table(headings, [run_row("original", row)])
     print_score(CocoScore(dict.fromkeys(NUMBERS, 1.0), {}, 5000, 123_456))
-    assert recipes.name == "recipes"
     printed = capsys.readouterr().out
     assert longest(printed) <= 80
     assert all(name in printed.split() for name in NUMBERS)

@@ -21,7 +21,7 @@ from ghostify.cli.options import (
     source_options,
     threads_option,
 )
-from ghostify.cli.output import print_table, progress_bars, show
+from ghostify.cli.output import print_table, progress_bars, say, show
 from ghostify.data.augment import normalise
 from ghostify.data.images import ImageData
 from ghostify.data.photograph import SAMPLE, photograph
@@ -113,7 +113,7 @@ def look(
         pages = [out / look_page.PAGE, out / look_page.PICTURE] + (
             [out / look_page.BESIDE] if ghost is not None else []
         )
-        print(f"Wrote {', '.join(map(str, pages))}.")
+        say(f"Wrote {', '.join(map(str, pages))}.")
 
     show(result, as_json, tables)
 
@@ -131,9 +131,9 @@ def print_layer(layer: SeenLayer) -> None:
     ]
     print_table(headings, rows)
     shares = [f"{way} {100 * share:.1f} %" for way, share in layer.explained_by_half().items()]
-    print(f"Share of the variance of all maps that half of them explain: {', '.join(shares)}.")
+    say(f"Share of the variance of all maps that half of them explain: {', '.join(shares)}.")
     if layer.beside is not None:
         median, most = 100 * float(layer.beside.error.median()), 100 * float(layer.beside.error.max())
         pairs = f"The ghost's {len(layer.beside.maps)} maps, paired by {layer.beside.paired_by}"
-        print(f"{pairs}: their error is {median:.1f} % of a map's variance in the median, at most {most:.1f} %.")
+        say(f"{pairs}: their error is {median:.1f} % of a map's variance in the median, at most {most:.1f} %.")
     print()
