@@ -87,15 +87,24 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], left: in
     Numbers are never cut: with too many columns of them, the table is wider.
     """
     rows = list(rows)
+    widths = [max(map(cell_width, column)) for column in zip(headings, *rows, strict=True)]
+    numbers = sum(1 + width for width in widths[left:])
+    width = max(line_width(), left * (1 + NARROWEST) + numbers)
+    # Names stay whole as far as there is room, to be copied; other words are folded first.
+    names = min(widths[0], width - numbers - (left - 1) * (1 + NARROWEST)) if left else None
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
     for index, heading in enumerate(headings):
         words = index < left
-        table.add_column(heading, justify="left" if words else "right", no_wrap=not words, overflow="fold")
+        table.add_column(
+            heading,
+            justify="left" if words else "right",
+            no_wrap=not words,
+            overflow="fold",
+            min_width=None if index else names,
+        )
     for row in rows:
         table.add_row(*row)
-    columns = list(zip(headings, *rows, strict=True))
-    least = left * NARROWEST + sum(1 + max(map(cell_width, column)) for column in columns[left:])
-    Console(highlight=False, markup=False, emoji=False, width=max(line_width(), least)).print(table)
+    Console(highlight=False, markup=False, emoji=False, width=width).print(table)
 
 
 def cell_width(text: str) -> int:
