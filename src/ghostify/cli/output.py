@@ -91,16 +91,15 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], left: in
     numbers = sum(1 + width for width in widths[left:])
     width = max(line_width(), left * (1 + NARROWEST) + numbers)
     # Names stay whole as far as there is room, to be copied; other words are folded first.
-    names = min(widths[0], width - numbers - (left - 1) * (1 + NARROWEST)) if left else None
+    room = width - numbers
+    for index in range(left):
+        widths[index] = min(widths[index], room - (left - 1 - index) * (1 + NARROWEST))
+        room -= widths[index] + 1
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
     for index, heading in enumerate(headings):
         words = index < left
         table.add_column(
-            heading,
-            justify="left" if words else "right",
-            no_wrap=not words,
-            overflow="fold",
-            min_width=None if index else names,
+            heading, justify="left" if words else "right", no_wrap=not words, overflow="fold", width=widths[index]
         )
     for row in rows:
         table.add_row(*row)
