@@ -20,7 +20,7 @@ def print_recipes() -> None:
     headings = ("recipe", "data", "epochs", "images\na step", "lr", "top-1, %", "top-5, %")
     print_table(headings, [recipe_row(name, row) for name, row in ROWS.items()], left=2)
     for source in dict.fromkeys(row.source for row in ROWS.values()):
-        say(f"From {source}: {', '.join(name for name, row in ROWS.items() if row.source == source)}.", "  ")
+        say(f"{source}: {', '.join(name for name, row in ROWS.items() if row.source == source)}.", "  ")
 
 
 def recipe_row(name: str, row: Row) -> tuple[str, ...]:
