@@ -1,5 +1,6 @@
 """Files that are there complete or not at all."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -34,6 +35,45 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder: str | os.PathLike[str], *names: str) -> None:
+    """Try whether files can be made in a folder, before work is done for them; nothing is left behind.
+
+    Args:
+        folder: The folder, which may be missing, as may those around it.
+        names: Files to be made in it, or folders where the name ends in "/".
+    Raises:
+        OSError: If the folder cannot be made or written, or a file is where a folder is to be, or the other way round.
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> check_writable(folder / "new", "a.txt")
+        >>> list(folder.iterdir())
+        []
+    """
+    target = Path(folder)
+    place = nearest_there(target)
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise type(error)(error.errno, f"no file can be made there ({error.strerror})", str(place)) from error
+    for name in names:
+        if name.endswith("/"):
+            check_writable(target / name)
+        elif (target / name).is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target / name))
+
+
+def nearest_there(path: Path) -> Path:
+    """The path itself where there is something, else the nearest folder around it that is there."""
+    for place in (path, *path.parents):
+        try:
+            place.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        return place
+    return Path()
 
 
 def current_umask() -> int:

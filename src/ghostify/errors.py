@@ -1,8 +1,12 @@
-"""The one kind of error that is the user's to mend."""
+"""The one kind of error that is the user's to mend, in the words of whoever asked."""
 
 import re
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
 # What reading a damaged archive raises; the last two where the damage looks like encryption, or like a huge file.
 DAMAGED_ARCHIVE = (zipfile.BadZipFile, zlib.error, RuntimeError, OverflowError)
@@ -45,3 +49,47 @@ def first_sentence(error: BaseException | str) -> str:
             break
         found = f"{found} {line}".strip()
     return found or (error if isinstance(error, str) else type(error).__name__)
+
+
+def python_spelling(parameter: str, value: Any = None) -> str:
+    """A parameter as Python has it, or one that is set to a value."""
+    return parameter if value is None else f"{parameter}={value!r}"
+
+
+# None from a spelling: whoever asks has no such parameter.
+Spelling = Callable[[str, Any], str | None]
+SPELLING: ContextVar[Spelling] = ContextVar("SPELLING", default=python_spelling)
+
+
+@contextmanager
+def spelled_by(spelling: Spelling) -> Iterator[None]:
+    """Have messages name parameters in another way than Python's, as the command line does."""
+    token = SPELLING.set(spelling)
+    try:
+        yield
+    finally:
+        SPELLING.reset(token)
+
+
+def spelled(parameter: str, value: Any = None) -> str:
+    """A parameter for a message, as whoever asked spells it: ``target_macs``, or ``--target-macs``.
+
+    Args:
+        parameter: Its name in Python.
+        value: Value that it has or should have, for ``effort='refined'`` or ``--effort refined``.
+    Example:
+        >>> spelled("target_macs"), spelled("effort", "refined")
+        ('target_macs', "effort='refined'")
+        >>> with spelled_by(lambda parameter, value: None):
+        ...     spelled("target_macs")
+        'target macs'
+    """
+    spelled = SPELLING.get()(parameter, value)
+    if spelled is not None:
+        return spelled
+    return parameter.replace("_", " ") if value is None else python_spelling(parameter, value)
+
+
+def offered(parameter: str) -> bool:
+    """True if whoever asked can set the parameter, so that a message may advise it."""
+    return SPELLING.get()(parameter, None) is not None

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ghostify.atomic import replacing
-from ghostify.errors import InputError
+from ghostify.errors import InputError, spelled
 from ghostify.models.registry import Origin, create_model, is_trusted, origin_of, trust
 from ghostify.models.tensor_file import written_by_torch
 from ghostify.models.weights import load_weights_
@@ -243,7 +243,7 @@ def open_network_file(path: str | os.PathLike[str]) -> NetworkFile:
             ) from error
         raise InputError(f"{path} is no network written by save, or is cut short: {error}") from error
     if KEY not in metadata:
-        raise InputError(f"{path} holds tensors only: name the network and give the file with --weights")
+        raise InputError(f"{path} holds tensors only: name the network and give the file as {spelled('weights')}")
     try:
         note = json.loads(metadata[KEY])
     except (ValueError, RecursionError) as error:  # such as a number of too many digits
@@ -288,11 +288,12 @@ def open_network(
         idle = [name for name, value in (*options.items(), ("num_classes", num_classes)) if value is not None]
         if idle:
             raise InputError(
-                f"{reference.path} is a file, which says all about its network: leave out {', '.join(idle)}"
+                f"{reference.path} is a file, which says all about its network: "
+                f"leave out {', '.join(map(spelled, idle))}"
             )
         model = reference.network(factory=factory)
     else:
         model = create_model(reference, num_classes=num_classes, **options)
     if new_head and weights is None:
-        raise InputError("a new head is for weights from a file: expected some")
+        raise InputError(f"{spelled('new_head')} is for weights from a file: name it as {spelled('weights')}")
     return load_weights_(model, weights, new_head=new_head) if weights is not None else model

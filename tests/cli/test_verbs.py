@@ -85,7 +85,9 @@ def test_a_published_row_is_trained_for_by_its_name(
     assert round(counted.macs / 1e6, 1) == 63.0  # the paper's row is d = 1
     assert "a MODEL or --recipe NAME, and not both" in refused(capsys, *train, *row, "resnet20")
     assert "a MODEL or --recipe NAME, and not both" in refused(capsys, *train)
-    assert "cheap_kernel_size is 2" in refused(capsys, *train, *row, "--cheap-kernel-size", "2")  # said, not the row's
+    assert "'--cheap-kernel-size': 2: expected an odd" in refused(
+        capsys, *train, *row, "--cheap-kernel-size", "2"
+    )  # said, not the row's
 
 
 def test_evaluate_tells_each_class(capsys: pytest.CaptureFixture[str], colours: Path) -> None:
@@ -252,7 +254,7 @@ def test_train_evaluate_and_compare_go_together(
     file = trained["out"]
     scored = printed(capsys, "evaluate", file, "--data", data, "--factory", "tiny:Tiny", "--device", "cpu", "--json")
     assert scored["top1"] == trained["top1"]
-    assert "resume it" in refused(capsys, *train, "--out", out)
+    assert "resume it (--resume)" in refused(capsys, *train, "--out", out)
     compared = printed(capsys, "compare", "resnet20", "ghost_resnet20", "--blocks", "6", "--device", "cpu", "--json")
     assert compared["ratio_low"] <= compared["ratio"] <= compared["ratio_high"]
     assert compared["environment"]["threads"] == 1
@@ -315,7 +317,9 @@ def test_training_goes_on_from_weights_with_another_head_and_normalisation(
     assert "for 9 classes, and the network for 3 (its last layer, head): --new-head" in refused(capsys, *train)
     printed(capsys, *train, "--new-head", "--mean", "0.5,0.5,0.5", "--std", "0.4,0.4,0.4", "--json")
     assert read_extra(out / "network.safetensors")["mean"] == [0.5, 0.5, 0.5]
-    assert "for weights from a file" in refused(capsys, "train", "tiny:Tiny", *train[4:-1], "x", "--new-head")
+    assert "--new-head is for weights from a file: name it as --weights" in refused(
+        capsys, "train", "tiny:Tiny", *train[4:-1], "x", "--new-head"
+    )
 
 
 def test_the_given_resnet20_scores_its_known_accuracy_on_cifar10(
@@ -340,7 +344,7 @@ def test_the_given_resnet20_scores_its_known_accuracy_on_cifar10(
         (["count", "resnet20", "--weights", "absent.pt"], "absent.pt is not there"),
         (["count", "absent.safetensors"], "absent.safetensors is not there"),
         (["evaluate", "absent.safetensors", "--data", "digits"], "absent.safetensors is not there"),
-        (["count", "ghost_resnet20", "--ratio", "0"], "ratio is 0"),
+        (["count", "ghost_resnet20", "--ratio", "0"], "'--ratio': 0 is not in the range"),
         (["count"], "Missing argument"),
         (["cuont", "resnet20"], "No such command"),
         (["evaluate", "resnet20", "--data", "nothing"], "there is no data set 'nothing'"),
@@ -353,8 +357,14 @@ def test_the_given_resnet20_scores_its_known_accuracy_on_cifar10(
         (["train", "resnet20", "--data", "digits", "--out", "o", "--seed", "1700000000000000000"], "4294967295"),
         (["convert", "resnet20", "--out", "o", "--seed", "-1"], "4294967295"),
         (["plan", "resnet20", "--data", "digits", "--out", "o", "--seed", "4294967296"], "4294967295"),
-        (["train", "resnet20", "--data", "digits", "--out", "o", "--lr", "-1"], "expected lr > 0"),
-        (["train", "resnet20", "--data", "digits", "--out", "o", "--hold-out", "0.9"], "a share from 0 to 0.5"),
+        (
+            ["train", "resnet20", "--data", "digits", "--out", "o", "--lr", "-1"],
+            "--lr is -1.0: expected a",
+        ),
+        (
+            ["train", "resnet20", "--data", "digits", "--out", "o", "--hold-out", "0.9"],
+            "range 0<=x<=0.5",
+        ),
         (["compare", "resnet20", "resnet50", "--engine", "x"], "'x' is not"),
         (["convert", "resnet20", "--skip", "nothing", "--out", "o"], "matches no module"),
         (["look", "vgg16_cifar", "--input-shape", "3,8,8"], "cannot take an input of 3×8×8"),
@@ -401,7 +411,37 @@ def test_an_interruption_is_status_130(capsys: pytest.CaptureFixture[str], monke
 
     monkeypatch.setattr("ghostify.cli.models.list_models", interrupted)
     assert main(["models"]) == 130
-    assert capsys.readouterr().err.strip() == "ghostify: interrupted; what was finished is kept"
+    assert capsys.readouterr().err.strip() == "ghostify: interrupted"
+
+
+@pytest.mark.parametrize(
+    ("work", "arguments", "advice"),
+    [
+        ("train.train_network", ["train", "resnet20", "--data", "digits", "--out", "OUT"], "go on with --resume"),
+        (
+            "plan.plan_network",
+            ["plan", "resnet20", "--data", "digits", "--target-macs", "0.5", "--images", "32", "--out", "OUT"],
+            "the same call goes on with it",
+        ),
+        ("evaluate.score_network", ["evaluate", "resnet20", "--data", "digits"], ""),
+        ("convert.convert_network", ["convert", "resnet20", "--out", "OUT"], ""),
+    ],
+)
+def test_an_interruption_says_what_is_kept_only_where_something_is(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    work: str,
+    arguments: list[str],
+    advice: str,
+) -> None:
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"ghostify.cli.{work}", interrupted)
+    assert main([str(tmp_path / "out") if word == "OUT" else word for word in arguments]) == 130
+    kept = f"; what was finished is kept: {advice}" if advice else ""
+    assert capsys.readouterr().err.strip() == f"ghostify: interrupted{kept}"
 
 
 def test_a_table_is_never_cut_however_narrow_the_terminal(

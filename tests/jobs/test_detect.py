@@ -124,7 +124,7 @@ def test_two_processes_share_the_images_and_count_each_once(tmp_path: Path) -> N
     [
         (nn.Conv2d(3, 3, 1), RECIPE, "Conv2d is no detector: expected one such as retinanet_ghostnet_110_fpn"),
         (1, RECIPE, "the detector knows 1 categories: .* has 2"),
-        (2, Recipe(label_smoothing=0.1), "label smoothing is for classification"),
+        (2, Recipe(label_smoothing=0.1), "label_smoothing is for classification"),
     ],
 )
 def test_what_does_not_go_together_is_refused(model: Any, recipe: Recipe, message: str, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_ghost_mobilenet_ghosts_expansions_and_projections_alone() -> None:
         ("wholly_unknown_name", r"there is no network 'wholly_unknown_name': expected"),
         ("no.such.module:net", "no module 'no.such.module'"),
         ("tiny:returns_no_module", "returned int"),
-        ("tiny:fails", r"tiny:fails cannot be built with {}: KeyError: 'no such part'"),
+        ("tiny:fails", r"tiny:fails cannot be built: KeyError: 'no such part'"),
         (".:x", "no module '.'"),
         (":x", "no module ''"),
         ("", "expected a name"),

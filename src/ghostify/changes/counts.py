@@ -41,7 +41,7 @@ def plan_from_counts(row: Any) -> AnyPlan | None:
         return block_from_counts(ghosted, dropped, cheap, merged)
     cheap = cheap or ("depthwise" if merged is None else "pointwise")
     if not isinstance(cheap, str) or cheap not in GHOSTS:
-        raise InputError(f"cheap is {cheap!r}: expected one of {', '.join(GHOSTS)}")
+        raise InputError(f"a layer's cheap is {cheap!r}: expected one of {', '.join(GHOSTS)}")
     output = GHOSTS[cheap](kept, ghosted, dropped) if ghosted else Prune(kept, dropped) if dropped else Keep(kept)
     return LayerPlan(output, None if merged is None else MergeInputs(merged))
 
@@ -54,5 +54,5 @@ def block_from_counts(ghosted: int, dropped: int, cheap: Any, merged: int | None
         return None
     cheap = cheap or "pointwise"
     if not isinstance(cheap, str) or cheap not in BLOCK_KERNELS:
-        raise InputError(f"cheap is {cheap!r}: expected one of {', '.join(BLOCK_KERNELS)}")
+        raise InputError(f"a block's cheap is {cheap!r}: expected one of {', '.join(BLOCK_KERNELS)}")
     return BlockPlan(OneConvolution(ghosted, BLOCK_KERNELS[cheap]))

@@ -24,17 +24,13 @@ from ghostify.cli import (
     run,
     train,
 )
-from ghostify.errors import InputError
+from ghostify.cli.beforehand import EXTRAS, missing
+from ghostify.cli.output import InterruptedVerbError
+from ghostify.cli.spelling import as_option
+from ghostify.errors import InputError, spelled_by
 
 INTERRUPTED = 130
 BAD_INPUT = 2
-# The extra that brings a package which only some verbs need.
-EXTRAS = {
-    **dict.fromkeys(("matplotlib", "jinja2"), "run"),
-    "tensorboard": "tensorboard",
-    "pycocotools": "detect",
-    **dict.fromkeys(("onnx", "onnx_ir", "onnxscript", "onnxruntime", "openvino"), "export"),
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.path.append(os.getcwd())  # for package.module:factory; last, so that no file there hides a library
     keep_freed_memory()
     try:
-        cli.main(args=arguments, prog_name="ghostify", standalone_mode=False)
+        with spelled_by(as_option):
+            cli.main(args=arguments, prog_name="ghostify", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()  # the help, as lines on standard error
         return BAD_INPUT
@@ -54,9 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name not in EXTRAS:
             raise
-        return refuse(f"this verb needs {error.name}: pip install 'ghostify[{EXTRAS[error.name]}]'")
+        return refuse(str(missing(error.name)))
+    except InterruptedVerbError as error:
+        print(f"ghostify: interrupted; what was finished is kept: {error}", file=sys.stderr)
+        return INTERRUPTED
     except (KeyboardInterrupt, click.Abort):
-        print("ghostify: interrupted; what was finished is kept", file=sys.stderr)
+        print("ghostify: interrupted", file=sys.stderr)
         return INTERRUPTED
     finally:
         leave_process_group()

@@ -5,9 +5,9 @@ import dataclasses
 import click
 import torch
 
+from ghostify.cli.beforehand import refuse_engine
 from ghostify.cli.opening import NamedNetwork
 from ghostify.cli.options import (
-    BY_USER,
     Timing,
     batch_size_option,
     bundle,
@@ -18,7 +18,8 @@ from ghostify.cli.options import (
     shape_option,
     timed_threads_option,
 )
-from ghostify.cli.output import print_table, show
+from ghostify.cli.output import print_table, say, show
+from ghostify.cli.spelling import BY_USER
 from ghostify.inference.compare import compare as compare_networks
 from ghostify.inference.deploy import deploy
 from ghostify.inference.engines import ENGINES, FILE_ENGINES
@@ -72,6 +73,7 @@ def compare(first: NamedNetwork, b: str, timing: Timing, form: Form, blocks: int
     engine = timing.engine
     if engine in FILE_ENGINES and click.get_current_context().get_parameter_source("device") not in BY_USER:
         device = "cpu"  # which OpenVINO and the usual ONNX Runtime are for
+    refuse_engine(engine)
     second = dataclasses.replace(first, model=b)
     network_a, network_b = (named.open().to(device) for named in (first, second))
     sized = second if first.designed_shape is None else first
@@ -98,7 +100,7 @@ def compare(first: NamedNetwork, b: str, timing: Timing, form: Form, blocks: int
     def tables() -> None:
         print_comparison(first.model, b, found)
         if disturbance(environment):
-            print(disturbance(environment))
+            say(disturbance(environment))
 
     show(result, as_json, tables)
 
@@ -111,4 +113,4 @@ def print_comparison(a: str, b: str, found: Comparison) -> None:
         for (name, ms, (low, high)), first in zip(sides, cold, strict=True)
     ]
     print_table(("network", "median, ms", "quartiles, ms", "first call, ms"), rows)
-    print(found.verdict(a, b))
+    say(found.verdict(a, b))

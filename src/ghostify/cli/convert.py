@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ import torch
 from torch import nn
 
 from ghostify.atomic import replacing
+from ghostify.changes.ratio import GhostRatio
+from ghostify.cli.beforehand import refuse_unsavable
 from ghostify.cli.calibration import check_sources, open_photographs, photographs_option
 from ghostify.cli.opening import NamedImages, NamedNetwork
 from ghostify.cli.options import (
     Calibration,
+    ExistingFile,
     GhostOptions,
     bundle,
     calibration_options,
@@ -23,28 +27,45 @@ from ghostify.cli.options import (
     ghost_options,
     hints_option,
     json_option,
+    layers_option,
+    out_option,
     recipe_options,
     seed_option,
     shape_option,
     skip_option,
     source_options,
 )
-from ghostify.cli.output import CHANNELS, percent, print_history, print_table, progress_bars, show
+from ghostify.cli.output import (
+    CHANNELS,
+    Printing,
+    channels,
+    kept,
+    percent,
+    print_history,
+    print_table,
+    progress_bars,
+    say,
+    show,
+)
 from ghostify.data import ImageData
 from ghostify.data.coco import draw_images, load_coco
 from ghostify.data.sample import draw_inputs
-from ghostify.errors import InputError
+from ghostify.errors import InputError, spelled
 from ghostify.jobs.evaluate import check_fit
 from ghostify.jobs.learn import RunOptions
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.train import Teacher, train
 from ghostify.measure.count import Count, count
+from ghostify.models.registry import known_origin
 from ghostify.network_file import save
 from ghostify.plain_part import PARTS, is_detector
 from ghostify.planning import convert as convert_network
 from ghostify.planning.made_for import refuse_other_network
 from ghostify.planning.plan_file import read_plan
-from ghostify.transform.convert import Conversion, ConvertedLayer
+from ghostify.transform.changeable import commonest_reasons, may_be_fitted, reasons_to_leave
+from ghostify.transform.convert import Conversion
+
+GHOST, LAYERS = "ghost.safetensors", "layers.json"
 
 
 @dataclass(frozen=True)
@@ -107,7 +128,7 @@ class Finetuning:
     click.option(
         "--plan",
         "plan_file",
-        type=Path,
+        type=ExistingFile(),
         help="Follow a plan.json of `ghostify plan`, instead of --ratio, --cheap and --skip.",
     ),
 )
@@ -123,9 +144,9 @@ class Finetuning:
     recipe_options("optimizer", "lr", "batch_size", "freeze_norm", only_with="--finetune", lr=0.01),
     hints_option,
 )
-@click.option("--out", type=Path, required=True, help="Folder for ghost.safetensors and layers.json.")
+@out_option("Folder for ghost.safetensors and layers.json.", GHOST, LAYERS)
 @seed_option("new filters and drawn images")
-@json_option
+@bundle("printing", Printing, layers_option, json_option)
 def convert(
     named: NamedNetwork,
     images: NamedImages,
@@ -134,7 +155,7 @@ def convert(
     finetuning: Finetuning,
     out: Path,
     seed: int,
-    as_json: bool,
+    printing: Printing,
 ) -> None:
     """Replace the convolutions of MODEL by cheaper ones.
 
@@ -150,6 +171,8 @@ def convert(
     torch.manual_seed(seed)
     network = named.open().to(images.device)
     refuse_other_network(plan, network)
+    refuse_unchangeable(named, network, changes)
+    refuse_unsavable(network)
     inputs = find_inputs(named, network, images, calibration, recipe, seed)
     with progress_bars() as progress:
         conversion = convert_network(
@@ -166,15 +189,17 @@ def convert(
             seed=seed,
             progress=progress,
         )
+    if not conversion.replaced:
+        raise InputError(nothing_to_change(named, [layer.reason for layer in conversion.layers]))
     before, after = count(network, inputs.shape), count(conversion.model, inputs.shape)
-    file = out / "ghost.safetensors"
+    file = out / GHOST
     save(conversion.model, file, extra=inputs.extra)
     layers = [dataclasses.asdict(layer) for layer in conversion.layers]
-    with replacing(out / "layers.json") as temporary:
+    with replacing(out / LAYERS) as temporary:
         temporary.write_text(json.dumps(layers, indent=2) + "\n")
     history = []
     if recipe and inputs.data:
-        with progress_bars() as progress:
+        with kept(f"the ghost as it was before its epochs, {file}"), progress_bars() as progress:
             history = train(
                 conversion.model,
                 inputs.data,
@@ -197,12 +222,45 @@ def convert(
     }
 
     def tables() -> None:
-        print_conversion(conversion, calibrated=bool(inputs.calibration))
+        print_conversion(conversion, calibrated=bool(inputs.calibration), all_layers=printing.all_layers)
         if history:
             print_history(history)
-        print(f"{in_all(conversion, before, after)}; wrote {file}")
+        say(f"{in_all(conversion, before, after)}; wrote {file}.")
+        if inputs.calibration is None:
+            say(how_to_train(network, file))
 
-    show(result, as_json, tables)
+    show(result, printing.as_json, tables)
+
+
+def refuse_unchangeable(named: NamedNetwork, network: nn.Module, changes: Changes) -> None:
+    """Refuse, before images are read, a network none of whose convolutions may change; and what it has no use for."""
+    if changes.parts and not is_detector(network):
+        raise InputError(f"--part is for a detector, and {named.model} finds no objects: leave it out")
+    reasons = reasons_to_leave(network, GhostRatio(), changes.skip)
+    if not any(map(may_be_fitted, reasons.values())):
+        raise InputError(nothing_to_change(named, reasons.values()))
+
+
+def nothing_to_change(named: NamedNetwork, reasons: Collection[str]) -> str:
+    if not reasons:
+        return f"nothing to convert: {named.model} has no convolution"
+    return (
+        f"nothing to convert: none of the {len(reasons)} convolutions of {named.model} can change "
+        f"({commonest_reasons(reasons)})"
+    )
+
+
+def how_to_train(network: nn.Module, file: Path) -> str:
+    """The way on with a ghost whose filters are new, in words."""
+    verb = "detect train" if is_detector(network) else "train"
+    origin = known_origin(network)
+    of_the_users = origin is not None and ":" in origin.name and not origin.name.startswith(("torchvision:", "timm:"))
+    own = f" --factory {origin.name}" if origin is not None and of_the_users else ""
+    return (
+        "Its cheap filters are new and know nothing yet, so that it must be trained: "
+        f"`ghostify {verb} {file}{own} --data DATA --out DIR`. "
+        "What a trained network knows is kept where it is converted with images, --data."
+    )
 
 
 def refuse_without_images(
@@ -210,6 +268,10 @@ def refuse_without_images(
 ) -> None:
     if finetuning.hints and not finetuning.finetune:
         raise InputError("--hints are for the epochs with labels: say how many with --finetune")
+    settings = {name: getattr(changes, name) for name in ("ratio", "cheap", "cheap_kernel_size", "skip")}
+    idle = [spelled(name) for name, value in settings.items() if value not in (None, ())]
+    if changes.plan_file is not None and idle:
+        raise InputError(f"--plan says itself what becomes of which layer: leave out {', '.join(idle)}")
     if finetuning.finetune and images.data_name is None:
         raise InputError("--finetune needs images with classes to learn from: name them with --data")
     check_sources(images, calibration.photographs, needed_by="--plan" if changes.plan_file is not None else "")
@@ -264,13 +326,24 @@ def find_inputs(
     return Inputs(named.input_shape or tuple(batches[0].shape[1:]), extra, batches, data)
 
 
-def print_conversion(conversion: Conversion, *, calibrated: bool) -> None:
-    headings = ("convolution or block", "now", *CHANNELS, "MACs before", "after")
-    errors = ("ghosts\nexplained, %", "error at block's\noutput, %")
-    rows = [layer_row(layer) for layer in conversion.layers]
-    print_table(
-        headings + errors if calibrated else headings, [row[: None if calibrated else len(headings)] for row in rows], 2
-    )
+def print_conversion(conversion: Conversion, *, calibrated: bool, all_layers: bool) -> None:
+    headings = ["convolution or block", "now", "MACs, M:\nbefore", "after"]
+    headings += ["block's\nerror, %"] if calibrated else []
+    headings += [*CHANNELS, "ghosts\nex-\nplained,\n%"] if all_layers else []
+    rows = []
+    for layer in conversion.layers:
+        row = [layer.name, layer.change, millions(layer.macs_before), millions(layer.macs_after)]
+        row += [percent(layer.block_error)] if calibrated else []
+        row += [*channels(layer), percent(layer.explained)] if all_layers else []
+        if layer.replaced:
+            rows.append(row)
+    print_table(headings, rows, left=2)
+    left = [layer for layer in conversion.layers if not layer.replaced]
+    if left and all_layers:
+        print()
+        print_table(("left as it is", "because"), [(layer.name, layer.reason) for layer in left], left=2)
+    elif left:
+        say(f"Left as they are: {commonest_reasons(layer.reason for layer in left)}.")
 
 
 def in_all(conversion: Conversion, before: Count, after: Count) -> str:
@@ -281,13 +354,5 @@ def in_all(conversion: Conversion, before: Count, after: Count) -> str:
     )
 
 
-def layer_row(layer: ConvertedLayer) -> tuple[str, ...]:
-    now = f"left: {layer.reason}" if layer.reason else layer.change
-    numbers = (layer.kept, layer.ghosted, layer.dropped, layer.inputs, layer.macs_before, layer.macs_after)
-    return (
-        layer.name,
-        now,
-        *("–" if number is None else f"{number:,}" for number in numbers),
-        percent(layer.explained),
-        percent(layer.block_error),
-    )
+def millions(macs: int | None) -> str:
+    return "–" if macs is None else f"{macs / 1e6:,.2f}"

@@ -6,7 +6,7 @@ import click
 
 from ghostify.cli.opening import NamedNetwork
 from ghostify.cli.options import builder_options, bundle, classes_option, json_option, shape_option, source_options
-from ghostify.cli.output import print_table, show, size
+from ghostify.cli.output import print_table, say, show, size
 from ghostify.measure.count import count as count_network
 from ghostify.plain_part import parts_of
 
@@ -38,9 +38,7 @@ def count(named: NamedNetwork, with_layers: bool, as_json: bool) -> None:
             [(name, shape, f"{macs / 1e6:,.2f} M", f"{params / 1e6:,.3f} M") for name, shape, macs, params in rows],
         )
         if counted.unknown:
-            print(
-                "Not counted, as no formula is known:",
-                ", ".join(f"{name} ({n}×)" for name, n in counted.unknown.items()),
-            )
+            unknown = ", ".join(f"{name} ({n}×)" for name, n in counted.unknown.items())
+            say(f"Not counted, as no formula is known: {unknown}")
 
     show(result, as_json, tables)

@@ -13,8 +13,11 @@ import torch
 from torch import nn
 
 from ghostify.atomic import replacing
+from ghostify.cli.beforehand import open_before, refuse_missing, refuse_other_kind, refuse_unsavable
 from ghostify.cli.opening import Channels, NamedNetwork
 from ghostify.cli.options import (
+    SHARE,
+    ExistingFile,
     TrainingOutput,
     builder_options,
     bundle,
@@ -24,20 +27,21 @@ from ghostify.cli.options import (
     json_option,
     machine_options,
     mean_and_std_options,
+    out_option,
     recipe_options,
     source_options,
     threads_option,
     together,
     training_output,
 )
-from ghostify.cli.output import first_process, percent, print_history, print_table, progress_bars, show
+from ghostify.cli.output import first_process, kept, percent, print_history, print_table, progress_bars, say, show
 from ghostify.data.coco import DetectionData, load_coco
-from ghostify.jobs.boxes import draw_boxes, find_in_files
+from ghostify.jobs.boxes import draw_boxes, find_in_files, image_files
 from ghostify.jobs.coco_score import NUMBERS, CocoScore
-from ghostify.jobs.detect import evaluate_detector, train_detector
-from ghostify.jobs.learn import RunOptions
+from ghostify.jobs.detect import check_detector, evaluate_detector, train_detector
+from ghostify.jobs.learn import RunOptions, refuse_to_overwrite
 from ghostify.jobs.recipe import Recipe
-from ghostify.jobs.training_folder import HISTORY, NETWORK, TrainingFolder
+from ghostify.jobs.training_folder import CHECKPOINT, HISTORY, NETWORK, TrainingFolder
 from ghostify.measure.environment import describe_environment
 from ghostify.models.backbone_weights import load_backbone_weights_
 from ghostify.network_file import save
@@ -55,11 +59,19 @@ class NamedDetector(NamedNetwork):
     image_mean: Channels = None
     image_std: Channels = None
 
-    def open_for_boxes(self, data: DetectionData) -> nn.Module:
-        """The detector, for as many categories as the data has where that is left open; a file must have the same."""
-        network = self.with_classes(len(data.classes)).open()
+    def open_with(self, images: "BoxImages", seed: int = 0) -> tuple[nn.Module, DetectionData]:
+        """The detector and images with boxes.
+
+        It is for as many categories as these have where that is left open; a file must have the same.
+        """
+        torch.manual_seed(seed)
+        network = open_before(self, detector=True)
+        data = images.open()
         self.refuse_other_classes(data.name, data.classes)
-        return network
+        torch.manual_seed(seed)
+        network = network or self.with_classes(len(data.classes)).open()
+        check_detector(network, data)
+        return network, data
 
 
 @dataclass(frozen=True)
@@ -81,19 +93,38 @@ coco_option = click.option(
     required=True,
     help="DATA in COCO's layout, coco:DIR or coco:DIR?train=NAME&val=NAME for other names of its parts.",
 )
+DETECTIONS = "detections.json"
 # All of a recipe but what only a classification can have.
 LEARNING = [
     field.name
     for field in dataclasses.fields(Recipe)
-    if field.name not in ("label_smoothing", "color_jitter", "rand_augment")
+    if field.name not in ("label_smoothing", "color_jitter", "rand_augment", "cuda_graph")
 ]
 detector_options = together(
-    click.option("--fpn-channels", type=int, show_default="256", help="Channels at each level of the feature pyramid."),
     click.option(
-        "--min-size", type=int, show_default="800", help="Length to which an image's shorter side is brought, pixels."
+        "--fpn-channels",
+        type=click.IntRange(8),
+        show_default="256",
+        help="Channels at each level of the feature pyramid.",
     ),
-    click.option("--max-size", type=int, show_default="1333", help="Most that the longer side may have then, pixels."),
-    click.option("--smallest-anchor", type=int, show_default="32", help="Side of the smallest anchor boxes, pixels."),
+    click.option(
+        "--min-size",
+        type=click.IntRange(1),
+        show_default="800",
+        help="Length to which an image's shorter side is brought, pixels.",
+    ),
+    click.option(
+        "--max-size",
+        type=click.IntRange(1),
+        show_default="1333",
+        help="Most that the longer side may have then, pixels.",
+    ),
+    click.option(
+        "--smallest-anchor",
+        type=click.IntRange(1),
+        show_default="32",
+        help="Side of the smallest anchor boxes, pixels.",
+    ),
     click.option(
         "--norm/--no-norm",
         default=None,
@@ -119,7 +150,7 @@ def detect() -> None:
 @bundle("images", BoxImages, coco_option, machine_options, hold_out_option(0.0))
 @click.option(
     "--backbone-weights",
-    type=Path,
+    type=ExistingFile(),
     help="State dict of the backbone's classification network, whatever its classes, to start from.",
 )
 @bundle(
@@ -138,9 +169,10 @@ def train(
     as_json: bool,
 ) -> None:
     """Train MODEL on images with boxes and score it on val. torchrun may start several processes."""
-    data = images.open()
-    torch.manual_seed(recipe.seed)
-    network = named.open_for_boxes(data)
+    refuse_missing("pycocotools")
+    refuse_to_overwrite(output.out / CHECKPOINT, output.resume)
+    network, data = named.open_with(images, recipe.seed)
+    refuse_unsavable(network)
     if backbone_weights is not None:
         load_backbone_weights_(network, backbone_weights)
     known = {"classes": data.classes, "category_ids": data.category_ids}
@@ -156,7 +188,7 @@ def train(
     if first_process():
         folder.begin(settings, images.device)
     started = time.perf_counter()
-    with progress_bars() as progress:
+    with kept("go on with --resume"), progress_bars() as progress:
         history = train_detector(
             network,
             data,
@@ -196,12 +228,13 @@ def train(
 @bundle("named", NamedDetector, click.argument("model"), detector_options)
 @bundle("images", BoxImages, coco_option, machine_options)
 @click.option("--per-class", is_flag=True, help="Print the average precision of each category, the least first.")
-@click.option("--out", type=Path, help="Folder for detections.json, COCO's result rows.")
+@out_option("Folder for detections.json, COCO's result rows.", DETECTIONS, required=False)
 @json_option
 def evaluate(named: NamedDetector, images: BoxImages, per_class: bool, out: Path | None, as_json: bool) -> None:
     """Score MODEL on the val images: COCO's twelve numbers."""
-    data = images.open()
-    network = named.open_for_boxes(data).to(images.device)
+    refuse_missing("pycocotools")
+    network, data = named.open_with(images)
+    network.to(images.device)
     started = time.perf_counter()
     with progress_bars() as progress:
         score, found = evaluate_detector(
@@ -209,7 +242,7 @@ def evaluate(named: NamedDetector, images: BoxImages, per_class: bool, out: Path
         )
     per_second = score.images / (time.perf_counter() - started)
     if out is not None:
-        with replacing(out / "detections.json") as temporary:
+        with replacing(out / DETECTIONS) as temporary:
             temporary.write_text(json.dumps(found) + "\n")
     result = {
         "model": named.model,
@@ -232,22 +265,24 @@ def evaluate(named: NamedDetector, images: BoxImages, per_class: bool, out: Path
 @detect.command()
 @bundle("named", NamedDetector, click.argument("model"), classes_option(), detector_options)
 @click.argument("images", nargs=-1, required=True, type=Path)
-@click.option("--least-score", type=click.FloatRange(0, 1), default=0.5, help="Show objects of at least this score.")
+@click.option("--least-score", type=SHARE, default=0.5, help="Show objects of at least this score.")
 @device_option
 @threads_option
-@click.option("--out", type=Path, required=True, help="Folder for the images with boxes, and detections.json.")
+@out_option("Folder for the images with boxes, and detections.json.", DETECTIONS)
 @json_option
 def predict(
     named: NamedDetector, images: tuple[Path, ...], least_score: float, device: str, out: Path, as_json: bool
 ) -> None:
     """Draw what MODEL finds on IMAGES: files or folders of them."""
+    image_files(images)
     network = named.open().to(device)
+    refuse_other_kind(named, network, detector=True)
     found = find_in_files(network, images, named.extra.get("classes"), out, least_score=least_score, device=device)
     for picture in found:
         with replacing(picture.drawing) as temporary:
             draw_boxes(picture).save(temporary, format="PNG")
     rows = {"images": [picture.row for picture in found]}
-    with replacing(out / "detections.json") as temporary:
+    with replacing(out / DETECTIONS) as temporary:
         temporary.write_text(json.dumps(rows, indent=1) + "\n")
 
     def tables() -> None:
@@ -257,5 +292,7 @@ def predict(
 
 
 def print_score(score: CocoScore) -> None:
-    print_table(NUMBERS, [[percent(score.numbers[name]) for name in NUMBERS]], left=0)
-    print(f"COCO's twelve numbers, %, of {score.found} boxes in {score.images} images")
+    for kind in ("AP", "AR"):  # all in one line are more than a terminal has
+        names = [name for name in NUMBERS if name.startswith(kind)]
+        print_table(names, [[percent(score.numbers[name]) for name in names]], left=0)
+    say(f"COCO's twelve numbers, %, of {score.found} boxes in {score.images} images")

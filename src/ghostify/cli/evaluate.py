@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from ghostify.cli.beforehand import open_both
 from ghostify.cli.opening import NamedImages, NamedNetwork
 from ghostify.cli.options import (
     batch_size_option,
@@ -14,7 +15,7 @@ from ghostify.cli.options import (
     json_option,
     source_options,
 )
-from ghostify.cli.output import percent, print_table, score_row, score_text, show
+from ghostify.cli.output import percent, print_table, say, score_row, score_text, show
 from ghostify.jobs.evaluate import Score, check_fit
 from ghostify.jobs.evaluate import evaluate as score_network
 from ghostify.measure.environment import describe_environment
@@ -33,9 +34,8 @@ def evaluate(
     named: NamedNetwork, images: NamedImages, precision: str, batch_size: int, per_class: bool, as_json: bool
 ) -> None:
     """Score MODEL on the test images of DATA."""
-    data = images.open(named)
-    named.refuse_other_classes(data.name, data.classes)
-    network = named.open_for(data).to(images.device)
+    network, data = open_both(named, images)
+    network.to(images.device)
     check_fit(network, data)
     started = time.perf_counter()
     score = score_network(
@@ -55,28 +55,32 @@ def evaluate(
         "std": data.std,
         **score_row(score),
         "images_per_second": round(per_second, 2),
-        "classes": {name: class_row(*counts) for name, counts in zip(data.classes, score.counts, strict=True)},
+        "classes": {
+            name: class_row(*counts, classes=len(data.classes))
+            for name, counts in zip(data.classes, score.counts, strict=True)
+        },
         "environment": describe_environment(images.device),
     }
 
     def tables() -> None:
         if per_class:
             rows = sorted(result["classes"].items(), key=lambda row: row[1]["top1"])
-            print_table(
-                ("class", "images", "top-1, %", "95 % interval", "top-5, %"), [class_text(*row) for row in rows]
-            )
-        print(f"{score_text(score)}, {per_second:.0f} images a second, reading and decoding included")
+            shown = slice(None if score.top5 is not None else -1)
+            headings = ("class", "images", "top-1, %", "95 % interval", "top-5, %")
+            print_table(headings[shown], [class_text(*row)[shown] for row in rows])
+        say(f"{score_text(score)}, {per_second:.0f} images a second, reading and decoding included")
 
     show(result, as_json, tables)
 
 
-def class_row(images: int, right: int, right_in_5: int) -> dict[str, Any]:
+def class_row(images: int, right: int, right_in_5: int, *, classes: int) -> dict[str, Any]:
     """One class's share of right answers; of a class without images 0, from 0 to 1."""
     if not images:
-        return {"images": 0, "top1": 0.0, "top1_low": 0.0, "top1_high": 1.0, "top5": 0.0}
+        return {"images": 0, "top1": 0.0, "top1_low": 0.0, "top1_high": 1.0, "top5": 0.0 if classes > 5 else None}
     alone = Score(((images, right, right_in_5),))
     low, high = alone.interval
-    return {"images": images, "top1": alone.top1, "top1_low": low, "top1_high": high, "top5": alone.top5}
+    top5 = right_in_5 / images if classes > 5 else None
+    return {"images": images, "top1": alone.top1, "top1_low": low, "top1_high": high, "top5": top5}
 
 
 def class_text(name: str, row: dict[str, Any]) -> tuple[str, ...]:

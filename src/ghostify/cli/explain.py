@@ -6,6 +6,7 @@ import click
 import torch
 
 from ghostify.changes.ratio import GhostRatio
+from ghostify.cli.beforehand import refuse_engine
 from ghostify.cli.opening import NamedNetwork
 from ghostify.cli.options import (
     GhostOptions,
@@ -19,7 +20,7 @@ from ghostify.cli.options import (
     shape_option,
     timed_threads_option,
 )
-from ghostify.cli.output import percent, print_table, show
+from ghostify.cli.output import percent, print_table, say, show
 from ghostify.inference.engines import FILE_ENGINES
 from ghostify.inference.explain import ExplainedLayer, Explanation
 from ghostify.inference.explain import explain as explain_network
@@ -49,6 +50,7 @@ def explain(
     GHOST is a network with the same module names, such as a file of `ghostify convert`; left out, the
     ghost that --ratio and --cheap make.
     """
+    refuse_engine(timing.engine)
     torch.manual_seed(0)
     network = named.open()
     shape = named.checked_shape(network)
@@ -67,7 +69,7 @@ def explain(
     def tables() -> None:
         print_explanation(found)
         if disturbance(environment):
-            print(disturbance(environment))
+            say(disturbance(environment))
 
     show(result | {"environment": environment}, as_json, tables)
 
@@ -82,10 +84,10 @@ def print_explanation(found: Explanation) -> None:
         [(role, f"{ms[0]:.2f}", f"{ms[1]:.2f}") for role, ms in found.roles_ms.items() if any(ms)],
     )
     print()
-    print(sentence(found))
+    say(sentence(found))
     for layer in sorted(found.layers, key=lambda layer: -layer.lost_ms):
         for reason in layer.reasons:
-            print(f"  {layer.name or 'the rest'}: {reason}")
+            say(f"  {layer.name or 'the rest'}: {reason}", "    ")
 
 
 def row(layer: ExplainedLayer) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import click
 import torch
 from torch import nn
 
+from ghostify.cli.beforehand import open_both, refuse_engine
 from ghostify.cli.opening import NamedImages, NamedNetwork
 from ghostify.cli.options import (
     builder_options,
@@ -16,10 +17,11 @@ from ghostify.cli.options import (
     classes_option,
     data_options,
     json_option,
+    out_option,
     shape_option,
     source_options,
 )
-from ghostify.cli.output import percent, progress_bars, show, size
+from ghostify.cli.output import percent, progress_bars, say, show, size
 from ghostify.data.coco import draw_images, load_coco
 from ghostify.data.sample import draw
 from ghostify.errors import InputError
@@ -50,8 +52,9 @@ from ghostify.transform.detector import plain_inputs
 @click.option(
     "--choose-forms", is_flag=True, help="First measure on this machine which form of each ghost layer is fastest."
 )
-@click.option(
-    "--out", type=Path, required=True, help="Folder for network.onnx, or network.xml and .bin, and network.json."
+@out_option(
+    "Folder for network.onnx, or network.xml and .bin, and network.json.",
+    *(f"network{suffix}" for suffix in (*SUFFIX.values(), ".bin", ".json")),
 )
 @json_option
 def export(
@@ -69,6 +72,7 @@ def export(
     network.json says how images become inputs. Of a detector the file holds backbone, pyramid and head.
     The file is for the CPU and checked there; --device is where the network computes what it is checked against.
     """
+    refuse_engine(ENGINE[kind])
     with_boxes = images.data_name is None or images.data_name.startswith("coco:")
     found = (checked_by_boxes if with_boxes else checked_by_classes)(named, images, image_count)
     network, shape = found.network.eval(), found.shape
@@ -81,7 +85,7 @@ def export(
         preprocessing=found.extra,
         forms=fastest_forms(network, shape, ENGINE[kind]) if choose_forms else None,
     )
-    show(dataclasses.asdict(report) | {"path": str(report.path)}, as_json, lambda: print(sentences(report)))
+    show(dataclasses.asdict(report) | {"path": str(report.path)}, as_json, lambda: print_report(report))
 
 
 @dataclass(frozen=True)
@@ -118,8 +122,7 @@ def checked_by_boxes(named: NamedNetwork, images: NamedImages, image_count: int)
 
 def checked_by_classes(named: NamedNetwork, images: NamedImages, image_count: int) -> Exported:
     """A network that classifies, with labelled images."""
-    data = images.open(named)
-    network = named.open_for(data)
+    network, data = open_both(named, images)
     check_fit(network, data)
     shape = named.input_shape or (3, data.image_size, data.image_size)
     extra = {**data.preprocessing, **named.extra, "mean": data.mean, "std": data.std, "image_size": data.image_size}
@@ -134,7 +137,7 @@ def fastest_forms(network: nn.Module, shape: tuple[int, ...], engine: str) -> di
     return forms
 
 
-def sentences(report: ExportReport) -> str:
+def print_report(report: ExportReport) -> None:
     """The file that was written and the result of its check, in words."""
     taken = f"any batch of {size(report.input_shape)}"
     found = (
@@ -144,8 +147,9 @@ def sentences(report: ExportReport) -> str:
         found += f", the first answer is the same for {percent(report.agreement)} % of {report.images} images"
     if report.top1_before is not None:
         found += f"; top-1 {percent(report.top1_before)} % before, {percent(report.top1_after)} % after"
+    say(found)
     joined = [ghost for ghost in report.ghosts if ghost.form == "joined"]
     if joined:
-        found += f"\n{len(joined)} of {len(report.ghosts)} ghost layers stay joined:"
-        found += "".join(f"\n  {ghost.name}: {ghost.reason}" for ghost in joined)
-    return found
+        say(f"{len(joined)} of {len(report.ghosts)} ghost layers stay joined:")
+        for ghost in joined:
+            say(f"  {ghost.name}: {ghost.reason}", "    ")

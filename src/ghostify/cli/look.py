@@ -8,17 +8,20 @@ import click
 import torch
 from torch import Tensor
 
+from ghostify.cli.beforehand import refuse_missing
 from ghostify.cli.opening import Channels, NamedNetwork, channels_for
 from ghostify.cli.options import (
+    ExistingFile,
     bundle,
     classes_option,
     json_option,
     mean_and_std_options,
+    out_option,
     shape_option,
     source_options,
     threads_option,
 )
-from ghostify.cli.output import print_table, progress_bars, show
+from ghostify.cli.output import print_table, progress_bars, say, show
 from ghostify.data.augment import normalise
 from ghostify.data.images import ImageData
 from ghostify.data.photograph import SAMPLE, photograph
@@ -60,7 +63,10 @@ class Photograph:
     "photo",
     Photograph,
     click.option(
-        "--image", type=Path, show_default="one that scikit-learn brings", help="Photograph to show the network."
+        "--image",
+        type=ExistingFile(),
+        show_default="one that scikit-learn brings",
+        help="Photograph to show the network.",
     ),
     mean_and_std_options("the network file's, else ImageNet's"),
 )
@@ -73,7 +79,7 @@ class Photograph:
     "May be repeated.",
 )
 @threads_option
-@click.option("--out", type=Path, default=Path("look"), help="Folder for the page and the pictures.")
+@out_option("Folder for the page and the pictures.", "look.html", "look.png", "against.png", default=Path("look"))
 @json_option
 def look(
     named: NamedNetwork, against: str | None, photo: Photograph, layers: tuple[str, ...], out: Path, as_json: bool
@@ -83,6 +89,7 @@ def look(
     Writes a page to look at, look.html, and the pictures of its first layer. With --against, the maps of
     the ghost stand beside the original's.
     """
+    refuse_missing("matplotlib", "jinja2")
     from ghostify.jobs import look_page  # here: drawing and templates are an extra that other verbs spare
 
     torch.manual_seed(0)
@@ -119,7 +126,7 @@ def look(
         pages = [out / look_page.PAGE, out / look_page.PICTURE] + (
             [out / look_page.BESIDE] if ghost is not None else []
         )
-        print(f"Wrote {', '.join(map(str, pages))}.")
+        say(f"Wrote {', '.join(map(str, pages))}.")
 
     show(result, as_json, tables)
 
@@ -137,9 +144,9 @@ def print_layer(layer: SeenLayer) -> None:
     ]
     print_table(headings, rows)
     shares = [f"{way} {100 * share:.1f} %" for way, share in layer.explained_by_half().items()]
-    print(f"Share of the variance of all maps that half of them explain: {', '.join(shares)}.")
+    say(f"Share of the variance of all maps that half of them explain: {', '.join(shares)}.")
     if layer.beside is not None:
         median, most = 100 * float(layer.beside.error.median()), 100 * float(layer.beside.error.max())
         pairs = f"The ghost's {len(layer.beside.maps)} maps, paired by {layer.beside.paired_by}"
-        print(f"{pairs}: their error is {median:.1f} % of a map's variance in the median, at most {most:.1f} %.")
+        say(f"{pairs}: their error is {median:.1f} % of a map's variance in the median, at most {most:.1f} %.")
     print()

@@ -10,30 +10,85 @@ from typing import Any
 
 import click
 import torch
-from click.core import ParameterSource
 
+from ghostify.atomic import check_writable
 from ghostify.changes.ratio import GhostRatio
+from ghostify.cli.beforehand import refuse_missing
 from ghostify.cli.opening import NamedImages
+from ghostify.cli.spelling import BY_USER
+from ghostify.fitting.calibration import FEWEST_IMAGES
 from ghostify.jobs.recipe import LAST_SEED, OPTIMIZERS, PRECISIONS, SCHEDULES, Recipe
+from ghostify.jobs.training_folder import BEST, BOARD, CHECKPOINT, HISTORY, LOG, NETWORK, SETTINGS
 from ghostify.layers.ghost_conv import CHEAP_KINDS, Cheap
 from ghostify.transform.reconstruct import EFFORTS, Effort
 
-# Where an option's value is from when the user set it.
-BY_USER = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
 SEEDS = click.IntRange(0, LAST_SEED)
+# With many thousands OpenMP ends the process, and so many workers are more than a machine runs.
+MOST_THREADS, MOST_WORKERS = 1024, 256
+THREADS, WORKERS = click.IntRange(1, MOST_THREADS), click.IntRange(0, MOST_WORKERS)
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
+class Number(click.FloatRange):
+    """A finite number, in a range where there is one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
+class ExistingFile(click.Path):
+    """A file that is there."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(value)
+        if not path.is_file():
+            self.fail(f"{path} is not there: expected a file", param, ctx)
+        return path
+
+
+SHARE = Number(0, 1)
+ABOVE_0 = Number(0, min_open=True)
+
+
 def shape(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
     try:
-        return tuple(int(size) for size in value.replace("x", ",").split(",")) if value else None
+        sizes = tuple(int(size) for size in value.replace("x", ",").split(","))
     except ValueError:
         raise click.BadParameter(f"{value!r}: expected numbers such as 3,224,224") from None
+    if min(sizes) < 1:
+        raise click.BadParameter(f"{value!r}: expected positive whole numbers such as 3,224,224")
+    return sizes
+
+
+def odd(context: click.Context, parameter: click.Parameter, value: int | None) -> int | None:
+    if value is not None and value % 2 == 0:
+        raise click.BadParameter(f"{value}: expected an odd whole number, such as 1, 3 or 5")
+    return value
+
+
+def enough_images(context: click.Context, parameter: click.Parameter, value: int) -> int:
+    if value < FEWEST_IMAGES:
+        raise click.BadParameter(f"{value} images: expected at least {FEWEST_IMAGES}, better some hundreds")
+    return value
+
+
+def tensorboard_there(context: click.Context, parameter: click.Parameter, value: bool) -> bool:
+    if value:
+        refuse_missing("tensorboard")
+    return value
 
 
 def channels(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, ...] | None:
     try:
-        numbers = tuple(float(number) for number in value.split(",")) if value else None
+        numbers = None if value is None else tuple(float(number) for number in value.split(","))
     except ValueError:
         numbers = ()
     if numbers is not None and not (len(numbers) == 3 and all(map(math.isfinite, numbers))):
@@ -170,8 +225,13 @@ hints_option = click.option(
 factory_option = click.option(
     "--factory", help="Builder of a file's network where that is your own code, as package.module:factory."
 )
+layers_option = click.option(
+    "--layers", "all_layers", is_flag=True, help="Print every layer, and all that is known of it."
+)
 weights_option = click.option(
-    "--weights", type=Path, help="State dict to load into the network: safetensors, or a file of torch.save."
+    "--weights",
+    type=ExistingFile(),
+    help="State dict to load into the network: safetensors, or a file of torch.save.",
 )
 new_head_option = click.option(
     "--new-head", is_flag=True, help="Leave the last layer out of --weights, for other classes than theirs."
@@ -181,28 +241,29 @@ hold_out_help = "Share of the training images held out to validate each epoch."
 threads_help = "CPU threads to compute with."
 threads_option = click.option(
     "--threads",
-    type=click.IntRange(1),
+    type=THREADS,
     callback=set_threads,
     expose_value=False,
     show_default="all cores",
     help=threads_help,
 )
-timed_threads_option = click.option("--threads", type=click.IntRange(1), default=1, help=threads_help)
+timed_threads_option = click.option("--threads", type=THREADS, default=1, help=threads_help)
 machine_options = together(
     device_option,
     threads_option,
-    click.option("--workers", type=click.IntRange(0), default=2, help="Processes that decode images of a folder."),
+    click.option("--workers", type=WORKERS, default=2, help="Processes that decode images of a folder."),
 )
 builder_options = together(
     click.option(
         "--ratio",
-        type=int,
+        type=click.IntRange(1),
         show_default="the builder's",
         help="Ratio s of a ghost network's builder: one map in s is made by convolution.",
     ),
     click.option(
         "--cheap-kernel-size",
-        type=int,
+        type=click.IntRange(1),
+        callback=odd,
         show_default="the builder's",
         help="Kernel size d of that builder's cheap filters, odd.",
     ),
@@ -219,7 +280,7 @@ def classes_option(default: str = "the builder's") -> Decorator:
 
 
 def hold_out_option(share: float) -> Decorator:
-    return click.option("--hold-out", type=float, default=share, help=hold_out_help)
+    return click.option("--hold-out", type=Number(0, 0.5), default=share, help=hold_out_help)
 
 
 def mean_and_std_options(default: str, mean: str = "mean", std: str = "std") -> Decorator:
@@ -263,14 +324,15 @@ def ghost_options(cheap: str | None) -> Decorator:
     return together(
         click.option(
             "--ratio",
-            type=int,
+            type=click.IntRange(1),
             default=2 if known else None,
             show_default=known or "2, where ghosts are made",
             help="Ratio s of the ghosts: one map in s is made by convolution.",
         ),
         click.option(
             "--cheap-kernel-size",
-            type=int,
+            type=click.IntRange(1),
+            callback=odd,
             default=3 if known else None,
             show_default=known or "3",
             help="Kernel size d of depthwise cheap filters, odd.",
@@ -289,7 +351,12 @@ def calibration_options(effort: str) -> Decorator:
     """Options that ``Calibration`` is made of."""
     return together(
         click.option(
-            "--images", "image_count", type=int, default=1024, help="Training images of --data to calibrate on."
+            "--images",
+            "image_count",
+            type=int,
+            callback=enough_images,
+            default=1024,
+            help="Training images of --data to calibrate on.",
         ),
         effort_option(
             effort, "Fit the ghosts in closed form (fast), or let blocks learn their outputs, too (refined)."
@@ -299,12 +366,13 @@ def calibration_options(effort: str) -> Decorator:
 
 def data_options(default: str | None = None, required: bool = True, hold_out: float | None = None) -> Decorator:
     """``NamedImages`` as the verb's parameter ``images``; ``--threads`` acts at once."""
+    # A default that is given counts as set, also where it is None.
+    data: dict[str, Any] = {"required": required} if default is None else {"default": default}
     options: list[Decorator] = [
         click.option(
             "--data",
             "data_name",
-            default=default,
-            required=required and default is None,
+            **data,
             help="DATA to read, such as npz:cifar10.npz or imagefolder:DIR; see `ghostify --help`.",
         ),
         click.option(
@@ -380,15 +448,32 @@ def changed_by_user(row: Recipe, recipe: Recipe) -> Recipe:
     return dataclasses.replace(row, **own)
 
 
-tensorboard_option = click.option("--tensorboard", is_flag=True, help="Log for TensorBoard, too.")
+tensorboard_option = click.option(
+    "--tensorboard", is_flag=True, callback=tensorboard_there, help="Log for TensorBoard, too."
+)
 resume_option = click.option("--resume", is_flag=True, help="Go on with the training that began in --out.")
+
+
+def out_option(text: str, *files: str, default: Path | None = None, required: bool = True) -> Decorator:
+    """The folder for a verb's results, refused where these files cannot be made in it."""
+
+    def writable(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
+        if value is not None:
+            try:
+                check_writable(value, *files)
+            except OSError as error:
+                raise click.BadParameter(f"{error.filename or value}: {error.strerror}") from error
+        return value
+
+    settings: dict[str, Any] = {"required": required} if default is None else {"default": default}
+    return click.option("--out", type=Path, callback=writable, help=text, **settings)
 
 
 def training_output(files: str) -> Decorator:
     return bundle(
         "output",
         TrainingOutput,
-        click.option("--out", type=Path, required=True, help=f"Folder for {files}."),
+        out_option(f"Folder for {files}.", CHECKPOINT, SETTINGS, LOG, BEST, NETWORK, HISTORY, f"{BOARD}/"),
         resume_option,
         tensorboard_option,
     )

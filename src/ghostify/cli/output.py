@@ -2,9 +2,12 @@
 
 import json
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -15,7 +18,30 @@ from ghostify.jobs.checkpoint import Epoch
 from ghostify.jobs.evaluate import Score
 
 # Headings of a layer's channels.
-CHANNELS = ("kept", "ghosted", "dropped", "inputs\ncombined to")
+CHANNELS = ("kept/\nghosted/\ndropped", "inputs\nmerged\nto")
+WIDTH = 80  # of lines, where a terminal does not say that it has more
+NARROWEST = 8  # column of words
+
+
+class InterruptedVerbError(Exception):
+    """An interruption of work that can be gone on with; its text says how."""
+
+
+@dataclass(frozen=True)
+class Printing:
+    """How a verb prints what it found: as one JSON object, or as tables, of all layers or in brief."""
+
+    all_layers: bool
+    as_json: bool
+
+
+@contextmanager
+def kept(how: str) -> Iterator[None]:
+    """Have an interruption say how to go on with what was finished."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise InterruptedVerbError(how) from None
 
 
 def score_row(score: Score) -> dict[str, Any]:
@@ -26,7 +52,14 @@ def score_row(score: Score) -> dict[str, Any]:
 def score_text(score: Score) -> str:
     low, high = score.interval
     top1 = interval(100 * score.top1, 100 * low, 100 * high, 2)
-    return f"top-1 {top1} %, top-5 {100 * score.top5:.2f} % of {score.images} test images (95 % Wilson interval)"
+    top5 = "" if score.top5 is None else f", top-5 {100 * score.top5:.2f} %"
+    return f"top-1 {top1} %{top5} of {score.images} test images (95 % Wilson interval)"
+
+
+def channels(layer: Any) -> tuple[str, str]:
+    """A layer's channels for a table: how many are kept, ghosted and dropped; and combinations of its inputs."""
+    made = (layer.kept, layer.ghosted, layer.dropped)
+    return "–" if layer.kept is None else "/".join(map(str, made)), "–" if layer.inputs is None else str(layer.inputs)
 
 
 def interval(value: float, low: float, high: float, digits: int) -> str:
@@ -49,16 +82,43 @@ def show(result: dict[str, Any], as_json: bool, tables: Callable[[], None]) -> N
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> None:
-    """A table on standard output, its first ``left`` columns aligned left; never cut, however wide."""
+    """A table on standard output, its first ``left`` columns aligned left and, where it is too wide, their text folded.
+
+    Numbers are never cut: with too many columns of them, the table is wider.
+    """
+    rows = list(rows)
+    widths = [max(map(cell_width, column)) for column in zip(headings, *rows, strict=True)]
+    numbers = sum(1 + width for width in widths[left:])
+    width = max(line_width(), left * (1 + NARROWEST) + numbers)
+    # Names stay whole as far as there is room, to be copied; other words are folded first.
+    room = width - numbers
+    for index in range(left):
+        widths[index] = min(widths[index], room - (left - 1 - index) * (1 + NARROWEST))
+        room -= widths[index] + 1
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
     for index, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if index < left else "right", no_wrap=True)
+        words = index < left
+        table.add_column(
+            heading, justify="left" if words else "right", no_wrap=not words, overflow="fold", width=widths[index]
+        )
     for row in rows:
         table.add_row(*row)
-    console = Console(highlight=False, markup=False, emoji=False)
-    unbounded = console.options.update(max_width=10_000)
-    console.width = max(console.width, console.measure(table, options=unbounded).maximum)
-    console.print(table)
+    Console(highlight=False, markup=False, emoji=False, width=width).print(table)
+
+
+def cell_width(text: str) -> int:
+    return max(map(len, text.splitlines()), default=0)
+
+
+def say(text: str, indent: str = "") -> None:
+    """A sentence on standard output, in lines of the terminal's width; paths and names stay whole."""
+    lines = textwrap.wrap(text, line_width(), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    print(*lines, sep="\n")
+
+
+def line_width() -> int:
+    """The terminal's width, and 80 where that is less or there is none."""
+    return max(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns) if sys.stdout.isatty() else WIDTH
 
 
 def print_history(history: Iterable[Epoch]) -> None:

@@ -10,9 +10,11 @@ import click
 import torch
 
 from ghostify.changes import LayerPlan
+from ghostify.cli.beforehand import refuse_engine
 from ghostify.cli.calibration import check_sources, open_photographs, photographs_option
 from ghostify.cli.opening import NamedImages, NamedNetwork
 from ghostify.cli.options import (
+    Number,
     Timing,
     batch_size_option,
     bundle,
@@ -20,12 +22,15 @@ from ghostify.cli.options import (
     data_options,
     effort_option,
     engine_option,
+    enough_images,
     json_option,
+    layers_option,
+    out_option,
     seed_option,
     skip_option,
     source_options,
 )
-from ghostify.cli.output import CHANNELS, percent, print_table, progress_bars, show
+from ghostify.cli.output import CHANNELS, Printing, channels, kept, percent, print_table, progress_bars, say, show
 from ghostify.data.sample import draw_inputs
 from ghostify.errors import InputError
 from ghostify.inference.engines import FILE_ENGINES
@@ -34,7 +39,10 @@ from ghostify.jobs.evaluate import check_fit
 from ghostify.plain_part import is_detector
 from ghostify.planning import plan as plan_network
 from ghostify.planning.plan_file import Plan, what_can_be_dropped, write_plan
+from ghostify.transform.changeable import refuse_idle_patterns
 from ghostify.transform.reconstruct import Effort
+
+PLAN, MEASUREMENTS = "plan.json", "measurements.jsonl"
 
 
 @dataclass(frozen=True)
@@ -83,12 +91,18 @@ class Choice:
     "target",
     Target,
     click.option(
-        "--target-speedup", type=float, help="Reach this speed, measured here: 1.5 is one and a half times as fast."
+        "--target-speedup",
+        type=Number(1, min_open=True),
+        help="Reach this speed, measured here: 1.5 is one and a half times as fast.",
     ),
-    click.option("--target-macs", type=float, help="Or leave this share of the multiply-adds, such as 0.6."),
+    click.option(
+        "--target-macs",
+        type=Number(0, 1, min_open=True, max_open=True),
+        help="Or leave this share of the multiply-adds, such as 0.6.",
+    ),
     click.option(
         "--max-accuracy-drop",
-        type=float,
+        type=Number(0, 100, max_open=True),
         help="Or find the fastest plan that loses at most so many points of top-1 without training, such as 1. "
         "Labelled images that are held out judge it.",
     ),
@@ -107,7 +121,8 @@ class Choice:
     click.option(
         "--images",
         "image_count",
-        type=click.IntRange(1),
+        type=int,
+        callback=enough_images,
         default=256,
         help="Images on which the output error of each change is measured.",
     ),
@@ -132,9 +147,9 @@ class Choice:
         help="Allow convolutions to take few combinations of their inputs (low-rank).",
     ),
 )
-@click.option("--out", type=Path, required=True, help="Folder for plan.json, and for what is measured on the way.")
+@out_option("Folder for plan.json, and for what is measured on the way.", PLAN, MEASUREMENTS)
 @seed_option("drawn images and trial networks")
-@json_option
+@bundle("printing", Printing, layers_option, json_option)
 def plan(
     named: NamedNetwork,
     target: Target,
@@ -143,30 +158,39 @@ def plan(
     choice: Choice,
     out: Path,
     seed: int,
-    as_json: bool,
+    printing: Printing,
 ) -> None:
     """Choose which channels of MODEL to keep, ghost, prune and merge, so that a target is met with least output error.
 
     For `ghostify convert --plan`. Nothing is trained, and no labels are needed but for --max-accuracy-drop. Called
     again with the same --out, it goes on with what was measured there.
     """
-    if target.max_accuracy_drop is not None and images.data_name is None:
+    by_accuracy = target.max_accuracy_drop is not None
+    if by_accuracy and images.data_name is None:
         raise InputError("--max-accuracy-drop needs images with classes that judge it: name them with --data")
     check_sources(images, choice.photographs, needed_by="a plan")
+    if target.target_macs is None:
+        refuse_engine(timing.engine)
     torch.manual_seed(seed)
     network = named.open().to(images.device).eval()
     if is_detector(network):
-        raise InputError(f"{named.model} finds objects: plans are not made for detectors")
+        raise InputError(
+            f"{named.model} finds objects, and plans are not made for detectors: "
+            "`ghostify convert` makes ghosts of one --ratio of it"
+        )
+    refuse_idle_patterns(choice.skip, [name for name, _ in network.named_modules(remove_duplicate=False)])
     data = None
     if choice.photographs is not None:
         calibration = open_photographs(choice.photographs, named, network, images, choice.image_count, seed).batches
     else:
-        hold_out = 0.0 if target.max_accuracy_drop is None else 0.1
-        data = dataclasses.replace(images, hold_out=hold_out).open(named)
+        data = dataclasses.replace(images, hold_out=0.1 if by_accuracy else 0.0).open(named)
+        if by_accuracy:
+            check_fit(network, data)
+            named.refuse_other_classes(data.name, data.classes)
         batches = draw_inputs(data, choice.image_count, seed, workers=images.workers)
         calibration = [batch.to(images.device) for batch in batches]
     trials: tuple[Trial, ...] = ()
-    with progress_bars() as progress:
+    with kept("the same call goes on with it"), progress_bars() as progress:
         planned = partial(
             plan_network,
             network,
@@ -178,15 +202,13 @@ def plan(
             round_to=choice.round_to,
             whole_blocks=choice.whole_blocks,
             merging=choice.merging,
-            measurements=out / "measurements.jsonl",
+            measurements=out / MEASUREMENTS,
             seed=seed,
             progress=progress,
         )
         if target.max_accuracy_drop is None or data is None:
             found = planned(target_speedup=target.target_speedup, target_macs=target.target_macs)
         else:
-            check_fit(network, data)
-            named.refuse_other_classes(data.name, data.classes)
             found, trials = plan_for_accuracy(
                 network,
                 data,
@@ -195,7 +217,7 @@ def plan(
                 AllowedDrop(target.max_accuracy_drop, target.effort, images.device, seed, images.workers),
                 progress=progress,
             )
-    write_plan(found, out / "plan.json")
+    write_plan(found, out / PLAN)
     result = {
         "model": named.model,
         "target": dict([found.target]),
@@ -209,19 +231,22 @@ def plan(
         "unprunable": dict(found.unprunable),
         "trials": [dataclasses.asdict(trial) for trial in trials],
     }
-    show(result, as_json, lambda: print_plan(found, trials, out))
+    show(result, printing.as_json, lambda: print_plan(found, trials, out, all_layers=printing.all_layers))
 
 
-def print_plan(found: Plan, trials: Sequence[Trial], out: Path) -> None:
-    rows = []
-    for name, layer in found.items():
-        numbers = ("" if number is None else str(number) for number in dataclasses.astuple(layer.table))
-        rows.append((name, layer.words or "kept", *numbers))
+def print_plan(found: Plan, trials: Sequence[Trial], out: Path, *, all_layers: bool) -> None:
+    rows = [
+        (name, layer.words or "kept", *channels(layer.table))
+        for name, layer in found.items()
+        if layer.words or all_layers
+    ]
     print_table(("convolution or block", "becomes", *CHANNELS), rows, left=2)
+    if len(rows) < len(found):
+        print(f"{len(found) - len(rows)} others are kept as they are.")
     print()
     kind, target = found.target
     print_table(
-        ("multiply-adds", "times as fast, predicted", "output error"),
+        ("multiply-adds", "times as fast,\npredicted", "output error"),
         [
             (f"{p.macs:.3f}", "–" if p.speedup is None else f"{p.speedup:.2f}", f"{p.output_error:.4f}")
             for p in reversed(found.curve)
@@ -230,23 +255,23 @@ def print_plan(found: Plan, trials: Sequence[Trial], out: Path) -> None:
     )
     for trial in trials:
         verdict = "good" if trial.good else "too few"
-        print(
+        say(
             f"Tried {trial.speedup:.2f} times as fast: top-1 {percent(trial.top1)} % of the held-out images, {verdict}."
         )
     reach = f"at least {found.limit:.3f} of the multiply-adds" if kind == "macs" else f"{found.limit:.2f} times as fast"
-    print(f"Reachable: {reach}.")
+    say(f"Reachable: {reach}.")
     if found.speedup:
         speed, low, high = found.speedup
-        print(
+        say(
             f"Planned: {speed:.2f} times as fast ({low:.2f}–{high:.2f}), measured in {found.made_on['engine']}, "
             f"for a target of {target:g}; {found.macs:.3f} of the multiply-adds, output error {found.output_error:.4f}."
         )
     else:
-        print(
+        say(
             f"Planned: {found.macs:.3f} of the multiply-adds, "
             f"for a target of {target:g}; output error {found.output_error:.4f}."
         )
     convolutions = sum(isinstance(layer, LayerPlan) for layer in found.values())
     words = what_can_be_dropped(found.unprunable, convolutions)
-    print(f"{words[0].upper()}{words[1:]}.")
-    print(f"Wrote {out / 'plan.json'}, which may be edited, for `ghostify convert --plan`.")
+    say(f"{words[0].upper()}{words[1:]}.")
+    say(f"Wrote {out / PLAN}, which may be edited, for `ghostify convert --plan`.")

@@ -5,7 +5,7 @@ import dataclasses
 import click
 
 from ghostify.cli.options import json_option
-from ghostify.cli.output import print_table, show
+from ghostify.cli.output import print_table, say, show
 from ghostify.jobs.recipes import ROWS, Row
 
 
@@ -13,12 +13,14 @@ from ghostify.jobs.recipes import ROWS, Row
 @json_option
 def recipes(as_json: bool) -> None:
     """List the rows that `ghostify train --recipe NAME` trains for, and what each should reach."""
-    headings = ("recipe", "data", "epochs", "images\na step", "lr", "top-1, %", "top-5, %", "as says")
-    show(
-        {"recipes": {name: dataclasses.asdict(row) for name, row in ROWS.items()}},
-        as_json,
-        lambda: print_table(headings, [recipe_row(name, row) for name, row in ROWS.items()]),
-    )
+    show({"recipes": {name: dataclasses.asdict(row) for name, row in ROWS.items()}}, as_json, print_recipes)
+
+
+def print_recipes() -> None:
+    headings = ("recipe", "data", "epochs", "images\na step", "lr", "top-1, %", "top-5, %")
+    print_table(headings, [recipe_row(name, row) for name, row in ROWS.items()], left=2)
+    for source in dict.fromkeys(row.source for row in ROWS.values()):
+        say(f"{source}: {', '.join(name for name, row in ROWS.items() if row.source == source)}.", "  ")
 
 
 def recipe_row(name: str, row: Row) -> tuple[str, ...]:
@@ -27,4 +29,4 @@ def recipe_row(name: str, row: Row) -> tuple[str, ...]:
     if recipe.lr_batch_size:
         lr += f" per {recipe.lr_batch_size}"
     top5 = "–" if row.top5 is None else f"{row.top5}"
-    return name, row.data, str(recipe.epochs), str(step), lr, f"{row.top1}", top5, row.source
+    return name, row.data, str(recipe.epochs), str(step), lr, f"{row.top1}", top5

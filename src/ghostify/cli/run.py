@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from ghostify.cli.beforehand import open_before, refuse_missing
 from ghostify.cli.opening import NamedImages, NamedNetwork
 from ghostify.cli.options import (
     bundle,
@@ -14,14 +15,15 @@ from ghostify.cli.options import (
     ghost_options,
     json_option,
     new_head_option,
+    out_option,
     recipe_options,
     resume_option,
     source_options,
 )
-from ghostify.cli.output import interval, print_table, progress_bars, show
+from ghostify.cli.output import interval, kept, print_table, progress_bars, say, show
 from ghostify.errors import InputError
 from ghostify.jobs.recipe import Recipe
-from ghostify.jobs.run_settings import GhostSettings, RunSettings
+from ghostify.jobs.run_settings import METRICS, REPORT, RESULTS, GhostSettings, RunSettings, refuse_finished
 
 
 @click.command()
@@ -46,7 +48,7 @@ from ghostify.jobs.run_settings import GhostSettings, RunSettings
         help="Epochs with labels that the ghost is trained for.",
     ),
 )
-@click.option("--out", type=Path, default=Path("ghostify-run"), help="Folder for all results.")
+@out_option("Folder for all results.", *RESULTS, default=Path("ghostify-run"))
 @resume_option
 @json_option
 def run(
@@ -59,12 +61,16 @@ def run(
     as_json: bool,
 ) -> None:
     """Train a network, make its ghost, train its narrower rival; measure all three; write a report."""
+    refuse_missing("matplotlib", "jinja2")
     from ghostify.jobs import run as job  # here: drawing, templates and pruning are an extra that other verbs spare
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("run measures, and is for one process: use train under torchrun")
+    refuse_finished(out, resume)
+    open_before(named)
     data = images.open(named)
-    with progress_bars() as progress:
+    named.refuse_other_classes(data.name, data.classes)
+    with kept("go on with --resume"), progress_bars() as progress:
         proof = job.run(
             lambda: named.open_for(data),
             data,
@@ -76,11 +82,19 @@ def run(
     metrics = proof.metrics()
 
     def tables() -> None:
-        headings = ("network", "top-1, %", "params", "MACs", "speed-up:\nin theory", "measured", "peak\nmemory")
+        headings = (
+            "network",
+            "top-1, %",
+            "parameters,\nM",
+            "MACs,\nM",
+            "times as fast\nin theory",
+            "measured",
+            "peak,\nMB",
+        )
         print_table(headings, [run_row(name, row) for name, row in metrics["networks"].items()])
         for finding in proof.findings():
-            print(f"- {finding}")
-        print(f"Wrote {out / job.REPORT}, {out / job.METRICS} and the networks beside them.")
+            say(f"- {finding}", "  ")
+        say(f"Wrote {out / REPORT}, {out / METRICS} and the networks beside them.")
 
     show(metrics, as_json, tables)
 
@@ -91,6 +105,6 @@ def run_row(name: str, row: dict[str, Any]) -> tuple[str, ...]:
     measured = (
         interval(speedup, row["measured_speedup_low"], row["measured_speedup_high"], 2) if row["latency"] else "1.00"
     )
-    memory = f"{row['peak_memory_mb']:.1f} MB" if row["peak_memory_mb"] is not None else "–"
-    macs, params = f"{row['macs'] / 1e6:.1f} M", f"{row['params'] / 1e6:.2f} M"
+    memory = f"{row['peak_memory_mb']:.1f}" if row["peak_memory_mb"] is not None else "–"
+    macs, params = f"{row['macs'] / 1e6:.1f}", f"{row['params'] / 1e6:.2f}"
     return name, top1, params, macs, f"{row['theoretical_speedup']:.2f}", measured, memory

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
+from ghostify.cli.beforehand import open_before, open_both, refuse_unsavable
 from ghostify.cli.opening import NamedImages, NamedNetwork
 from ghostify.cli.options import (
+    ABOVE_0,
+    ExistingFile,
+    Number,
     TrainingOutput,
     builder_options,
     bundle,
@@ -24,16 +27,17 @@ from ghostify.cli.options import (
     source_options,
     training_output,
 )
-from ghostify.cli.output import first_process, print_history, progress_bars, score_row, score_text, show
+from ghostify.cli.output import first_process, kept, print_history, progress_bars, say, score_row, score_text, show
 from ghostify.data import ImageData
+from ghostify.data.sources import augmented
 from ghostify.errors import InputError
-from ghostify.jobs.evaluate import evaluate
-from ghostify.jobs.learn import RunOptions
+from ghostify.jobs.evaluate import check_fit, evaluate
+from ghostify.jobs.learn import RunOptions, refuse_recording, refuse_to_overwrite
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.recipes import ROWS, Row
 from ghostify.jobs.train import Teacher
 from ghostify.jobs.train import train as train_network
-from ghostify.jobs.training_folder import HISTORY, NETWORK, TrainingFolder
+from ghostify.jobs.training_folder import CHECKPOINT, HISTORY, NETWORK, TrainingFolder
 from ghostify.measure.environment import describe_environment
 from ghostify.network_file import save
 
@@ -51,19 +55,12 @@ class NamedTeacher:
     temperature: float
     hints: bool
 
-    def open(self, factory: str | None, data: ImageData) -> Teacher | None:
-        """The teacher; refused where it learned from images that were normalised otherwise."""
-        if self.teacher is None:
-            return None
-        named = NamedNetwork(str(self.teacher), factory=factory)
-        network = named.open()
-        for name, values in named.channels.items():
-            if values != getattr(data, name):
-                expected = ",".join(f"{value:g}" for value in values)
-                raise InputError(
-                    f"{self.teacher} learned from images with another {name}: expected --{name} {expected}"
-                )
-        return Teacher(network, self.teacher_weight, self.temperature, self.hints)
+    def named(self, factory: str | None) -> NamedNetwork | None:
+        return None if self.teacher is None else NamedNetwork(str(self.teacher), factory=factory)
+
+    def open(self, named: NamedNetwork | None) -> Teacher | None:
+        network = None if named is None else open_before(named)
+        return None if network is None else Teacher(network, self.teacher_weight, self.temperature, self.hints)
 
     def settings(self) -> dict[str, Any] | None:
         if self.teacher is None:
@@ -93,17 +90,19 @@ class NamedTeacher:
     "named_teacher",
     NamedTeacher,
     click.option(
-        "--teacher", type=Path, help="Network file to learn from beside the labels, such as that of a ghost's original."
+        "--teacher",
+        type=ExistingFile(),
+        help="Network file to learn from beside the labels, such as that of a ghost's original.",
     ),
     click.option(
         "--teacher-weight",
-        type=float,
+        type=Number(0, 1, min_open=True),
         default=Teacher.weight,
         help="Share of the loss that is disagreement with the teacher, above 0 to 1.",
     ),
     click.option(
         "--temperature",
-        type=float,
+        type=ABOVE_0,
         default=Teacher.temperature,
         help="Temperature that softens both networks' answers.",
     ),
@@ -132,10 +131,17 @@ def train(
     row = None if row_name is None else ROWS[row_name]
     if row is not None:
         recipe, named = changed_by_user(row.recipe, recipe), network_of(row, named)
-    data = images.open(named)
-    torch.manual_seed(recipe.seed)
-    network = named.open_for(data)
-    teacher = named_teacher.open(named.factory, data)
+    refuse_to_overwrite(output.out / CHECKPOINT, output.resume)
+    teachers_file = named_teacher.named(named.factory)
+    teacher = named_teacher.open(teachers_file)
+    network, data = open_both(named, images, recipe.seed)
+    if teachers_file is not None:
+        refuse_other_images(teachers_file, data)
+    check_fit(network, data)
+    refuse_unsavable(network)
+    augmented(data, recipe.color_jitter, recipe.rand_augment)  # refused where it cannot be
+    if recipe.cuda_graph:
+        refuse_recording(images.device)
     folder = TrainingFolder(output.out, data.preprocessing, output.tensorboard)
     settings = {
         "model": named.model,
@@ -147,7 +153,7 @@ def train(
     }
     if first_process():
         folder.begin(settings, images.device)
-    with progress_bars() as progress:
+    with kept("go on with --resume"), progress_bars() as progress:
         history = train_network(
             network,
             data,
@@ -174,11 +180,20 @@ def train(
 
     def tables() -> None:
         print_history(history)
-        print(f"{score_text(score)}; wrote {file}")
+        say(f"{score_text(score)}; wrote {file}")
         if row is not None:
-            print(f"Published: {row.top1} % after {row.recipe.epochs} epochs of {row.data} ({row.source}).")
+            say(f"Published: {row.top1} % after {row.recipe.epochs} epochs of {row.data} ({row.source}).")
 
     show(result, as_json, tables)
+
+
+def refuse_other_images(teacher: NamedNetwork, data: ImageData) -> None:
+    """Refuse images of other classes than the teacher's, or that are normalised otherwise."""
+    teacher.refuse_other_classes(data.name, data.classes)
+    for name, values in teacher.channels.items():
+        if values != getattr(data, name):
+            expected = ",".join(f"{value:g}" for value in values)
+            raise InputError(f"{teacher.model} learned from images with another {name}: expected --{name} {expected}")
 
 
 def network_of(row: Row, named: NamedNetwork) -> NamedNetwork:

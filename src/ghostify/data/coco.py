@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF  # torchvision's own spelling
 
 from ghostify.data.images import read_image
-from ghostify.errors import InputError
+from ghostify.errors import InputError, spelled
 
 # Boxes that people drew may end beyond the image by a rounding; one that ends farther out is another image's.
 OUTSIDE = 1.0  # pixels
@@ -178,7 +178,7 @@ def load_coco(reference: str, *, hold_out: float = 0.0) -> DetectionData:
             f"there is no data set with boxes {reference!r}: expected coco:DIR or coco:DIR?train=NAME&val=NAME"
         )
     if not 0 <= hold_out <= 0.5:
-        raise InputError(f"hold_out is {hold_out}: expected a share from 0 to 0.5")
+        raise InputError(f"{spelled('hold_out')} is {hold_out}: expected a share from 0 to 0.5")
     train, test = (read_annotations(Path(root), name) for name in (splits | named).values())
     if train.categories != test.categories:
         odd = sorted(set(train.categories.items()) ^ set(test.categories.items()))[0]
@@ -188,7 +188,8 @@ def load_coco(reference: str, *, hold_out: float = 0.0) -> DetectionData:
         images = train.content["images"]
         if len(images) == 1:
             raise InputError(
-                f"hold_out is {hold_out}, but {train.path} has one image: expected two or more, to learn from others"
+                f"{spelled('hold_out')} is {hold_out}, but {train.path} has one image: "
+                "expected two or more, to learn from others"
             )
         # Evenly spread over the file; which images are held out depends on nothing else.
         number = max(1, round(hold_out * len(images)))
@@ -219,7 +220,7 @@ def draw_images(
         InputError: If no image is asked for.
     """
     if number < 1:
-        raise InputError(f"images is {number}: expected at least 1")
+        raise InputError(f"{spelled('images')} is {number}: expected at least 1")
     chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:number].tolist()
     drawn = [images[index][0].to(device).float() / 255 for index in chosen]
     return [drawn[start : start + batch_size] for start in range(0, len(drawn), batch_size)]

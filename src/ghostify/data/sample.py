@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from ghostify.data.augment import normalise
 from ghostify.data.images import Batch, ImageData, MemoryImages, count_images, join_batches
-from ghostify.errors import InputError
+from ghostify.errors import InputError, spelled
 
 
 def draw_inputs(data: ImageData, images: int, seed: int = 0, *, batch_size: int = 64, workers: int = 0) -> list[Tensor]:
@@ -36,7 +36,7 @@ def draw(
         InputError: If no image is asked for.
     """
     if images < 1:
-        raise InputError(f"images is {images}: expected at least 1")
+        raise InputError(f"{spelled('images')} is {images}: expected at least 1")
     chosen = torch.randperm(count_images(dataset), generator=torch.Generator().manual_seed(seed))[:images].tolist()
     loader = DataLoader(
         Subset(dataset, chosen),

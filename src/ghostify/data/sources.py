@@ -19,7 +19,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
 from ghostify.data.images import FolderImages, ImageData, MemoryImages, read_image
-from ghostify.errors import DAMAGED_ARCHIVE, InputError
+from ghostify.errors import DAMAGED_ARCHIVE, InputError, spelled
 
 SPLIT_SEED = 0  # splits are fixed: results of two runs must speak of the same images
 MOST_CLASSES = 100_000  # that labels may number; ImageNet-21k has a fifth of that
@@ -46,7 +46,7 @@ def load_data(reference: str, *, image_size: int | None = None, hold_out: float 
         (1077, 120, 600, 32)
     """
     if not 0 <= hold_out <= 0.5:
-        raise InputError(f"hold_out is {hold_out}: expected a share from 0 to 0.5")
+        raise InputError(f"{spelled('hold_out')} is {hold_out}: expected a share from 0 to 0.5")
     source, _, place = reference.partition(":")
     if source == "coco":
         raise InputError(
@@ -61,7 +61,7 @@ def load_data(reference: str, *, image_size: int | None = None, hold_out: float 
     if source in FOLDERS:
         return folder_data(reference, Path(place), image_size or 224, hold_out, verify=source == "imagefolder")
     if image_size is not None:
-        raise InputError(f"image size is for imagefolder: and imagenet:, {reference} has its own")
+        raise InputError(f"{spelled('image_size')} is for imagefolder: and imagenet:, {reference} has its own")
     return memory_data(reference, SOURCES[source](place), hold_out, flip=source != "digits")
 
 
@@ -241,7 +241,10 @@ def augmented(data: ImageData, color_jitter: float, rand_augment: bool) -> Image
     if not color_jitter and not rand_augment:
         return data
     if not isinstance(data.train, FolderImages):
-        raise InputError(f"color jitter and RandAugment are for images of a folder: {data.name} is in memory")
+        raise InputError(
+            f"{spelled('color_jitter')} and {spelled('rand_augment')} are for images of a folder: "
+            f"{data.name} is in memory"
+        )
     changes: list[v2.Transform] = [v2.RandAugment()] if rand_augment else []
     if color_jitter:
         changes.append(v2.ColorJitter(color_jitter, color_jitter, color_jitter))

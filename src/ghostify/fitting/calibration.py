@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ghostify.errors import InputError
+from ghostify.errors import InputError, spelled
 from ghostify.modes import evaluating
 
 FEWEST_IMAGES = 32
@@ -20,27 +20,37 @@ def checked_batches(calibration: Iterable[Any], model: nn.Module) -> list[Tensor
     batches = list(calibration)
     for batch in batches:
         if not isinstance(batch, Tensor) or batch.ndim != 4:
-            raise InputError("calibration: expected batches of inputs [batch, channels, height, width], without labels")
+            raise InputError(
+                f"{spelled('calibration')}: expected batches of inputs [batch, channels, height, width], without labels"
+            )
         if batch.shape[1:] != batches[0].shape[1:]:
             shapes = " and ".join(str(tuple(b.shape[1:])) for b in (batches[0], batch))
-            raise InputError(f"calibration: batches of {shapes}: expected one shape for all")
+            raise InputError(f"{spelled('calibration')}: batches of {shapes}: expected one shape for all")
         if not bool(batch.isfinite().all()):
-            raise InputError("calibration: a batch holds NaN or infinite numbers: expected finite ones")
+            raise InputError(f"{spelled('calibration')}: a batch holds NaN or infinite numbers: expected finite ones")
     images = sum(len(batch) for batch in batches)
     if images < FEWEST_IMAGES:
-        raise InputError(f"calibration: {images} images: expected at least {FEWEST_IMAGES}, better some hundreds")
+        raise InputError(
+            f"{spelled('calibration')}: {images} images: expected at least {FEWEST_IMAGES}, better some hundreds"
+        )
     batches = [batch.clone() if batch.is_inference() else batch for batch in batches if len(batch)]
     first = batches[0][:1]
     if all(math.isclose(float((batch - first).abs().max()), 0.0) for batch in batches):
-        raise InputError("calibration: all images are the same: expected images such as the network will see")
+        raise InputError(
+            f"{spelled('calibration')}: all images are the same: expected images such as the network will see"
+        )
     try:
         with evaluating(model), torch.no_grad():
             output = model(first.clone())
     except Exception as error:  # whatever the network's own code raises
         kind = f"{first.dtype} {list(first.shape)} on {first.device}"
-        raise InputError(f"calibration: {type(model).__name__} cannot take the images, {kind}: {error}") from error
+        raise InputError(
+            f"{spelled('calibration')}: {type(model).__name__} cannot take the images, {kind}: {error}"
+        ) from error
     if isinstance(output, Tensor) and bool(output.isnan().any()):
-        raise InputError(f"calibration: {type(model).__name__} gives NaN for the images: expected a trained network")
+        raise InputError(
+            f"{spelled('calibration')}: {type(model).__name__} gives NaN for the images: expected a trained network"
+        )
     return batches
 
 

@@ -12,7 +12,7 @@ import torch
 import torch._dynamo.config
 from torch import Tensor, nn
 
-from ghostify.errors import InputError
+from ghostify.errors import InputError, spelled
 from ghostify.inference.deploy import copied, unlogged
 from ghostify.inference.engines import FILE_ENGINES, FileRunner, check_engine
 from ghostify.inference.export import write_onnx
@@ -87,7 +87,9 @@ def compare(
     """
     check_engine(engine)
     if threads < 1 or blocks < 6:
-        raise InputError(f"threads is {threads} and blocks {blocks}: expected at least 1 and 6")
+        raise InputError(
+            f"{spelled('threads')} is {threads} and {spelled('blocks')} {blocks}: expected at least 1 and 6"
+        )
     a, b = plain_part(unwrapped(a)), plain_part(unwrapped(b))
     with ExitStack() as stack:
         stack.enter_context(evaluating(a, b))

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.overrides import TorchFunctionMode
 
-from ghostify.errors import InputError, first_sentence
+from ghostify.errors import InputError, first_sentence, spelled
 from ghostify.inference.engines import check_engine
 from ghostify.inference.nodes import UnclearError, first, is_functional, is_in_place
 from ghostify.inference.rewrite import Rewriter
@@ -132,14 +132,14 @@ def deploy(
     check_example(example)
     for pattern, form in (forms or {}).items():
         if form not in FORMS:
-            raise InputError(f"forms: {pattern!r} is to be {form!r}: expected one of {', '.join(FORMS)}")
+            raise InputError(f"{spelled('forms')}: {pattern!r} is to be {form!r}: expected one of {', '.join(FORMS)}")
     model = copied(plain_part(unwrapped(model))).eval().requires_grad_(False)
     layers = ghost_layers(model)
     eager = engine == "eager"
     chosen = {name: chosen_form(name, layer, forms or {}, fewer=eager) for name, layer in layers.items()}
     for pattern in forms or {}:
         if not any(fnmatchcase(name, pattern) for name in layers):
-            raise InputError(f"forms: {pattern!r} matches no ghost layer of the network")
+            raise InputError(f"{spelled('forms')}: {pattern!r} matches no ghost layer of the network")
     dense: dict[nn.Module, nn.Module] = {
         layer: dense_form(layer) for name, layer in layers.items() if chosen[name] == "dense"
     }
@@ -181,7 +181,7 @@ def deploy(
 def check_example(example: Tensor) -> None:
     """Refuse what is no batch of maps."""
     if not isinstance(example, Tensor) or example.ndim != 4 or len(example) < 1:
-        raise InputError("example: expected an input [batch, channels, height, width]")
+        raise InputError(f"{spelled('example')}: expected an input [batch, channels, height, width]")
 
 
 class CopyingValues(TorchFunctionMode):
@@ -216,7 +216,7 @@ def chosen_form(name: str, layer: nn.Module, forms: Mapping[str, Form], *, fewer
     can_be_dense = isinstance(layer, GhostConv2d) and layer.combines
     form = next((form for pattern, form in forms.items() if fnmatchcase(name, pattern)), None)
     if form == "dense" and not can_be_dense:
-        raise InputError(f"forms: {name} cannot be dense: only pointwise GhostConv2d can")
+        raise InputError(f"{spelled('forms')}: {name} cannot be dense: only pointwise GhostConv2d can")
     return form or ("dense" if can_be_dense else "joined" if fewer else "split")
 
 

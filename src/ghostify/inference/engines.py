@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ghostify.errors import InputError, first_sentence
+from ghostify.errors import InputError, first_sentence, spelled
 from ghostify.inference import worker
 
 FILE_ENGINES = tuple(worker.ENGINES)
@@ -34,7 +34,7 @@ def check_engine(engine: str, known: Sequence[str] = ENGINES) -> None:
         ghostify.errors.InputError: engine is 'tensorrt': expected one of eager, compile, onnxruntime, openvino
     """
     if engine not in known:
-        raise InputError(f"engine is {engine!r}: expected one of {', '.join(known)}")
+        raise InputError(f"{spelled('engine')} is {engine!r}: expected one of {', '.join(known)}")
 
 
 def engine_version(engine: str) -> str:
@@ -165,8 +165,7 @@ class FileRunner:
         self.send("SIGSTOP")
         answer = json.loads(line)
         if "error" in answer:
-            missing = ": pip install 'ghostify[export]'" if "ModuleNotFoundError" in answer["error"] else ""
-            raise InputError(f"{self.engine} cannot run the network: {first_sentence(answer['error'])}{missing}")
+            raise InputError(f"{self.engine} cannot run the network: {first_sentence(answer['error'])}")
         return answer["answer"]
 
     def send(self, name: str) -> None:

@@ -11,7 +11,7 @@ from typing import Final, Generic, Literal, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ghostify.errors import InputError
+from ghostify.errors import InputError, spelled
 from ghostify.inference.deploy import Deployed, deploy
 from ghostify.inference.engines import FILE_ENGINES, FileRunner, Operator, undisturbed_ms
 from ghostify.inference.export import write_onnx
@@ -138,9 +138,11 @@ def explain(
         InputError: If the engine is another, or one of the networks cannot run in it.
     """
     if engine not in FILE_ENGINES:
-        raise InputError(f"engine is {engine!r}: expected one of {', '.join(FILE_ENGINES)}, which profile operators")
+        raise InputError(
+            f"{spelled('engine')} is {engine!r}: expected one of {', '.join(FILE_ENGINES)}, which profile operators"
+        )
     if calls < 1:
-        raise InputError(f"calls is {calls}: expected at least 1")
+        raise InputError(f"{spelled('calls')} is {calls}: expected at least 1")
     before, after = (profiled(model, example, engine, threads, calls) for model in map(unwrapped, (original, ghost)))
     names = [name for name in before if name]
     groups = grouped(after, before)

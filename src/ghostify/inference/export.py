@@ -17,7 +17,7 @@ from torch.export import Dim
 from torch.utils._pytree import tree_leaves
 
 from ghostify.atomic import replacing
-from ghostify.errors import InputError, first_sentence
+from ghostify.errors import InputError, first_sentence, spelled
 from ghostify.inference.deploy import Deployed, DeployedGhost, Form, check_example, copied, deploy, named, unlogged
 from ghostify.inference.engines import FileRunner, module_version
 from ghostify.inference.onnx_operators import suit_onnxruntime_
@@ -97,7 +97,7 @@ def export(
     """
     target = Path(path)
     if format not in FORMATS:
-        raise InputError(f"format is {format!r}: expected one of {', '.join(FORMATS)}")
+        raise InputError(f"{spelled('format')} is {format!r}: expected one of {', '.join(FORMATS)}")
     if target.suffix != SUFFIX[format]:
         raise InputError(f"{target.name}: expected a name that ends in {SUFFIX[format]}")
     check_example(example)
@@ -267,7 +267,7 @@ def parity(
                     right_before += int((first_before == labels).sum())
                     right_after += int((first_after == labels).sum())
     if not images:
-        raise InputError("check: expected at least one batch")
+        raise InputError(f"{spelled('check')}: expected at least one batch")
     scored = classifies and labelled == images
     return {
         "images": images,

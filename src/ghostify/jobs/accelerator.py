@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
-from ghostify.errors import InputError
+from ghostify.errors import InputError, spelled
 
 DEVICES = ("cpu", "cuda")
 
@@ -27,17 +27,19 @@ def accelerator_on(device: str, accumulate: int = 1) -> Iterator[Accelerator]:
             another one.
     """
     if device not in DEVICES:
-        raise InputError(f"device is {device!r}: expected {' or '.join(DEVICES)}")
+        raise InputError(f"{spelled('device')} is {device!r}: expected {' or '.join(DEVICES)}")
     ours = PartialState._shared_state == {}
     if not ours and PartialState().device.type != device:
         raise InputError(
-            f"device is {device!r}, but this process has set up accelerate on {PartialState().device.type}: "
-            "expected the same device, or a process of its own"
+            f"{spelled('device')} is {device!r}, but this process has set up accelerate "
+            f"on {PartialState().device.type}: expected the same device, or a process of its own"
         )
     try:
         accelerator = Accelerator(cpu=device == "cpu", gradient_accumulation_steps=accumulate)
         if accelerator.device.type != device:
-            raise InputError(f"device is {device!r}: expected one that is there, such as {accelerator.device.type}")
+            raise InputError(
+                f"{spelled('device')} is {device!r}: expected one that is there, such as {accelerator.device.type}"
+            )
         yield accelerator
     finally:
         if ours:

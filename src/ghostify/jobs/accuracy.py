@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ghostify.data.images import ImageData
-from ghostify.errors import InputError, OutOfReachError
+from ghostify.errors import InputError, OutOfReachError, spelled
 from ghostify.jobs.evaluate import evaluate
 from ghostify.planning import convert
 from ghostify.planning.plan_file import Plan
@@ -38,7 +38,9 @@ class AllowedDrop:
 
     def __post_init__(self) -> None:
         if not 0 <= self.points < 100:
-            raise InputError(f"max_drop is {self.points}: expected points of top-1 from 0 to below 100")
+            raise InputError(
+                f"{spelled('max_accuracy_drop')} is {self.points:g}: expected points of top-1 from 0 to below 100"
+            )
 
 
 @dataclass(frozen=True)
@@ -123,5 +125,5 @@ def too_much_lost(trials: Sequence[Trial], original: float, allowed: AllowedDrop
     return (
         f"no speed-up down to {least.speedup:.2f} keeps to a drop of {allowed.points:g} points: "
         f"that one loses {100 * (original - least.top1):.2f} of {100 * original:.2f}; "
-        "allow more, or refine (effort) and fine-tune with labels"
+        f"allow more, or have the plans refined ({spelled('effort', 'refined')})"
     )

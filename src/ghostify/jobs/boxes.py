@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as TF
 from torchvision.utils import draw_bounding_boxes
 
 from ghostify.data.images import read_image
-from ghostify.errors import InputError
+from ghostify.errors import InputError, spelled
 from ghostify.jobs.detect import objects_in
 from ghostify.plain_part import is_detector
 
@@ -105,7 +105,7 @@ def drawings_of(files: Sequence[Path], out: Path) -> list[Path]:
     images = {file.resolve() for file in files}
     for drawing in drawings:
         if drawing.resolve() in images:
-            raise InputError(f"{drawing} is one of the images: choose another --out")
+            raise InputError(f"{drawing} is one of the images: choose another {spelled('out')}")
     return drawings
 
 

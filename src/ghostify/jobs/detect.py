@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.models.detection import RetinaNet
 
 from ghostify.data.coco import CocoImages, DetectionData, Example, Target, changed_at_random
-from ghostify.errors import InputError
+from ghostify.errors import InputError, spelled
 from ghostify.jobs.accelerator import accelerator_on
 from ghostify.jobs.checkpoint import Epoch
 from ghostify.jobs.coco_score import CocoScore, Found, score_boxes
@@ -51,7 +51,7 @@ def train_detector(
     check_detector(model, data)
     for name, unsuited in (("label_smoothing", 0.0), ("color_jitter", 0.0), ("rand_augment", False)):
         if getattr(recipe, name) != unsuited:
-            raise InputError(f"{name.replace('_', ' ')} is for classification: leave it out for a detector")
+            raise InputError(f"{spelled(name)} is for classification: leave it out for a detector")
     with accelerator_on(options.device, recipe.accumulate) as accelerator:
         return learn(
             model,
@@ -97,7 +97,9 @@ class Detection:
         return Answer(torch.stack([loss.float() for loss in losses.values()]).sum(), len(images))
 
     def networks(self, model: nn.Module, recipe: Recipe) -> list[nn.Module]:
-        raise InputError("cuda_graph: expected a network that classifies, a detector's images differ in shape")
+        raise InputError(
+            f"{spelled('cuda_graph')}: expected a network that classifies, a detector's images differ in shape"
+        )
 
     def trained_before(self, model: nn.Module) -> nn.Module:
         """The backbone: pyramid and head are new."""

@@ -45,9 +45,9 @@ class Score:
         return self.right / self.images
 
     @property
-    def top5(self) -> float:
-        """Share with the right class among the first five, 0..1."""
-        return self.right_in_5 / self.images
+    def top5(self) -> float | None:
+        """Share with the right class among the first five, 0..1; None of five classes or fewer, where it is all."""
+        return self.right_in_5 / self.images if len(self.counts) > 5 else None
 
     @property
     def interval(self) -> tuple[float, float]:

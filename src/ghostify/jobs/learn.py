@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from ghostify.errors import InputError
+from ghostify.errors import InputError, spelled
 from ghostify.jobs.accelerator import own_random_numbers, seed_
 from ghostify.jobs.checkpoint import Epoch, Learner, load_checkpoint, save_checkpoint
 from ghostify.jobs.cuda_graph import record_, recording
@@ -130,7 +130,7 @@ def learn(
     if not len(loader):
         raise InputError(
             f"the training images are no batch of {recipe.batch_size} for each of {accelerator.num_processes} "
-            "processes: expected a smaller batch size or fewer processes"
+            f"processes: expected a smaller batch size or fewer processes"
         )
     optimizer.zero_grad()
     steps = math.ceil(len(loader) / recipe.accumulate)
@@ -168,7 +168,15 @@ def learn(
 
 def refuse_to_overwrite(path: Path | None, resume: bool) -> None:
     if path is not None and path.exists() and not resume:
-        raise InputError(f"{path} holds a training that began before: resume it or choose another place")
+        raise InputError(
+            f"{path} holds a training that began before: resume it ({spelled('resume', True)}), or choose another place"
+        )
+
+
+def refuse_recording(device: str, processes: int = 1) -> None:
+    """Refuse to record a step where that is not on one GPU."""
+    if device != "cuda" or processes > 1:
+        raise InputError(f"{spelled('cuda_graph')}: expected one process on a CUDA device")
 
 
 def drops_last(images: int, batch_size: int) -> bool:
@@ -205,8 +213,7 @@ class TrainingRun:
     @contextmanager
     def recorded(self) -> Iterator[None]:
         """Have the networks recorded as CUDA graphs, and replayed meanwhile."""
-        if self.accelerator.device.type != "cuda" or self.accelerator.num_processes > 1:
-            raise InputError("cuda_graph: expected one process on a CUDA device")
+        refuse_recording(self.accelerator.device.type, self.accelerator.num_processes)
         networks = self.task.networks(self.learner.model, self.recipe)
         self.begin_training()
         x, *_ = self.task.prepare(next(iter(self.loader)), self.recipe)
@@ -238,7 +245,7 @@ class TrainingRun:
             if not math.isfinite(loss):
                 raise InputError(
                     f"the loss is {loss} at step {step + 1} of epoch {number}: "
-                    f"expected a finite one; try a lower learning rate than {self.recipe.lr:g}"
+                    f"expected a finite one; try a lower {spelled('lr')} than {self.recipe.lr:g}"
                 )
             loss_sum += loss * answer.images
             right, knows_right = right + (answer.right or 0), answer.right is not None

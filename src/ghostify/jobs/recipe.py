@@ -1,8 +1,9 @@
 """How to train: every setting of a training, in one frozen place."""
 
+import math
 from dataclasses import dataclass
 
-from ghostify.errors import InputError
+from ghostify.errors import InputError, spelled
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "steps", "thirds", "1x")
@@ -67,21 +68,26 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, allowed in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
             if getattr(self, name) not in allowed:
-                raise InputError(f"{name} is {getattr(self, name)!r}: expected one of {', '.join(allowed)}")
-        if self.epochs < 1 or self.batch_size < 2 or self.accumulate < 1:
-            raise InputError(
-                f"epochs is {self.epochs}, batch size {self.batch_size}, accumulate {self.accumulate}: "
-                "expected at least 1, 2 and 1"
-            )
-        if not (self.lr > 0 and self.lr_batch_size >= 0 and self.weight_decay >= 0 and self.warmup_epochs >= 0):
-            raise InputError("expected lr > 0, and lr batch size, weight decay and warm-up epochs >= 0")
-        if not (0 <= self.label_smoothing < 1 and 0 <= self.ema <= MOST_REMEMBERED and 0 <= self.color_jitter <= 1):
-            raise InputError(
-                f"label smoothing is {self.label_smoothing:g}, ema {self.ema:g}, color jitter {self.color_jitter:g}: "
-                f"expected 0 to below 1, 0 to {MOST_REMEMBERED:g} of the steps (such as 0.02), and 0 to 1"
-            )
-        if not 0 <= self.seed <= LAST_SEED:
-            raise InputError(f"seed is {self.seed}: expected 0 to {LAST_SEED}")
+                raise InputError(f"{spelled(name)} is {getattr(self, name)!r}: expected one of {', '.join(allowed)}")
+        for name, (known, right) in self.bounds().items():
+            if not known:
+                raise InputError(f"{spelled(name)} is {getattr(self, name)}: expected {right}")
+
+    def bounds(self) -> dict[str, tuple[bool, str]]:
+        """For each number whether it is one to train by, and which are."""
+        return {
+            "epochs": (self.epochs >= 1, "at least 1"),
+            "batch_size": (self.batch_size >= 2, "at least 2"),
+            "accumulate": (self.accumulate >= 1, "at least 1"),
+            "lr": (0 < self.lr < math.inf, "a number above 0"),
+            "lr_batch_size": (self.lr_batch_size >= 0, "at least 0"),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "a number of at least 0"),
+            "warmup_epochs": (0 <= self.warmup_epochs < math.inf, "a number of at least 0"),
+            "label_smoothing": (0 <= self.label_smoothing < 1, "0 to below 1"),
+            "ema": (0 <= self.ema <= MOST_REMEMBERED, f"0 to {MOST_REMEMBERED:g} of the steps, such as 0.02"),
+            "color_jitter": (0 <= self.color_jitter <= 1, "0 to 1"),
+            "seed": (0 <= self.seed <= LAST_SEED, f"0 to {LAST_SEED}"),
+        }
 
     def ema_decay(self, steps: int) -> float:
         """The part of the moving average that each of so many steps keeps.

@@ -24,7 +24,7 @@ from ghostify.jobs.evaluate import Score, check_fit, evaluate
 from ghostify.jobs.learn import RunOptions
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.report import write_report
-from ghostify.jobs.run_settings import RunSettings
+from ghostify.jobs.run_settings import CHECKPOINTS, METRICS, REPORT, TITLES, RunSettings, refuse_finished
 from ghostify.jobs.train import Teacher, train
 from ghostify.measure.count import Count, count
 from ghostify.measure.environment import describe_environment, disturbance
@@ -34,9 +34,6 @@ from ghostify.network_file import save
 from ghostify.planning import convert
 from ghostify.progress import Progress
 from ghostify.transform.narrow import narrow
-
-METRICS, REPORT = "metrics.json", "report.html"
-TITLES = {"original": "original", "ghost": "ghost", "narrow": "narrower network"}
 
 
 @dataclass(frozen=True)
@@ -220,8 +217,7 @@ class Trainings:
 
     def refuse_early(self) -> None:
         """Refuse before an hour of training what would be refused after it."""
-        if (self.out / METRICS).exists() and not self.settings.resume:
-            raise InputError(f"{self.out} holds a finished run: choose another --out, or remove it")
+        refuse_finished(self.out, self.settings.resume)
         images = min(self.settings.ghost.image_count, count_images(self.data.train))
         if images < FEWEST_IMAGES:
             raise InputError(f"{images} images to make the ghost with: expected at least {FEWEST_IMAGES}")
@@ -253,7 +249,7 @@ class Trainings:
             options=RunOptions(
                 self.settings.device,
                 self.settings.workers,
-                self.out / "checkpoints" / f"{name}{began}.pt",
+                self.out / CHECKPOINTS / f"{name}{began}.pt",
                 self.settings.resume,
             ),
             progress=renamed(self.progress, f"train {name}"),
@@ -340,7 +336,7 @@ def explain_by_layer(
         before, after = (copy.deepcopy(network).cpu() for network in (original, ghost))
         return explain(before, after, example.cpu(), engine="openvino", threads=threads), []
     except ModuleNotFoundError as error:
-        return None, [f"Time by layer needs {error.name}: pip install 'ghostify[export]'."]
+        return None, [f"Time by layer needs {error.name}: pip install {error.name}."]
     except InputError as error:
         return None, [f"Time by layer is not known: {error}."]
 

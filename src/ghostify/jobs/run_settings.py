@@ -2,11 +2,18 @@
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from ghostify.errors import InputError, spelled
 from ghostify.jobs.recipe import Recipe
 from ghostify.layers.ghost_conv import Cheap
 from ghostify.transform.reconstruct import Effort
 
+# Files of a run's folder; those of the networks have their names.
+METRICS, REPORT = "metrics.json", "report.html"
+CHECKPOINTS = "checkpoints"
+TITLES = {"original": "original", "ghost": "ghost", "narrow": "narrower network"}
+RESULTS = (METRICS, REPORT, f"{CHECKPOINTS}/", *(f"{name}.safetensors" for name in TITLES))
 # Of the original's peak learning rate: a high one spoils a good start.
 GHOST_LR = 0.1
 
@@ -63,3 +70,9 @@ class RunSettings:
     workers: int = 0
     blocks: int = 30
     resume: bool = False
+
+
+def refuse_finished(out: Path, resume: bool) -> None:
+    """Refuse a folder that holds a finished run, unless that is to be gone on with."""
+    if (out / METRICS).exists() and not resume:
+        raise InputError(f"{out} holds a finished run: choose another {spelled('out')}, or remove it")

@@ -13,7 +13,7 @@ from ghostify.data.augment import normalise, random_crop_flip
 from ghostify.data.images import Batch, ImageData, MemoryImages, count_images, join_batches
 from ghostify.data.sample import draw_inputs
 from ghostify.data.sources import augmented
-from ghostify.errors import InputError
+from ghostify.errors import InputError, spelled
 from ghostify.fitting.refine import apart, ends_distance
 from ghostify.jobs.accelerator import accelerator_on
 from ghostify.jobs.checkpoint import Epoch
@@ -48,7 +48,10 @@ class Teacher:
 
     def __post_init__(self) -> None:
         if not (0 < self.weight <= 1 and self.temperature > 0):
-            raise InputError("teacher: expected a weight above 0 to 1 and a temperature above 0")
+            raise InputError(
+                f"{spelled('teacher_weight')} is {self.weight:g}, {spelled('temperature')} {self.temperature:g}: "
+                "expected above 0 to 1, and above 0"
+            )
 
 
 def train(
@@ -107,7 +110,9 @@ def ends_to_compare(
 ) -> dict[str, Tensor | None]:
     """The blocks whose ends give hints, and which of the teacher's maps the network has there."""
     if recipe.cuda_graph:
-        raise InputError("cuda_graph: expected a teacher without hints, which a recorded step does not give")
+        raise InputError(
+            f"{spelled('cuda_graph')}: expected a teacher without hints, which a recorded step does not give"
+        )
     batches = draw_inputs(data, IMAGES_TO_MATCH, recipe.seed, batch_size=16, workers=workers)
     return match_ends(teacher.network, model, [batch.to(device) for batch in batches])
 
@@ -155,7 +160,9 @@ class Classification:
     def networks(self, model: nn.Module, recipe: Recipe) -> list[nn.Module]:
         found = count_images(self.data.train)
         if not drops_last(found, recipe.batch_size):
-            raise InputError(f"cuda_graph: expected at least two batches of {recipe.batch_size} images, found {found}")
+            raise InputError(
+                f"{spelled('cuda_graph')}: expected at least two batches of {recipe.batch_size} images, found {found}"
+            )
         return [model] if self.teacher is None else [model, self.teacher.network]
 
     def trained_before(self, model: nn.Module) -> nn.Module:

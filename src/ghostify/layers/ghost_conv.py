@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ghostify.errors import InputError
+from ghostify.errors import InputError, spelled
 from ghostify.layers.padded_conv import Sides, convolution
 
 Cheap = Literal["depthwise", "pointwise"]
@@ -312,8 +312,10 @@ class GhostConv2d(nn.Module):
 def check_ghost_arguments(ratio: float, cheap_kernel_size: int, cheap: str = "depthwise") -> None:
     """Refuse a ratio, filter size or kind of cheap operation that no ghost can have."""
     if not isinstance(ratio, int) or ratio < 1:
-        raise InputError(f"ratio is {ratio!r}: expected a whole number of at least 1")
+        raise InputError(f"{spelled('ratio')} is {ratio!r}: expected a whole number of at least 1")
     if not isinstance(cheap_kernel_size, int) or cheap_kernel_size < 1 or cheap_kernel_size % 2 == 0:
-        raise InputError(f"cheap_kernel_size is {cheap_kernel_size!r}: expected an odd whole number, such as 1, 3 or 5")
+        raise InputError(
+            f"{spelled('cheap_kernel_size')} is {cheap_kernel_size!r}: expected an odd whole number, such as 1, 3 or 5"
+        )
     if cheap not in CHEAP_KINDS:
-        raise InputError(f"cheap is {cheap!r}: expected one of {', '.join(CHEAP_KINDS)}")
+        raise InputError(f"{spelled('cheap')} is {cheap!r}: expected one of {', '.join(CHEAP_KINDS)}")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from ghostify.errors import InputError, first_sentence
+from ghostify.errors import InputError, first_sentence, spelled
 from ghostify.hooks import hooked
 from ghostify.modes import evaluating, without_inference_mode
 from ghostify.plain_part import plain_part
@@ -85,7 +85,9 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> Count:
         True
     """
     if not input_shape or any(not isinstance(size, int) or size < 1 for size in input_shape):
-        raise InputError(f"input_shape is {tuple(input_shape)}: expected positive whole numbers such as (3, 224, 224)")
+        raise InputError(
+            f"{spelled('input_shape')} is {tuple(input_shape)}: expected positive whole numbers such as (3, 224, 224)"
+        )
     model = plain_part(unwrapped(model), second_stage=True)
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
     try:

@@ -17,7 +17,7 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from ghostify.data.images import IMAGENET_MEAN, IMAGENET_STD
-from ghostify.errors import InputError
+from ghostify.errors import InputError, spelled
 from ghostify.models.ghostnet import GhostNet
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
@@ -82,11 +82,12 @@ class DetectorOptions:
 
     def __post_init__(self) -> None:
         if self.fpn_channels < 1 or self.fpn_channels % 8:
-            raise InputError(f"fpn_channels is {self.fpn_channels}: expected a multiple of 8")
+            raise InputError(f"{spelled('fpn_channels')} is {self.fpn_channels}: expected a multiple of 8")
         if not (1 <= self.min_size <= self.max_size and self.smallest_anchor >= 1):
             raise InputError(
-                f"min_size is {self.min_size}, max_size {self.max_size}, smallest_anchor {self.smallest_anchor}: "
-                "expected at least 1, and no less than min_size"
+                f"{spelled('min_size')} is {self.min_size}, {spelled('max_size')} {self.max_size}, "
+                f"{spelled('smallest_anchor')} {self.smallest_anchor}: "
+                f"expected at least 1, and no less than {spelled('min_size')}"
             )
 
     @property

@@ -15,7 +15,7 @@ from typing import Any
 import torchvision
 from torch import nn
 
-from ghostify.errors import InputError
+from ghostify.errors import InputError, offered, spelled
 from ghostify.models import ghostnet, mobilenet, resnet, vgg
 from ghostify.models.detectors import DETECTORS, detector
 from ghostify.models.reference import split_reference
@@ -75,7 +75,9 @@ class Origin:
         try:
             model = builder(**self.options)
         except (Exception, SystemExit) as error:  # whatever a builder raises
-            raise InputError(f"{self.name} cannot be built with {self.options}: {first_line(error)}") from error
+            options = ", ".join(spelled(option, value) for option, value in self.options.items())
+            with_options = f" with {options}" if options else ""
+            raise InputError(f"{self.name} cannot be built{with_options}: {first_line(error)}") from error
         if not isinstance(model, nn.Module):
             raise InputError(f"{self.name} returned {type(model).__name__}: expected a torch.nn.Module")
         model = unwrapped(model, quiet=quiet)
@@ -213,13 +215,14 @@ def refuse_unknown_options(name: str, builder: Callable[..., Any], options: dict
     """Refuse options that the builder does not take, and those that would download weights or read them elsewhere."""
     for option in ("weights", "weights_backbone", "pretrained", "checkpoint_path", "pretrained_cfg"):
         if options.get(option) not in (None, False):
-            raise InputError(f"{name}: {option} is not taken here; load a local file with --weights or load_weights")
+            raise InputError(f"{name}: {option} is not taken here; load a local file with {spelled('weights')}")
     parameters = parameters_of(builder)
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
+    known = ", ".join(spelled(parameter) for parameter in parameters if offered(parameter))
     for option in options:
         if option not in parameters:
-            raise InputError(f"{name} takes no option {option!r}: it takes {', '.join(parameters) or 'none'}")
+            raise InputError(f"{name} takes no option {spelled(option)!r}: it takes {known or 'none'}")
     needed = [
         parameter.name
         for parameter in parameters.values()

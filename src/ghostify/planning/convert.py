@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ghostify.changes import AnyPlan
 from ghostify.changes.ratio import GhostRatio
-from ghostify.errors import InputError
+from ghostify.errors import InputError, spelled
 from ghostify.fitting.calibration import checked_batches
 from ghostify.layers.ghost_conv import Cheap
 from ghostify.modes import without_autocast, without_inference_mode
@@ -88,7 +88,10 @@ def convert(  # noqa: PLR0913  # the front door: the promised names, each a sett
     how = Reconstruction(effort, seed, progress)
     said = any(setting is not None for setting in (ratio, cheap_kernel_size, cheap))
     if plan is not None and (calibration is None or skip or said):
-        raise InputError("a plan needs calibration images, and says itself what becomes of which layer")
+        raise InputError(
+            f"a plan needs calibration images ({spelled('calibration')}), and says itself what becomes of which layer: "
+            f"leave out {spelled('ratio')}, {spelled('cheap')}, {spelled('cheap_kernel_size')} and {spelled('skip')}"
+        )
     refuse_other_network(plan, model)
     by_default: Cheap = "pointwise" if calibration is not None and not said else "depthwise"
     ghosts = GhostRatio(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ghostify.changes import AnyPlan, Change, Convolution, LayerPlan
 from ghostify.changes.registry import change_from, change_row
-from ghostify.errors import InputError, OutOfReachError
+from ghostify.errors import InputError, OutOfReachError, spelled
 from ghostify.fitting.calibration import FEW, checked_batches, first_images
 from ghostify.fitting.precision import in_float32
 from ghostify.fitting.trial import Trial
@@ -91,13 +91,17 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
             the network or the images cannot serve.
     """
     if (target_macs is None) == (target_speedup is None):
-        raise InputError("expected exactly one of target_macs and target_speedup")
+        raise InputError(f"expected exactly one of {spelled('target_macs')} and {spelled('target_speedup')}")
     if target_macs is not None and not 0 < target_macs < 1:
-        raise InputError(f"target_macs is {target_macs}: expected a share of the multiply-adds between 0 and 1")
+        raise InputError(
+            f"{spelled('target_macs')} is {target_macs}: expected a share of the multiply-adds between 0 and 1"
+        )
     if target_speedup is not None and not target_speedup > 1:
-        raise InputError(f"target_speedup is {target_speedup}: expected more than 1")
+        raise InputError(f"{spelled('target_speedup')} is {target_speedup}: expected more than 1")
     if target_speedup is not None and engine not in FILE_ENGINES:
-        raise InputError(f"engine is {engine!r}: expected one of {', '.join(FILE_ENGINES)}, which time layers")
+        raise InputError(
+            f"{spelled('engine')} is {engine!r}: expected one of {', '.join(FILE_ENGINES)}, which time layers"
+        )
     # Changes that save multiply-adds need not save time, and the other way round: docs/planning.md.
     offer = offer_for(
         "macs" if target_speedup is None else "speedup",
@@ -261,7 +265,8 @@ class Planner:
         least = self.macs_share(self.cheapest(costs))
         if least > target:
             raise InputError(
-                f"target_macs is {target:g}: at least {least:.3f} of the multiply-adds are left; {self.droppable}"
+                f"{spelled('target_macs')} is {target:g}: at least {least:.3f} of the multiply-adds are left; "
+                f"{self.droppable}"
             )
 
         def point(share: float) -> tuple[Choice, Point]:
@@ -292,7 +297,7 @@ class Planner:
         timing.say("reachable", f"{1 / limit.ratio_high:.2f} times as fast", 1, 1)
         if 1 / limit.ratio_high < target:
             raise OutOfReachError(
-                f"target_speedup is {target:g}: at most {1 / limit.ratio_high:.2f} can be reached "
+                f"{spelled('target_speedup')} is {target:g}: at most {1 / limit.ratio_high:.2f} can be reached "
                 f"in {timing.engine.engine} with {timing.engine.threads} threads on this machine; {self.droppable}",
                 1 / limit.ratio_high,
             )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from ghostify.errors import InputError
+from ghostify.errors import InputError, spelled
 from ghostify.hooks import hooked
 from ghostify.modes import evaluating
 
@@ -230,7 +230,9 @@ def check_swap(before: nn.Module, after: nn.Module, names: Collection[str], exam
         )
     for name in names:
         if before.get_submodule(name) in ran and after.get_submodule(name) not in ran:
-            raise InputError(f"{type(before).__name__} does not run {name} after it was replaced: skip it")
+            raise InputError(
+                f"{type(before).__name__} does not run {name} after it was replaced: skip it ({spelled('skip', name)})"
+            )
     if outputs != expected:
         raise InputError(f"{type(before).__name__} returns {outputs} after layers were replaced, {expected} before")
 

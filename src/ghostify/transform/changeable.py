@@ -1,13 +1,14 @@
 """The convolutions of a network that may change, and why the others are left."""
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
 from ghostify.changes.ratio import GhostRatio
-from ghostify.errors import InputError
+from ghostify.errors import InputError, spelled
 from ghostify.layers import GHOST_LAYERS, GhostConv2d
 from ghostify.structure.blocks import Calls, record_calls
 from ghostify.structure.channels import PrunableChannels, find_prunable
@@ -30,6 +31,7 @@ from ghostify.structure.surgery import (
 
 # A layer with fewer channels is a head's output or a gate, without near-copies.
 NARROWEST = 8
+REASONS_SAID = 4  # of the whole
 ALREADY = "already a part of a ghost"
 NOT_CHEAPER = "a ghost would not be cheaper"
 NOT_ONCE = "not run exactly once for an input"
@@ -153,6 +155,17 @@ def reason_to_leave(
     return f"{NOT_CHEAPER}: {after} for {before} MACs per pixel" if after >= before else ""
 
 
+def commonest_reasons(reasons: Iterable[str]) -> str:
+    """How often each reason to leave a layer is given, without its numbers, the commonest first.
+
+    Example:
+        >>> commonest_reasons(["grouped", "very narrow: 3 channels", "very narrow: 4 channels"])
+        '2 very narrow, 1 grouped'
+    """
+    found = Counter(reason.partition(":")[0] for reason in reasons)
+    return ", ".join(f"{number} {reason}" for reason, number in found.most_common(REASONS_SAID))
+
+
 def is_gate(model: nn.Module, name: str, calls: Mapping[nn.Module, Calls]) -> bool:
     """True if a convolution takes single pixels inside a module whose output is as large as its input, as in a gate."""
     own = calls[model.get_submodule(name)]
@@ -202,7 +215,7 @@ def matches(name: str, patterns: Sequence[str]) -> bool:
 def refuse_idle_patterns(patterns: Sequence[str], names: Sequence[str]) -> None:
     """Refuse patterns that match none of the names."""
     if isinstance(patterns, str):
-        raise InputError(f"skip is the string {patterns!r}: expected a sequence of names or patterns")
+        raise InputError(f"{spelled('skip')} is the string {patterns!r}: expected a sequence of names or patterns")
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise InputError(f"skip: {pattern!r} matches no module of the network")
+            raise InputError(f"{spelled('skip')}: {pattern!r} matches no module of the network")

@@ -16,7 +16,7 @@ from ghostify.changes.layer_plan import (
     outside_changed_blocks,
 )
 from ghostify.changes.ratio import GhostRatio
-from ghostify.errors import InputError
+from ghostify.errors import InputError, spelled
 from ghostify.fitting.calibration import checked_batches
 from ghostify.fitting.precision import in_float32
 from ghostify.measure.count import Count, count
@@ -27,6 +27,7 @@ from ghostify.transform.changeable import (
     ALREADY,
     NOT_CHEAPER,
     NOT_ONCE,
+    commonest_reasons,
     convolutions_of,
     may_be_fitted,
     reasons_to_leave,
@@ -120,8 +121,8 @@ def convert_network(
         reasons |= {name: NOT_ONCE for name in others if may_be_fitted(reasons[name])}
     chosen = [name for name, reason in reasons.items() if not reason]
     if not chosen and ALREADY not in reasons.values():
-        found = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:3])
-        raise InputError(f"{type(model).__name__} has no convolution to replace ({found or 'it has none at all'})")
+        found = commonest_reasons(reasons.values())
+        raise InputError(f"{type(model).__name__} has no convolution to replace: {found or 'it has none at all'}")
     # With images also those are fitted anew that a ghost would not make cheaper.
     changing = chosen if batches is None else [name for name, reason in reasons.items() if may_be_fitted(reason)]
     model, computed = with_plain_convolutions(model, changing)
@@ -167,16 +168,20 @@ def check_plan(
             continue
         if name in modules and name not in convs:
             if isinstance(plan, LayerPlan) and plan.changes:
-                raise InputError(f"plan: {name} is no convolution: expected a change of a block, or none")
+                raise InputError(f"{spelled('plan')}: {name} is no convolution: expected a change of a block, or none")
             continue  # whether a block can change as a whole, its fit will find out
         if name not in convs:
-            raise InputError(f"plan: the network has no convolution {name!r}, or has it under another name first")
+            raise InputError(
+                f"{spelled('plan')}: the network has no convolution {name!r}, or has it under another name first"
+            )
         if not may_be_fitted(reasons[name]):
-            raise InputError(f"plan: {name} cannot change: {reasons[name]}")
+            raise InputError(f"{spelled('plan')}: {name} cannot change: {reasons[name]}")
         if isinstance(plan, BlockPlan):
-            raise InputError(f"plan: {name} is a convolution: expected a change of its output channels")
+            raise InputError(f"{spelled('plan')}: {name} is a convolution: expected a change of its output channels")
         if plan.channels != convs[name].out_channels:
-            raise InputError(f"plan: {name} makes {convs[name].out_channels} channels, not {plan.channels}")
+            raise InputError(
+                f"{spelled('plan')}: {name} makes {convs[name].out_channels} channels, not {plan.channels}"
+            )
 
 
 def rows_of(

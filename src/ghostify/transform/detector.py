@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ghostify.changes import AnyPlan
 from ghostify.changes.ratio import GhostRatio
-from ghostify.errors import InputError
+from ghostify.errors import InputError, spelled
 from ghostify.measure.count import count
 from ghostify.modes import evaluating
 from ghostify.plain_part import PARTS, Detector, input_shape_of, parts_of
@@ -80,13 +80,13 @@ def convert_detector(
     """
     unknown = [part for part in parts if part not in PARTS]
     if unknown or not parts:
-        raise InputError(f"parts is {list(parts)}: expected one or more of {', '.join(PARTS)}")
+        raise InputError(f"{spelled('parts')} is {list(parts)}: expected one or more of {', '.join(PARTS)}")
     changed = copy.deepcopy(detector)
     inputs = None if calibration is None else plain_inputs(detector, calibration)
     shape = tuple(input_shape or input_shape_of(detector))
     planned = not isinstance(asked, GhostRatio)
     if planned and "head" in parts:
-        raise InputError("a plan is for backbone and fpn: leave the head out of the parts")
+        raise InputError(f"{spelled('plan')} is for backbone and fpn: leave {spelled('parts', 'head')} out")
     rows: dict[str, ConvertedLayer] = {}
     if set(parts) - {"head"}:
         names = parts_of(detector)
@@ -142,7 +142,9 @@ def plain_inputs(detector: Detector, batches: Iterable[Any]) -> list[Tensor]:
         images = list(batch)
         for image in images:
             if not isinstance(image, Tensor) or image.ndim != 3 or len(image) != 3 or not image.is_floating_point():
-                raise InputError("calibration: expected batches of images [3, height, width] with values 0..1")
+                raise InputError(
+                    f"{spelled('calibration')}: expected batches of images [3, height, width] with values 0..1"
+                )
         transform = detector.transform
         with evaluating(transform):
             inputs.append(transform(images)[0].tensors)
@@ -174,5 +176,5 @@ def pieces_of_maps(pyramid: Pyramid, inputs: Sequence[Tensor], seed: int) -> lis
                     cut.append(maps[:, :, top : top + PIECE, left : left + PIECE])
                 pieces.append(torch.cat(cut))
     if not pieces:
-        raise InputError(f"calibration: no map is {PIECE} pixels high and wide: expected larger images")
+        raise InputError(f"{spelled('calibration')}: no map is {PIECE} pixels high and wide: expected larger images")
     return pieces

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ghostify.changes import AnyPlan, LayerPlan
 from ghostify.changes.layer_plan import changed_blocks, outside_changed_blocks
-from ghostify.errors import InputError
+from ghostify.errors import InputError, spelled
 from ghostify.fitting.calibration import FEW, first_images, small_batches
 from ghostify.fitting.moments import maps_at, samples_per_image
 from ghostify.fitting.pruning import LeftChannels, drop_channels_
@@ -54,7 +54,7 @@ class Reconstruction:
 
     def __post_init__(self) -> None:
         if self.effort not in EFFORTS:
-            raise InputError(f"effort is {self.effort!r}: expected one of {', '.join(EFFORTS)}")
+            raise InputError(f"{spelled('effort')} is {self.effort!r}: expected one of {', '.join(EFFORTS)}")
 
     def say(self, task: str, detail: str, done: int, total: int) -> None:
         """Report progress, if that is asked for."""
@@ -195,7 +195,9 @@ def refuse_idle_input_changes(pair: Pair) -> None:
         if isinstance(plan, LayerPlan) and plan.input is not None:
             channels = conv_at(pair.changed, name).in_channels
             if plan.input.in_channels >= channels:
-                raise InputError(f"plan: {name} takes {channels} channels: expected to merge them to fewer than that")
+                raise InputError(
+                    f"{spelled('plan')}: {name} takes {channels} channels: expected to merge them to fewer than that"
+                )
 
 
 @torch.no_grad()
@@ -256,13 +258,15 @@ def sums_to_replace(
     for name, change in changing.items():
         if name not in found:
             raise InputError(
-                f"plan: {name} cannot change as a whole: expected a block that runs once and adds a convolution's "
-                "channels to its input"
+                f"{spelled('plan')}: {name} cannot change as a whole: expected a block that runs once "
+                "and adds a convolution's channels to its input"
             )
         if name not in free or any(map(has_hooks, original.get_submodule(name).modules())):
-            raise InputError(f"plan: {name} cannot change as a whole: it has hooks, or the network's code reads of it")
+            raise InputError(
+                f"{spelled('plan')}: {name} cannot change as a whole: it has hooks, or the network's code reads of it"
+            )
         if change.channels != len(found[name].gain):
-            raise InputError(f"plan: {name} makes {len(found[name].gain)} channels, not {change.channels}")
+            raise InputError(f"{spelled('plan')}: {name} makes {len(found[name].gain)} channels, not {change.channels}")
     return found
 
 
