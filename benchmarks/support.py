@@ -141,6 +141,7 @@ def main() -> None:
         return
     shard, shards = map(int, arguments.shard.split("/"))
     names = arguments.networks or list(networks(arguments.sources, arguments.families))
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # so that no network's process is left
     state, deadline = state_of_code(), time.monotonic() + 60 * arguments.minutes
     warm_up()
     for name in names[shard - 1 :: shards]:
@@ -186,13 +187,12 @@ def families_of(source: str) -> list[list[str]]:
 
 
 def size_of(name: str) -> float:
-    """Number of parameters, by a build without memory."""
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
+    """Number of parameters; by a build without memory where the builder can do that."""
+    for device in ("meta", "cpu"):
+        with torch.device(device), warnings.catch_warnings(), suppress(Exception):
+            warnings.simplefilter("ignore")
             return sum(parameter.numel() for parameter in build(name).parameters())
-        except Exception:  # noqa: BLE001  # whatever a builder raises where there are no values: it comes last
-            return float("inf")
+    return float("inf")
 
 
 def build(name: str) -> nn.Module:
@@ -248,6 +248,7 @@ def tried(name: str, limits: Limits, *, loud: bool = False) -> dict[str, Any]:
 def in_process(name: str, limits: Limits, pipe: Connection, loud: bool) -> None:
     """Go through the stages; columns go through the pipe with the stage that begins."""
     os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_DATA, (int(limits.gigabytes * 1e9),) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGPROF, out_of_time)
