@@ -1,5 +1,7 @@
 """A trial's error is what a change does to the network's output; nothing stays changed."""
 
+from typing import Any
+
 import pytest
 import torch
 from small import SHAPE, Net, candidates_of, outputs_of
@@ -75,13 +77,28 @@ def test_the_error_is_what_conversion_in_closed_form_does(option: LayerPlan) -> 
     assert estimated == pytest.approx(relative(outputs_of(faster, batches), outputs_of(model, batches)), rel=0.3)
 
 
-def test_a_network_with_several_outputs_is_refused() -> None:
-    class Two(Net):
-        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # returns two, on purpose
-            return super().forward(x), x
+def test_of_several_outputs_each_counts_alike() -> None:
+    class Several(Net):
+        def forward(self, x: Tensor) -> dict[str, Any]:  # type: ignore[override]  # returns several, on purpose
+            y = super().forward(x)
+            return {"answers": (y, 100 * y.flip(1) + 7), "class": y.argmax(1), "name": "several", "none": None}
 
-    with pytest.raises(InputError, match="returns tuple: expected one tensor"):
-        Trial(Two().eval(), [], {}, [torch.randn(4, *SHAPE)])
+    torch.manual_seed(0)
+    model, batches = Several().eval(), [torch.randn(32, *SHAPE)]
+    plain = Net().eval()
+    plain.load_state_dict(model.state_dict())
+    layer = nn.Conv2d(16, 16, 3, padding=1)
+    errors = [Trial(net, ["conv1"], {}, batches).error_with_layer("conv1", layer) for net in (model, plain)]
+    assert errors[0] == pytest.approx(errors[1], rel=1e-4)
+
+
+def test_a_network_that_returns_no_numbers_is_refused() -> None:
+    class Class(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).argmax(1)
+
+    with pytest.raises(InputError, match="returns no tensors of numbers"):
+        Trial(Class().eval(), [], {}, [torch.randn(4, *SHAPE)])
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3])

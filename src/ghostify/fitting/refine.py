@@ -5,9 +5,11 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ghostify.data.augment import random_crop_flip
 from ghostify.layers import GhostConv2d
@@ -133,8 +135,13 @@ def ends_apart(
                 target = original(x.clone())
             output = ghost(x.clone())
             parts = [ends_distance(outputs, targets, ends)] if ends else []
-            if isinstance(target, Tensor):  # a detector's backbone has several outputs, all of them ends of blocks
-                parts.append(apart(output, target))
+            returned = [
+                apart(*pair)
+                for pair in zip(tree_leaves(output), tree_leaves(target), strict=True)
+                if has_numbers(*pair)
+            ]
+            if returned:
+                parts.append(torch.stack(returned).mean())
             return torch.stack(parts).sum()
 
         yield loss_of
@@ -182,6 +189,12 @@ def learning(model: nn.Module, steps: int, lr: float) -> Iterator[Callable[[Tens
         for parameter, learns in zip(parameters, before, strict=True):
             parameter.requires_grad_(learns)
             parameter.grad = None
+
+
+def has_numbers(output: Any, target: Any) -> bool:
+    """True for two tensors of numbers that can be compared."""
+    tensors = isinstance(output, Tensor) and isinstance(target, Tensor)
+    return tensors and target.is_floating_point() and target.numel() > 1 and output.shape == target.shape
 
 
 def apart(output: Tensor, target: Tensor) -> Tensor:

@@ -3,9 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ghostify.errors import InputError
 from ghostify.fitting.least_squares import choose_maps, fit_filters
@@ -34,7 +36,7 @@ class Trial:
         producers: Convolution whose inputs may be pruned → convolution that makes these.
         batches: Inputs ``[batch, channels, height, width]``.
     Raises:
-        InputError: If the network returns something else than one tensor.
+        InputError: If the network returns no tensor of numbers.
     """
 
     def __init__(
@@ -53,25 +55,28 @@ class Trial:
         with watching_outputs(
             model, list(self.block_outputs), lambda name, end: self.block_outputs[name].append(end.clone())
         ):
-            self.target = self.outputs()
-        self.variance = self.target.var().clamp_min(1e-12)
+            self.targets_of_outputs = self.outputs()
+        self.variances = [target.var().clamp_min(1e-12) for target in self.targets_of_outputs]
         self.known: dict[str, LayerSamples] = {}
         self.targets: dict[str, list[Tensor]] = {}
 
-    def outputs(self) -> Tensor:
-        """The network's output for all images."""
+    def outputs(self) -> list[Tensor]:
+        """The numbers that the network returns for all images: a tensor for each that it returns for a batch."""
         with evaluating(self.model), torch.no_grad():
-            found = [self.model(batch.clone()) for batch in self.batches_of_images]
-        if not isinstance(found[0], Tensor):
-            raise InputError(
-                f"the network returns {type(found[0]).__name__}: expected one tensor, by which changes are compared"
-            )
-        return torch.cat(found).float()
+            found = [numbers_in(self.model(batch.clone())) for batch in self.batches_of_images]
+        if not found[0] or any(len(numbers) != len(found[0]) for numbers in found):
+            raise InputError("the network returns no tensors of numbers for each batch, by which changes are compared")
+        return [torch.cat(part).float() for part in zip(*found, strict=True)]
 
     def error(self, first: str) -> float:
-        """Mean squared error of the output over its variance; ``first`` is the first layer that changed."""
+        """Mean squared error of the output over its variance; ``first`` is the first layer that changed.
+
+        Of several outputs it is the mean: each of them counts alike, however large it is.
+        """
         with self.running_from(first):
-            return float((self.outputs() - self.target).square().mean() / self.variance)
+            parts = zip(self.outputs(), self.targets_of_outputs, self.variances, strict=True)
+            errors = [(output - target).square().mean() / variance for output, target, variance in parts]
+            return float(torch.stack(errors).mean())
 
     @contextmanager
     def running_from(self, name: str) -> Iterator[None]:
@@ -184,6 +189,12 @@ class Trial:
         generator = torch.Generator().manual_seed(0)
         while True:
             yield torch.randperm(output[0, 0].numel(), generator=generator, device="cpu")[:per_image].to(output.device)
+
+
+def numbers_in(outputs: Any) -> list[Tensor]:
+    """The tensors of numbers in what a network returns, flattened: in any nesting, as of segmentation networks."""
+    leaves = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+    return [leaf.flatten() for leaf in leaves if leaf.is_floating_point() and leaf.numel()]
 
 
 def without_inputs(samples: LayerSamples, rows: Tensor, channels: int) -> Filters:
