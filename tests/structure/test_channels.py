@@ -45,6 +45,15 @@ class Scale(nn.Module):
         return x * self.gamma.view(1, -1, 1, 1)
 
 
+class SpatialGate(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.conv(x.new_ones(len(x), 2, *x.shape[2:])).sigmoid()
+
+
 class Gate(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -110,6 +119,7 @@ def test_channels_that_must_stay(model: nn.Module, reason: str) -> None:
         (WithBuffer(), ("way",)),
         (nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.ELU(inplace=True)), ("way.0",)),
         (nn.BatchNorm2d(16, affine=False), ("way",)),
+        (SpatialGate(), ()),
         (nn.InstanceNorm2d(16), ()),
         (lambda x: torch.cat([x[:, :4], x[:, 4:]], 1), ()),
         (lambda x: shuffled(shuffled(x)), ()),

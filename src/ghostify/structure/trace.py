@@ -156,6 +156,8 @@ class ChannelTrace(TorchDispatchMode):
             found = [self.pointwise(operator, taken, output) for output in given]
         elif operator.endswith("_like"):
             found = [self.known.get(taken[0])]
+        elif operator.startswith("new_"):
+            found = [None]  # of sizes that the network's code names
         elif operator in MOVING or (operator == "constant_pad_nd" and len(args[1]) > 4):
             found = self.moved(func, args, kwargs)
         elif operator in BY_MAP or operator == "constant_pad_nd":
@@ -261,20 +263,24 @@ class ChannelTrace(TorchDispatchMode):
 
     def pointwise(self, operator: str, taken: Sequence[Tensor], output: Tensor) -> Tensor | None:
         """Numbers at the same place meet: they must be of the same channel, or of none."""
-        spread = {tensor: ids for tensor in taken if (ids := broadcast(self.known.get(tensor), output)) is not None}
-        made = {tensor: ids for tensor, ids in spread.items() if self.made_in(ids)}
-        if not made:
+        spread = [broadcast(self.known.get(tensor), output) for tensor in taken]
+        known = [ids for ids in spread if ids is not None]
+        if not any(map(self.made_in, known)):
             # Weights of one module, computed from each other.
-            first, *others = spread.values() if spread else [None]
-            return first if all(same(first, ids) for ids in others) else None
+            return known[0] if known and all(same(known[0], ids) for ids in known[1:]) else None
         result = None
-        for tensor, ids in made.items():
+        for place, ids in enumerate(spread):
+            if ids is None or not self.made_in(ids):
+                continue
             varying = [dim for dim in range(output.ndim) if not constant_along(ids, dim)]
-            met = [other for other in taken if other is not tensor and meets(other, output, varying)]
-            if all(self.agree(ids, spread.get(other), varying, output) for other in met):
-                result = ids
-            else:
+            others = [other for other in range(len(taken)) if other != place and meets(taken[other], output, varying)]
+            if not all(self.agree(ids, spread[other], varying, output) for other in others):
                 self.stop([ids], f"its channels meet others in {operator.strip('_')}")
+            elif result is None or same(result, ids):
+                result = ids
+            else:  # a single channel, which all others meet
+                single, result = (ids, result) if not varying else (result, ids)
+                self.stop([single], f"its channels meet others in {operator.strip('_')}")
         return result
 
     def agree(self, ids: Tensor, others: Tensor | None, varying: Sequence[int], output: Tensor) -> bool:
