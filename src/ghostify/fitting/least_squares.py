@@ -42,7 +42,9 @@ def fit_filters(found: Moments, prior: Tensor) -> Tensor:
 def ridged(covariance: Tensor) -> Tensor:
     """A covariance with a small share of its mean variance on the diagonal."""
     ridge = RIDGE * covariance.diagonal().mean().clamp_min(1e-30)
-    return covariance + ridge * torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
+    ridged = covariance.clone()
+    ridged.diagonal().add_(ridge)
+    return ridged
 
 
 def complement(chosen: Tensor, size: int) -> Tensor:

@@ -69,8 +69,10 @@ class MomentSums:
 
     def moments(self) -> Moments:
         mean = self.sum / self.samples
-        products = self.products.tril() + self.products.tril(-1).T
-        covariance = products / self.samples - mean[:, None] * mean
+        for first in range(0, len(mean), PANEL):
+            panel, rest = slice(first, first + PANEL), slice(first + PANEL, None)
+            self.products[panel, rest] = self.products[rest, panel].T
+        covariance = torch.addr(self.products / self.samples, mean, mean, alpha=-1)
         mean, n = mean + self.shift, self.inputs
         return Moments(mean[:n], mean[n:], covariance[:n, :n], covariance[n:, :n], covariance[n:, n:])
 
