@@ -152,6 +152,16 @@ def test_frozen_weights_hide_nothing() -> None:
     assert not any(p.requires_grad for p in model.parameters())
 
 
+def test_channels_of_tied_weights_stay() -> None:
+    model = Way(nn.Conv2d(16, 16, 3, padding=1))
+    second = nn.Conv2d(16, 16, 3, padding=1)
+    second.weight = model.way.weight  # type: ignore[union-attr]  # a convolution
+    model.way = nn.Sequential(model.way, nn.ReLU(), second)  # type: ignore[arg-type]
+    places = find_prunable(model, torch.randn(1, 3, 8, 8), ["first", "way.0", "way.2"])
+    assert places["first"] == "its channels go into a convolution whose weight is not its own alone"
+    assert places["way.0"] == places["way.2"] == "its weight is another layer's, too"
+
+
 class Twice(nn.Module):
     """Its first two convolutions run twice."""
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.overrides import TorchFunctionMode
 
 from ghostify.errors import InputError, first_sentence, spelled
@@ -257,6 +258,11 @@ def exported(model: nn.Module, example: Tensor) -> ExportedProgram:
         except Exception as error:
             own = next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype)
             other = f"; the network is {named(own)}, the example {named(x.dtype)}" if own != x.dtype else ""
+            if isinstance(error, GuardOnDataDependentSymNode):
+                raise InputError(
+                    f"{name} goes one way or another by numbers that it computes, which torch.export cannot follow: "
+                    "expected a forward that takes the same steps for all inputs"
+                ) from error
             raise InputError(f"{name} cannot be followed by torch.export: {first_sentence(error)}{other}") from error
     (batch, *_), constraints = sizes_of_input(program), program.range_constraints
     free = {str(size) for size, limits in constraints.items() if limits.lower <= 2 and limits.upper > MOST}

@@ -132,7 +132,8 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
         },
     )
     with random_state_kept(model):  # layers that are tried draw weights
-        planner = Planner(candidates, measured_errors(model, candidates, images, known, progress), counted.macs)
+        errors = measured_errors(model, candidates, images, known, progress)
+        planner = Planner(candidates, errors, counted.macs, count(model, tuple(example.shape[1:])).macs)
         if target_macs is not None:
             return replace(planner.for_macs(target_macs), network=shapes)
         assert target_speedup is not None
@@ -188,11 +189,13 @@ class Planner:
         candidates: By name.
         errors: Output errors of each one's options.
         macs: Multiply-adds of the original.
+        plain_macs: Those of it with plain convolutions: some layers compute their weights anew each time.
     """
 
     candidates: Candidates
     errors: Mapping[str, Sequence[float]]
     macs: int
+    plain_macs: int
 
     @cached_property
     def unprunable(self) -> dict[str, str]:
@@ -227,7 +230,7 @@ class Planner:
     @cached_property
     def fixed_macs(self) -> int:
         """Multiply-adds of all that is no candidate."""
-        return self.macs - round(self.macs_costs.of(self.nothing_changed))
+        return self.plain_macs - round(self.macs_costs.of(self.nothing_changed))
 
     def macs_share(self, chosen: Choice) -> float:
         """The share of the original's multiply-adds."""

@@ -48,6 +48,7 @@ REDUCING = {"mean", "sum", "amax", "amin", "max", "min", "var", "std", "var_mean
 REDUCING |= {"linalg_vector_norm", "norm", "argmax", "argmin", "logsumexp", "median"}
 REDUCING |= {"_softmax", "_log_softmax", "cumsum", "cumprod", "sort"}
 
+TIED = "its weight is another layer's, too"
 OUTPUT = "its channels are the network's output"
 TOGETHER = "its channels are concatenated with others, or split"
 MOVED = "its channels do not arrive in their places in the layers that take them"
@@ -104,16 +105,21 @@ class ChannelTrace(TorchDispatchMode):
         self.origins: list[Origin] = []
         self.of_channel = [-1]  # index of the origin of each channel; none of 0
         self.known = WeakTensorKeyDictionary()
+        self.tied: set[str] = set()  # names of modules whose tensors are others', too
         for name, module in model.named_modules():
             tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
             found: dict[int, Origin] = {}
             for tensor in tensors:
+                if tensor in self.known:
+                    self.tied |= {name, self.found_in(self.known[tensor])[0].name}
                 if not tensor.ndim or tensor in self.known:
                     continue
                 rows = tensor.shape[row_dim(tensor)]
                 if rows not in found:
                     found[rows] = self.new_origin(name, rows, made=False)
                 self.known[tensor] = numbered(found[rows], tensor, row_dim(tensor))
+        for name in self.tied & self.convs:
+            self.ways[name].reason = TIED
 
     def new_origin(self, name: str, size: int, *, made: bool) -> Origin:
         """Numbers for the channels of one more origin."""
@@ -186,7 +192,8 @@ class ChannelTrace(TorchDispatchMode):
         name, channels = self.owner(weight), along(self.known.get(x), 1)
         conv = None if name is None else self.model.get_submodule(name)
         if name is None or not isinstance(conv, nn.Conv2d) or transposed:
-            self.stop([self.known.get(x)], f"its channels go into {name or 'a convolution'}, which is no Conv2d")
+            layer = f"{name}, which is no Conv2d" if name else "a convolution whose weight is not its own alone"
+            self.stop([self.known.get(x)], f"its channels go into {layer}")
             return None
         if channels is None:
             self.stop([self.known.get(x)], MOVED)
@@ -289,14 +296,14 @@ class ChannelTrace(TorchDispatchMode):
             return others is not None
         found, channels = self.found_in(others), None if len(varying) != 1 else along(ids, varying[0])
         rows = None if channels is None else along(others, varying[0])
-        if len(found) != 1 or found[0].made or rows is None or channels is None:
+        if len(found) != 1 or found[0].made or found[0].name in self.tied or rows is None or channels is None:
             return False
         if not torch.equal(rows - found[0].first, channels - self.made_in(ids)[0].first):
             return False
         return self.follower(found[0].name, channels, output, varying[0]) is not None
 
     def moved(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor | None]:
-        """What is done to the numbers is done to the numbers of their channels."""
+        """The same moves for the numbers of channels."""
 
         def ids(value: Any) -> Any:
             if isinstance(value, Tensor):
@@ -376,7 +383,7 @@ class ChannelTrace(TorchDispatchMode):
     def owner(self, weight: Tensor) -> str | None:
         """The name of the module to which a weight belongs."""
         found = self.found_in(self.known.get(weight))
-        return found[0].name if len(found) == 1 and not found[0].made else None
+        return found[0].name if len(found) == 1 and not found[0].made and found[0].name not in self.tied else None
 
     def is_whole(self, channels: Tensor, origin: Origin) -> bool:
         """True if all numbers come from one origin's channels, and no channel is missing."""
