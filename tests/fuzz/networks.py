@@ -217,7 +217,7 @@ class Case:
         before, after = unwrapped(model).state_dict(), unwrapped(again).state_dict()
         if before.keys() != after.keys() or not all(alike(before[key], after[key]) for key in before):
             raise WrongError("other tensors come back from disk")
-        if any(tensor.ndim == 4 and not tensor.is_contiguous() for tensor in before.values()):
+        if self.parts.get("around", drawn_parts(self.seed)[2]) == "channels last":
             # A file keeps no layout, and each has its own rounding.
             compare(answers(model, self.x), answers(again, self.x), LAYOUTS, "what comes back from disk")
         elif not all(map(alike, answers(model, self.x), answers(again, self.x))):
