@@ -212,7 +212,7 @@ def test_what_was_unwrapped_and_chosen_is_a_line_on_standard_error(tmp_path: Pat
         (["tiny:Tiny?depth=3"], "takes no option 'depth': it takes num_classes, width"),
         (["tiny:Tiny?num_classes=8", "--num-classes", "4"], "has another num_classes than 4"),
         (["tiny:returns_no_module"], "returned int: expected a torch.nn.Module"),
-        (["tiny:fails"], "cannot be built with {}: KeyError: 'no such part'"),
+        (["tiny:fails"], "tiny:fails cannot be built: KeyError: 'no such part'"),
         (["resnet18"], "did you mean torchvision:resnet18 or timm:resnet18?"),
         (["WEIGHTS"], "is a file of PyTorch's, which does not say how its network is built"),
         (["tiny:Tiny", "--weights", "WEIGHTS"], "holds a whole network with its code"),
