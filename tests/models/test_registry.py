@@ -1,5 +1,6 @@
 """Networks are found by name, and what is wrong with a name is said."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from torch import nn
 from torchvision.ops import SqueezeExcitation
 
 from ghostify import GhostModule, InputError, create_model, list_models
+from ghostify.cli import main
 from ghostify.models.registry import CIFAR_MODELS, Origin, known_origin, origin_of, takes_option
 
 
@@ -173,39 +175,41 @@ def test_a_network_remembers_its_origin_but_not_in_its_state() -> None:
     assert not any("origin" in key for key in model.state_dict())
 
 
-# Each asks for a library's network, for one of the user's own, and for one that the user's file would have to make; the
-# first as the installed `ghostify` does, one verb after the other in a process.
-CONSOLE = """
-import sys
-from ghostify.cli import main
-for model in ("timm:resnet10t", "own_networks:net", "onnxruntime:net"):
-    print(main(["count", model, "--input-shape", "3,32,32", "--json"]))
-"""
-SHORT = ["--input-shape", "3,32,32", "--blocks", "6", "--json"]
-
-
-@pytest.mark.parametrize(
-    "start",
-    [["-P", "-c", CONSOLE], ["-m", "ghostify", "compare", "timm:resnet10t", "own_networks:net", *SHORT]],
-    ids=["console", "module"],
-)
-def test_a_file_of_the_current_folder_runs_where_it_is_named_and_never_in_a_librarys_place(
-    start: list[str], tmp_path: Path
-) -> None:
-    for library in ("timm", "onnxruntime"):
+@pytest.fixture
+def files_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the current folder: a network of the user's, and files that would hide libraries of their names."""
+    for library in ("timm", "onnxruntime", "a_library"):
         (tmp_path / f"{library}.py").write_text("raise SystemExit('the file beside the download ran')")
-    (tmp_path / "own_networks.py").write_text("from torch import nn\ndef net(): return nn.Conv2d(3, 4, 1)")
+    (tmp_path / "own_networks.py").write_text("import timm\ndef net(): return timm.create_model('resnet10t')")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("files_beside")
+def test_a_file_of_the_current_folder_runs_where_it_is_named_and_never_in_a_librarys_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the installed command starts: the current folder is in no place where modules are looked for."""
+    (tmp_path / "libraries").mkdir()
+    (tmp_path / "libraries" / "a_library.py").write_text("")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "libraries"), *filter(None, sys.path)])
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    networks = ("timm:resnet10t", "own_networks:net", "a_library:net")
+    assert [main(["count", network, "--input-shape", "3,32,32", "--json"]) for network in networks] == [0, 0, 2]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "has no callable 'net'" in line
+
+
+@pytest.mark.usefixtures("files_beside")
+def test_python_m_ghostify_puts_the_current_folder_behind_the_libraries() -> None:
+    """From the start on: what the package itself imports is no file of that folder, either."""
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, *start]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "the file beside the download ran" not in done.stderr
-    if "-c" in start:
-        assert [line for line in done.stdout.splitlines() if not line.startswith("{")] == ["0", "0", "2"]
-        assert "has no callable 'net'" in done.stderr
+    command = [sys.executable, "-m", "ghostify", "count", "own_networks:net", "--input-shape", "3,32,32", "--json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["params"] == sum(p.numel() for p in create_model("timm:resnet10t").parameters())
 
 
 def test_a_module_without_the_factory_is_named_with_its_file() -> None:
