@@ -176,22 +176,23 @@ def test_a_network_remembers_its_origin_but_not_in_its_state() -> None:
 
 
 @pytest.fixture
-def files_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the current folder: a network of the user's, and files that would hide libraries of their names."""
+def libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A folder with a library; the current one has a network of the user's, and files that would hide libraries."""
     for library in ("timm", "onnxruntime", "a_library"):
         (tmp_path / f"{library}.py").write_text("raise SystemExit('the file beside the download ran')")
-    (tmp_path / "own_networks.py").write_text("import timm\ndef net(): return timm.create_model('resnet10t')")
+    (tmp_path / "own_networks.py").write_text("import a_library\ndef net(): return a_library.layer()")
+    (tmp_path / "libraries").mkdir()
+    library = "from torch import nn\ndef layer(): return nn.Conv2d(3, 4, 1)"
+    (tmp_path / "libraries" / "a_library.py").write_text(library)
     monkeypatch.chdir(tmp_path)
+    return str(tmp_path / "libraries")
 
 
-@pytest.mark.usefixtures("files_beside")
 def test_a_file_of_the_current_folder_runs_where_it_is_named_and_never_in_a_librarys_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    libraries: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As the installed command starts: the current folder is in no place where modules are looked for."""
-    (tmp_path / "libraries").mkdir()
-    (tmp_path / "libraries" / "a_library.py").write_text("")
-    monkeypatch.setattr(sys, "path", [str(tmp_path / "libraries"), *filter(None, sys.path)])
+    monkeypatch.setattr(sys, "path", [libraries, *filter(None, sys.path)])
     monkeypatch.delitem(sys.modules, "timm", raising=False)
     networks = ("timm:resnet10t", "own_networks:net", "a_library:net")
     assert [main(["count", network, "--input-shape", "3,32,32", "--json"]) for network in networks] == [0, 0, 2]
@@ -199,17 +200,16 @@ def test_a_file_of_the_current_folder_runs_where_it_is_named_and_never_in_a_libr
     assert "has no callable 'net'" in line
 
 
-@pytest.mark.usefixtures("files_beside")
-def test_python_m_ghostify_puts_the_current_folder_behind_the_libraries() -> None:
+def test_python_m_ghostify_puts_the_current_folder_behind_the_libraries(libraries: str) -> None:
     """From the start on: what the package itself imports is no file of that folder, either."""
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "PYTHONPATH": os.pathsep.join([libraries, *filter(None, sys.path)]),
         "OMP_NUM_THREADS": "1",
     }
     command = [sys.executable, "-m", "ghostify", "count", "own_networks:net", "--input-shape", "3,32,32", "--json"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout)["params"] == sum(p.numel() for p in create_model("timm:resnet10t").parameters())
+    assert json.loads(done.stdout)["params"] == 3 * 4 + 4
 
 
 def test_a_module_without_the_factory_is_named_with_its_file() -> None:
