@@ -205,7 +205,7 @@ def test_what_was_unwrapped_and_chosen_is_a_line_on_standard_error(
         (["tiny:returns_no_module"], "returned int: expected a torch.nn.Module"),
         (["tiny:fails"], "tiny:fails cannot be built: KeyError: 'no such part'"),
         (["resnet18"], "did you mean torchvision:resnet18 or timm:resnet18?"),
-        (["WEIGHTS"], "is a file of PyTorch's, which does not say how its network is built"),
+        (["WEIGHTS"], "is built: name the network, and give the file as --weights"),
         (["tiny:Tiny", "--weights", "WEIGHTS"], "holds a whole network with its code"),
     ],
 )
