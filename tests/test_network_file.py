@@ -314,7 +314,7 @@ def test_a_file_of_pytorchs_in_place_of_a_network_is_known(tmp_path: Path) -> No
     for zipped in (True, False):
         path = tmp_path / "network.pt"
         torch.save(create_model("resnet20"), path, _use_new_zipfile_serialization=zipped)
-        with pytest.raises(InputError, match=r"is a file of PyTorch's.*with --weights"):
+        with pytest.raises(InputError, match=r"is a file of PyTorch's.*and give the file as weights$"):
             open_network(str(path))
 
 

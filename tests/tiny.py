@@ -26,6 +26,10 @@ def for_two_classes() -> Tiny:
     return Tiny(2)
 
 
+def wrapped() -> nn.Module:
+    return nn.DataParallel(Tiny())
+
+
 class Choosing(Tiny):
     """Chooses by the values of its maps what to do next."""
 

@@ -239,7 +239,7 @@ def open_network_file(path: str | os.PathLike[str]) -> NetworkFile:
         if written_by_torch(path):
             raise InputError(
                 f"{path} is a file of PyTorch's, which does not say how its network is built: name the network, and "
-                "give the file with --weights"
+                f"give the file as {spelled('weights')}"
             ) from error
         raise InputError(f"{path} is no network written by save, or is cut short: {error}") from error
     if KEY not in metadata:

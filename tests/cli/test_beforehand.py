@@ -105,7 +105,7 @@ def test_where_nothing_can_be_written_nothing_begins(
         "inside a file": tmp_path / "file" / "deeper" / "out",
         "inside /proc": Path("/proc/ghostify/out"),
         "with a folder in the way": tmp_path / "out",
-        "too long": tmp_path / ("x" * 300),
+        "a long name": tmp_path / ("x" * 300),
     }[place]
     before = sorted(tmp_path.rglob("*"))
     line = refused(capsys, [*verb.split(), *WRITING[verb], "--out", str(out)])
@@ -249,6 +249,7 @@ def test_a_teacher_of_other_classes_is_refused_before_any_work(
             folder.mkdir(parents=True)
             Image.new("RGB", (8, 8)).save(folder / "a.png")
     train = ["train", "tiny:Tiny", "--data", f"imagenet:{images}", "--hold-out", "0", "--out", str(tmp_path / "out")]
+    train += ["--image-size", "8"]
     line = refused(capsys, [*train, "--teacher", file])
     assert "class 3 is 'wasps' there and 'flies' here" in line
 

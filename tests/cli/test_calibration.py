@@ -125,12 +125,12 @@ def test_files_that_were_passed_over_are_counted(
         ),
         (["plan", "resnet20", "--target-macs", "0.7", "--data", "digits", "--calibration", "PHOTOS"], "one of them"),
         (["plan", "resnet20", "--max-accuracy-drop", "1", "--calibration", "PHOTOS"], "needs images with classes"),
-        (["convert", "resnet20", "--plan", "plan.json"], "--plan needs images to calibrate on: name them with --data"),
+        (["convert", "resnet20", "--plan", "PLAN"], "--plan needs images to calibrate on: name them with --data"),
         (["convert", "resnet20", "--finetune", "1", "--calibration", "PHOTOS"], "images with classes to learn from"),
         (["convert", "absent.safetensors", "--calibration", "nowhere"], "nowhere is not there: expected a folder"),
         (["convert", "resnet20", "--calibration", "PHOTOS/spring/1.jpg"], "1.jpg is no folder: expected a folder"),
         (["plan", "resnet20", "--target-macs", "0.7", "--calibration", "PHOTOS/autumn"], "autumn holds 14 photographs"),
-        (["convert", "resnet20", "--calibration", "PHOTOS", "--images", "0"], "images is 0: expected at least 1"),
+        (["convert", "resnet20", "--calibration", "PHOTOS", "--images", "0"], "0 images: expected at least 32"),
         (["convert", "resnet20", "--calibration", "PHOTOS", "--input-shape", "1,32,32"], "photographs are [3, height"),
         (["convert", "torchvision:vgg11", "--calibration", "PHOTOS", "--image-size", "8"], "cannot take the images"),
     ],
@@ -138,7 +138,8 @@ def test_files_that_were_passed_over_are_counted(
 def test_images_that_do_not_serve_are_one_line_and_nothing_is_written(
     capsys: pytest.CaptureFixture[str], photographs: str, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
-    words = [word.replace("PHOTOS", photographs) for word in arguments]
-    out = tmp_path / "out"
+    made, out = tmp_path / "plan.json", tmp_path / "out"
+    write_plan(Plan({"layer1.0.conv1": LayerPlan(Prune(8, 8))}, ("macs", 0.9), 0.9, 0.0, 0.1), made)
+    words = [word.replace("PHOTOS", photographs).replace("PLAN", str(made)) for word in arguments]
     assert message in refused(capsys, *words, *CPU, "--out", str(out))
     assert not out.exists()

@@ -1,9 +1,7 @@
 """A network is opened as the user names it; its file once per verb, however much is asked of it."""
 
 import json
-import os
-import subprocess
-import sys
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -183,27 +181,20 @@ def test_weights_for_other_classes_name_the_option_of_the_verb(
     assert not (tmp_path / "out").exists()
 
 
-def test_what_was_unwrapped_and_chosen_is_a_line_on_standard_error(tmp_path: Path) -> None:
+def test_what_was_unwrapped_and_chosen_is_a_line_on_standard_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [])  # as in a process without pytest's
+    monkeypatch.chdir(tmp_path)
     state = create_model("tiny:Tiny").state_dict()
-    torch.save({"model": state, "ema": dict(state)}, tmp_path / "weights.ckpt")
-    (tmp_path / "wrapped.py").write_text(
-        "from torch import nn\nfrom tiny import Tiny\ndef net(): return nn.DataParallel(Tiny())"
-    )
-    command = [sys.executable, "-m", "ghostify", "count", "wrapped:net", *SHAPE, "--json"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    done = subprocess.run(
-        [*command, "--weights", "weights.ckpt"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stderr.splitlines() == [
+    torch.save({"model": state, "ema": dict(state)}, "weights.ckpt")
+    assert main(["count", "tiny:wrapped", *SHAPE, "--json", "--weights", "weights.ckpt"]) == 0
+    said = capsys.readouterr()
+    assert said.err.splitlines() == [
         "DataParallel: taken as the Tiny inside, without the wrapper",
         "weights.ckpt: took the weights under 'ema', not those under 'model'",
     ]
-    assert json.loads(done.stdout)["params"] == sum(p.numel() for p in create_model("tiny:Tiny").parameters())
+    assert json.loads(said.out)["params"] == sum(p.numel() for p in create_model("tiny:Tiny").parameters())
 
 
 @pytest.mark.parametrize(
@@ -212,9 +203,9 @@ def test_what_was_unwrapped_and_chosen_is_a_line_on_standard_error(tmp_path: Pat
         (["tiny:Tiny?depth=3"], "takes no option 'depth': it takes num_classes, width"),
         (["tiny:Tiny?num_classes=8", "--num-classes", "4"], "has another num_classes than 4"),
         (["tiny:returns_no_module"], "returned int: expected a torch.nn.Module"),
-        (["tiny:fails"], "cannot be built with {}: KeyError: 'no such part'"),
+        (["tiny:fails"], "tiny:fails cannot be built: KeyError: 'no such part'"),
         (["resnet18"], "did you mean torchvision:resnet18 or timm:resnet18?"),
-        (["WEIGHTS"], "is a file of PyTorch's, which does not say how its network is built"),
+        (["WEIGHTS"], "is built: name the network, and give the file as --weights"),
         (["tiny:Tiny", "--weights", "WEIGHTS"], "holds a whole network with its code"),
     ],
 )

@@ -62,7 +62,8 @@ def one_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_the_walk_meets_what_is_required() -> None:
     required = {case.id for case in REQUIRED}
-    assert {"train --data", "train --out", "evaluate --data", "evaluate MODEL", "plan --data"} <= required
+    assert {"train --data", "train --out", "evaluate --data", "evaluate MODEL", "plan --out"} <= required
+    assert not {"plan --data", "plan --calibration"} & required  # one of them, see below
     assert {"detect train --data", "detect predict IMAGES", "compare B", "convert --out", "export --out"} <= required
     assert len(NUMBERS) > 80
 
@@ -89,6 +90,27 @@ def test_what_is_required_and_left_out_is_named(
     names = left_out.opts if isinstance(left_out, click.Option) else others
     assert "Missing" in line
     assert any(name in line for name in names)
+
+
+@pytest.mark.parametrize(
+    ("verb", "options"),
+    [
+        ("plan resnet20 --target-macs 0.6", ["--data digits", "--calibration PHOTOS"]),
+        ("plan resnet20 --data digits", ["--target-macs 0.6", "--target-speedup 2", "--max-accuracy-drop 1"]),
+        ("plan resnet20 --calibration PHOTOS", ["--target-macs 0.6", "--target-speedup 2"]),
+        ("convert resnet20 --plan PLAN", ["--data digits", "--calibration PHOTOS"]),
+    ],
+)
+def test_of_options_one_of_which_is_required_neither_all_nor_none_are_taken(
+    verb: str, options: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "plan.json").write_text("{}")
+    places = {"PHOTOS": str(tmp_path), "PLAN": str(tmp_path / "plan.json")}
+    for given in ([], options):
+        arguments = [places.get(word, word) for word in " ".join([verb, *given]).split()]
+        line = one_line(capsys, *arguments, "--out", str(tmp_path / "out"))
+        assert all(option.split()[0] in line for option in options)
+        assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("verb", "option"), OPTIONS)

@@ -178,11 +178,11 @@ def test_the_verb_trains_scores_converts_and_draws(capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "resnet20", "--data", "DATA", "--out", "OUT"], "no detector"),
+        (["train", "resnet20", "--data", "DATA", "--out", "OUT"], "resnet20 finds no objects: expected a detector"),
         (["train", NAME, "--data", "coco:nowhere", "--out", "OUT"], "is not there: expected COCO's layout"),
         (["evaluate", NAME, "--data", "digits"], "there is no data set with boxes 'digits'"),
         (["predict", NAME, "nowhere.jpg", "--out", "OUT"], "nowhere.jpg is not there: expected an image"),
-        (["predict", "resnet20", "DATA/val2017", "--out", "OUT"], "no detector"),
+        (["predict", "resnet20", "DATA/val2017", "--out", "OUT"], "resnet20 finds no objects: expected a detector"),
         (["predict", NAME, "DATA/val2017", "--out", "DATA/val2017"], "001.png is one of the images: choose another"),
         (["train", NAME, "--data", "DATA", "--backbone-weights", "no.pth", "--out", "OUT"], "no.pth is not there"),
     ],

@@ -106,8 +106,10 @@ def test_a_teacher_that_cannot_teach_this_is_refused(colours: Path, tmp_path: Pa
     data, place = load_data(f"npz:{colours}"), tmp_path / "checkpoint.pt"
     with pytest.raises(InputError, match="teacher returns 4 logits, the network 3"):
         train(create_model("tiny:Tiny"), data, RECIPE, teacher=Teacher(create_model("tiny:Tiny", num_classes=4)))
-    with pytest.raises(InputError, match="expected a weight above 0 to 1"):
+    with pytest.raises(InputError, match=r"^weight is 0: expected a weight above 0 to 1$"):
         Teacher(create_model("tiny:Tiny"), weight=0)
+    with pytest.raises(InputError, match=r"^temperature is -4: expected one above 0$"):
+        Teacher(create_model("tiny:Tiny"), temperature=-4)
     trained(colours, checkpoint=place)
     with pytest.raises(InputError, match="teacher_weight was None"):
         trained(colours, checkpoint=place, resume=True, teacher=Teacher(create_model("tiny:Tiny")))

@@ -103,7 +103,7 @@ class Diverging(nn.Module):
 def test_a_loss_that_is_nan_stops_and_keeps_the_last_good_checkpoint(colours: Path, tmp_path: Path) -> None:
     place = tmp_path / "checkpoint.pt"
     model = Diverging()
-    with pytest.raises(InputError, match=r"loss is nan at step 1 of epoch 3: .* lower learning rate than 0\.05"):
+    with pytest.raises(InputError, match=r"loss is nan at step 1 of epoch 3: .* try a lower lr than 0\.05"):
         train(model, load_data(f"npz:{colours}"), RECIPE, options=RunOptions(checkpoint=place))
     kept = torch.load(place, weights_only=True)
     assert len(kept["history"]) == 2

@@ -1,5 +1,6 @@
 """Networks are found by name, and what is wrong with a name is said."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from torch import nn
 from torchvision.ops import SqueezeExcitation
 
 from ghostify import GhostModule, InputError, create_model, list_models
+from ghostify.cli import main
 from ghostify.models.registry import CIFAR_MODELS, Origin, known_origin, origin_of, takes_option
 
 
@@ -79,7 +81,7 @@ def test_ghost_mobilenet_ghosts_expansions_and_projections_alone() -> None:
         ("tiny:Tiny?width", r"'width' is no option: expected tiny:Tiny\?option=value"),
         ("tiny:Tiny?", r"'' is no option"),
         ("tiny:Tiny?width=8&width=9", "width is there twice"),
-        ("tiny:Tiny?width=wide", r"tiny:Tiny cannot be built with {'width': 'wide'}: TypeError"),
+        ("tiny:Tiny?width=wide", r"tiny:Tiny cannot be built with width='wide': TypeError"),
         ("touchy:FromFile", r"touchy:FromFile needs path: expected touchy:FromFile\?path=VALUE"),
         ("timm:resnet18?nonsense=1", "cannot be built with .*nonsense"),
         ("torchvision:resnet18?nonsense=1", "cannot be built with .*nonsense"),
@@ -173,39 +175,41 @@ def test_a_network_remembers_its_origin_but_not_in_its_state() -> None:
     assert not any("origin" in key for key in model.state_dict())
 
 
-# Each asks for a library's network, for one of the user's own, and for one that the user's file would have to make; the
-# first as the installed `ghostify` does, one verb after the other in a process.
-CONSOLE = """
-import sys
-from ghostify.cli import main
-for model in ("timm:resnet10t", "own_networks:net", "onnxruntime:net"):
-    print(main(["count", model, "--input-shape", "3,32,32", "--json"]))
-"""
-SHORT = ["--input-shape", "3,32,32", "--blocks", "6", "--json"]
-
-
-@pytest.mark.parametrize(
-    "start",
-    [["-P", "-c", CONSOLE], ["-m", "ghostify", "compare", "timm:resnet10t", "own_networks:net", *SHORT]],
-    ids=["console", "module"],
-)
-def test_a_file_of_the_current_folder_runs_where_it_is_named_and_never_in_a_librarys_place(
-    start: list[str], tmp_path: Path
-) -> None:
-    for library in ("timm", "onnxruntime"):
+@pytest.fixture
+def libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A folder with a library; the current one has a network of the user's, and files that would hide libraries."""
+    for library in ("timm", "onnxruntime", "a_library"):
         (tmp_path / f"{library}.py").write_text("raise SystemExit('the file beside the download ran')")
-    (tmp_path / "own_networks.py").write_text("from torch import nn\ndef net(): return nn.Conv2d(3, 4, 1)")
+    (tmp_path / "own_networks.py").write_text("import a_library\ndef net(): return a_library.layer()")
+    (tmp_path / "libraries").mkdir()
+    library = "from torch import nn\ndef layer(): return nn.Conv2d(3, 4, 1)"
+    (tmp_path / "libraries" / "a_library.py").write_text(library)
+    monkeypatch.chdir(tmp_path)
+    return str(tmp_path / "libraries")
+
+
+def test_a_file_of_the_current_folder_runs_where_it_is_named_and_never_in_a_librarys_place(
+    libraries: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the installed command starts: the current folder is in no place where modules are looked for."""
+    monkeypatch.setattr(sys, "path", [libraries, *filter(None, sys.path)])
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    networks = ("timm:resnet10t", "own_networks:net", "a_library:net")
+    assert [main(["count", network, "--input-shape", "3,32,32", "--json"]) for network in networks] == [0, 0, 2]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "has no callable 'net'" in line
+
+
+def test_python_m_ghostify_puts_the_current_folder_behind_the_libraries(libraries: str) -> None:
+    """From the start on: what the package itself imports is no file of that folder, either."""
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "PYTHONPATH": os.pathsep.join([libraries, *filter(None, sys.path)]),
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, *start]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "the file beside the download ran" not in done.stderr
-    if "-c" in start:
-        assert [line for line in done.stdout.splitlines() if not line.startswith("{")] == ["0", "0", "2"]
-        assert "has no callable 'net'" in done.stderr
+    command = [sys.executable, "-m", "ghostify", "count", "own_networks:net", "--input-shape", "3,32,32", "--json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["params"] == 3 * 4 + 4
 
 
 def test_a_module_without_the_factory_is_named_with_its_file() -> None:

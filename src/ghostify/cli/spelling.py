@@ -12,6 +12,7 @@ OTHER_NAMES = {
     "calibration": ("calibration", "data_name"),
     "images": ("image_count",),
     "plan": ("plan_file",),
+    "weight": ("teacher_weight",),
 }
 
 

@@ -15,7 +15,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import functional as TF  # torchvision's own spelling
 
 from ghostify.data.images import read_image
-from ghostify.errors import InputError
+from ghostify.errors import InputError, spelled
 from ghostify.progress import Progress
 
 ENDINGS = (*IMG_EXTENSIONS, ".gif", ".jfif", ".jpe", ".jp2", ".avif")
@@ -85,7 +85,7 @@ def draw_photographs(
         InputError: If there are too few, or none is asked for.
     """
     if number < 1:
-        raise InputError(f"images is {number}: expected at least 1")
+        raise InputError(f"{spelled('images')} is {number}: expected at least 1")
     files = find_photographs(folder)
     order = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed)).tolist()
     waiting = iter([files[place] for place in order])

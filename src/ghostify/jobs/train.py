@@ -47,11 +47,10 @@ class Teacher:
     hints: bool = False
 
     def __post_init__(self) -> None:
-        if not (0 < self.weight <= 1 and self.temperature > 0):
-            raise InputError(
-                f"{spelled('teacher_weight')} is {self.weight:g}, {spelled('temperature')} {self.temperature:g}: "
-                "expected above 0 to 1, and above 0"
-            )
+        if not 0 < self.weight <= 1:
+            raise InputError(f"{spelled('weight')} is {self.weight:g}: expected a weight above 0 to 1")
+        if not self.temperature > 0:
+            raise InputError(f"{spelled('temperature')} is {self.temperature:g}: expected one above 0")
 
 
 def train(

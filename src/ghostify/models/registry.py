@@ -7,7 +7,7 @@ import importlib.metadata
 import inspect
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import torchvision
 from torch import nn
 
-from ghostify.errors import InputError, offered, spelled
+from ghostify.errors import InputError, offered, python_spelling, spelled
 from ghostify.models import ghostnet, mobilenet, resnet, vgg
 from ghostify.models.detectors import DETECTORS, detector
 from ghostify.models.reference import split_reference
@@ -41,7 +41,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 CIFAR_MODELS = frozenset(name for name in MODELS if name.endswith(("_cifar", "resnet20", "resnet56")))
 
-NEEDS_TIMM = "timm:NAME needs timm: pip install 'ghostify[timm]'"
+NEEDS_TIMM = "timm:NAME needs timm: pip install timm"
 # Options by which builders are told the side of their images, pixels.
 SIZES = ("img_size", "image_size", "input_size")
 
@@ -68,14 +68,22 @@ class Origin:
         height, width = size if isinstance(size, tuple | list) and len(size) == 2 else (size, size)
         return self.options.get("in_chans", shape[0]), height, width
 
-    def build(self, *, quiet: bool = True) -> nn.Module:
-        """A new network with random weights, which remembers this origin, without wrappers, see ``unwrapped``."""
+    def build(self, *, given: Collection[str] = (), quiet: bool = True) -> nn.Module:
+        """A new network with random weights, which remembers this origin, without wrappers, see ``unwrapped``.
+
+        Args:
+            given: Options that whoever asks gave beside the name; messages spell the others as the builder does.
+            quiet: See ``unwrapped``.
+        """
         builder = find_builder(self.name)
-        refuse_unknown_options(self.name, builder, self.options)
+        refuse_unknown_options(self.name, builder, self.options, given)
         try:
             model = builder(**self.options)
         except (Exception, SystemExit) as error:  # whatever a builder raises
-            options = ", ".join(spelled(option, value) for option, value in self.options.items())
+            options = ", ".join(
+                spelled(option, value) if option in given else python_spelling(option, value)
+                for option, value in self.options.items()
+            )
             with_options = f" with {options}" if options else ""
             raise InputError(f"{self.name} cannot be built{with_options}: {first_line(error)}") from error
         if not isinstance(model, nn.Module):
@@ -126,7 +134,7 @@ def create_model(name: str, *, num_classes: int | None = None, **options: Any) -
     for option in origin.options.keys() & options.keys():
         if origin.options[option] != options[option]:
             raise InputError(f"{name} has another {option} than {options[option]!r}, which is given, too: expected one")
-    model = Origin(origin.name, origin.options | options).build(quiet=False)
+    model = Origin(origin.name, origin.options | options).build(given=options.keys(), quiet=False)
     trust(origin.name)
     return model
 
@@ -206,23 +214,36 @@ def import_module(name: str, hint: Callable[[], str]) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """The kind of an error and what it says first."""
+    """The kind of an error and what it says first; without the kind where the words are ours."""
     said = next((line for line in str(error).splitlines() if line.strip()), "")
+    if isinstance(error, InputError):
+        return said
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
-def refuse_unknown_options(name: str, builder: Callable[..., Any], options: dict[str, Any]) -> None:
-    """Refuse options that the builder does not take, and those that would download weights or read them elsewhere."""
+def refuse_unknown_options(
+    name: str, builder: Callable[..., Any], options: dict[str, Any], given: Collection[str] = ()
+) -> None:
+    """Refuse options that the builder does not take, and those that would download weights or read them elsewhere.
+
+    Args:
+        name: The builder's.
+        builder: Takes options as keyword arguments.
+        options: All of them.
+        given: See ``Origin.build``.
+    """
     for option in ("weights", "weights_backbone", "pretrained", "checkpoint_path", "pretrained_cfg"):
         if options.get(option) not in (None, False):
             raise InputError(f"{name}: {option} is not taken here; load a local file with {spelled('weights')}")
     parameters = parameters_of(builder)
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
-    known = ", ".join(spelled(parameter) for parameter in parameters if offered(parameter))
     for option in options:
         if option not in parameters:
-            raise InputError(f"{name} takes no option {spelled(option)!r}: it takes {known or 'none'}")
+            own = option not in given
+            known = parameters if own else [spelled(parameter) for parameter in parameters if offered(parameter)]
+            asked = option if own else spelled(option)
+            raise InputError(f"{name} takes no option {asked!r}: it takes {', '.join(known) or 'none'}")
     needed = [
         parameter.name
         for parameter in parameters.values()
