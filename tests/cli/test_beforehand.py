@@ -105,7 +105,7 @@ def test_where_nothing_can_be_written_nothing_begins(
         "inside a file": tmp_path / "file" / "deeper" / "out",
         "inside /proc": Path("/proc/ghostify/out"),
         "with a folder in the way": tmp_path / "out",
-        "too long": tmp_path / ("x" * 300),
+        "a long name": tmp_path / ("x" * 300),
     }[place]
     before = sorted(tmp_path.rglob("*"))
     line = refused(capsys, [*verb.split(), *WRITING[verb], "--out", str(out)])
@@ -278,3 +278,29 @@ def test_a_training_that_is_refused_leaves_no_folder(
     train = ["train", "resnet20", "--data", "digits", "--out", str(tmp_path / "out")]
     assert message in refused(capsys, [*train, *options])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["look", "tiny:Tiny", "--input-shape", "3,99999999,99999999", "--out", "out"],
+        ["compare", "tiny:Tiny", "tiny:Tiny", "--input-shape", "3,12,12", "--batch-size", "999999999999"],
+        ["compare", "tiny:Tiny", "tiny:Tiny", "--input-shape", "3,12,12", "--batch-size", "9999999999999999999"],
+        ["convert", "tiny:Tiny?width=999999999999", "--input-shape", "3,12,12", "--out", "out"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:1] + arguments[-1:]),
+)
+def test_what_no_memory_holds_is_refused_in_a_line(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = refused(capsys, arguments)
+    assert "memory" in line or "overflow" in line.lower()
+    assert len(line) < 500
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_line_carries_what_a_terminal_would_obey(capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, ["count", "res\x1b[2Jnet\x07"])
+    assert "res\\x1b[2Jnet\\x07" in line
+    assert line.isprintable()

@@ -170,7 +170,7 @@ def other_json(rng: Random, path: Path) -> str:
 
 def state_in(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
-        return load_file(path)
+        return {name: tensor.clone() for name, tensor in load_file(path).items()}  # else mapped from the file
     found: dict[str, Tensor] = torch.load(path, weights_only=True)
     return found
 
@@ -413,7 +413,7 @@ def other_tensors(rng: Random, path: Path) -> str:
     metadata = parts_of(path)[0]["__metadata__"]
     said = other_state(rng, path)
     if path.read_bytes()[8:9] == b"{":
-        save_file(load_file(path), path, metadata)
+        save_file(state_in(path), path, metadata)
     return said
 
 
