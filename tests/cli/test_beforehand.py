@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from made_boxes import make_boxes
 from PIL import Image
 
 from ghostify import create_model, save
@@ -248,8 +249,8 @@ def test_a_teacher_of_other_classes_is_refused_before_any_work(
             folder = images / part / name
             folder.mkdir(parents=True)
             Image.new("RGB", (8, 8)).save(folder / "a.png")
-    train = ["train", "tiny:Tiny", "--data", f"imagenet:{images}", "--hold-out", "0", "--out", str(tmp_path / "out")]
-    line = refused(capsys, [*train, "--teacher", file])
+    train = ["train", "tiny:Tiny", "--data", f"imagenet:{images}", "--image-size", "8", "--hold-out", "0"]
+    line = refused(capsys, [*train, "--teacher", file, "--out", str(tmp_path / "out")])
     assert "class 3 is 'wasps' there and 'flies' here" in line
 
 
@@ -284,8 +285,8 @@ def test_a_training_that_is_refused_leaves_no_folder(
     "arguments",
     [
         ["look", "tiny:Tiny", "--input-shape", "3,99999999,99999999", "--out", "out"],
-        ["compare", "tiny:Tiny", "tiny:Tiny", "--input-shape", "3,12,12", "--batch-size", "999999999999"],
-        ["compare", "tiny:Tiny", "tiny:Tiny", "--input-shape", "3,12,12", "--batch-size", "9999999999999999999"],
+        ["compare", "tiny:Tiny", "tiny:Tiny", "--input-shape", "3,99,99", "--batch-size", "2000000000"],
+        ["explain", "tiny:Tiny", "--input-shape", "3,12,12", "--batch-size", "2000000000", "--engine", "onnxruntime"],
         ["convert", "tiny:Tiny?width=999999999999", "--input-shape", "3,12,12", "--out", "out"],
     ],
     ids=lambda arguments: " ".join(arguments[:1] + arguments[-1:]),
@@ -298,6 +299,51 @@ def test_what_no_memory_holds_is_refused_in_a_line(
     assert "memory" in line or "overflow" in line.lower()
     assert len(line) < 500
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("verb", "option"),
+    [
+        ("plan tiny:Tiny --data digits --target-macs 0.6", "--image-size"),
+        ("compare tiny:Tiny tiny:Tiny", "--batch-size"),
+        ("count tiny:Tiny", "--num-classes"),
+        (f"detect evaluate {BOXES} --data coco:x", "--min-size"),
+    ],
+)
+def test_a_number_that_is_larger_than_any_size_is_refused(
+    verb: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"Invalid value for '{option}'" in refused(capsys, [*verb.split(), option, "9" * 30])
+
+
+def test_a_teacher_of_mixed_precision_is_refused_before_anything_is_written(
+    colours: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = str(tmp_path / "teacher.safetensors")
+    teacher = create_model("tiny:Tiny")
+    teacher.bn1.double()
+    save(teacher, file)
+    train = ["train", "tiny:Tiny", "--data", f"npz:{colours}", "--teacher", file, "--factory", "tiny:Tiny"]
+    line = refused(capsys, [*train, "--device", "cpu", "--out", str(tmp_path / "out")])
+    assert "Tiny cannot take the images" in line
+    assert not (tmp_path / "out").exists()
+    compare = ["compare", "tiny:Tiny", file, "--factory", "tiny:Tiny", "--input-shape", "3,12,12"]
+    assert "Tiny cannot take an input of 1×3×12×12: expected" in refused(capsys, [*compare, "--device", "cpu"])
+
+
+@pytest.mark.parametrize("others", [[], ["notes.txt"]])
+def test_a_training_that_meets_a_broken_image_leaves_the_folder_as_it_was(
+    others: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    data, out = make_boxes(tmp_path / "boxes"), tmp_path / "out"
+    (tmp_path / "boxes" / "train2017" / "007.png").write_bytes(b"")
+    for name in others:
+        out.mkdir()
+        (out / name).write_text("of before")
+    learn = ["--epochs", "1", "--workers", "0", "--device", "cpu", "--out", str(out), "--json"]
+    assert main(["detect", "train", BOXES, "--data", data, *learn]) == 2
+    assert "007.png cannot be decoded as an image" in capsys.readouterr().err
+    assert [file.name for file in out.iterdir()] == others if others else not out.exists()
 
 
 def test_no_line_carries_what_a_terminal_would_obey(capsys: pytest.CaptureFixture[str]) -> None:

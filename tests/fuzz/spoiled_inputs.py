@@ -29,14 +29,10 @@ from random import Random
 from typing import Any
 from unittest import mock
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-
 import click
 import numpy as np
 import spoiling
 import torch
-from made_boxes import make_split
 from PIL import Image
 from safetensors.torch import save_file
 from spoiling import ARRAYS, BOXES, CANARY, FOLDERS, IMAGES, NETWORKS, PHOTOGRAPHS, PLANS, WEIGHTS
@@ -45,11 +41,14 @@ from ghostify import create_model, load
 from ghostify.cli import cli, main
 from ghostify.planning.plan_file import read_plan
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # where the tests' networks are, for a script's sake
+from made_boxes import make_split
+
 SECONDS = 60  # each case, on a busy machine
 MEMORY = 24 * 2**30  # bytes of addresses: what asks for more is refused, and fills nobody's machine
 LONGEST = 500  # characters of a line
 PROGRESS = re.compile(r".+: .* \(\d+/\d+\)")
-# What of a package of the user's is not run twice: too long, and what it is given was looked at before.
+# Minutes of work, which begin when all that it is given was looked at.
 LAST_OF_RUN = "ghostify.jobs.run.run"
 
 
@@ -120,7 +119,7 @@ WEIGHTS_OF = commands(
     f"train tiny:Tiny --weights {{x}} {NPZ} {LEARN} --out out",
     f"evaluate tiny:Tiny --weights {{x}} {NPZ}",
     f"export tiny:Tiny --weights {{x}} {SIZE} --out out",
-    f"look tiny:Tiny --weights {{x}} --input-shape 3,24,24 --layer conv1 --out out",
+    "look tiny:Tiny --weights {x} --input-shape 3,24,24 --layer conv1 --out out",
     f"run --model tiny:Tiny --weights {{x}} {NPZ} --out out",
 ) + commands(
     "detector",
@@ -326,7 +325,7 @@ def run(words: Sequence[str]) -> Seen:
                 status, trace = 0, "began"
             except OutOfTimeError:
                 trace = f"not done after {SECONDS} s\n{traceback.format_exc()}"
-            except BaseException:  # noqa: B036, BLE001  # that is what is looked for
+            except BaseException:  # noqa: BLE001  # that is what is looked for
                 trace = traceback.format_exc()
         texts = []
         for file in (out, err):
@@ -431,7 +430,9 @@ def spoilt_words(rng: Random, words: list[str]) -> tuple[list[str], str]:
     words = list(words)
     options = parameters_of(words)
     places = [place for place, word in enumerate(words) if word in options and not options[word].is_flag]
-    how = rng.choice(["misspelt", "value", "value", "no value", "left out", "doubled", "more", "more", "more", "argument"])
+    how = rng.choice(
+        ["misspelt", "value", "value", "no value", "left out", "doubled", "more", "more", "more", "argument"]
+    )
     if how in ("argument", "more") or not places:
         if how == "argument" and words[-1] != "--json":
             place = words.index("--json") + 1
@@ -514,7 +515,9 @@ class Case:
         wrong = faults_of(self.seen, before, tree(here))
         if self.seen.status == 0 and not self.seen.trace and not wrong:
             wrong += unreadable(here / "out")
-            needed = set() if self.kind == "options" else {name for name in WRITES[command] if "predict" not in command.line}
+            needed = (
+                set() if self.kind == "options" else {name for name in WRITES[command] if "predict" not in command.line}
+            )
             lost = needed - tree(here).keys()
             wrong += [f"not written: {sorted(lost)}"] if lost else []
         return wrong

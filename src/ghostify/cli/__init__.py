@@ -51,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        return refuse(f"there is not enough memory for this: expected smaller images or batches ({first_sentence(error)})")
+        return refuse(
+            f"there is not enough memory for this: expected smaller images or batches ({first_sentence(error)})"
+        )
     except ModuleNotFoundError as error:
         if error.name not in EXTRAS:
             raise

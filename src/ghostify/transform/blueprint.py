@@ -78,7 +78,9 @@ def is_two_dimensional(layer: Any) -> bool:
     sides = 4 if isinstance(getattr(layer, "primary", layer), PaddedConv2d) else 2
     padding = getattr(layer, "padding", None)
     padded = not isinstance(padding, tuple) or len(padding) == sides
-    return padded and all(len(size) == 2 and min(size) >= 1 for size in sizes if isinstance(size, tuple))
+    pairs = [size for size in sizes if isinstance(size, tuple)]
+    whole = all(type(number) is int for pair in (*pairs, padding) if isinstance(pair, tuple) for number in pair)
+    return padded and whole and all(len(pair) == 2 and min(pair) >= 1 for pair in pairs)
 
 
 def describe_layer(module: nn.Module) -> dict[str, Any] | None:
