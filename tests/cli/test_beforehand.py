@@ -328,7 +328,7 @@ def test_a_teacher_of_mixed_precision_is_refused_before_anything_is_written(
     assert "Tiny cannot take the images" in line
     assert not (tmp_path / "out").exists()
     compare = ["compare", "tiny:Tiny", file, "--factory", "tiny:Tiny", "--input-shape", "3,12,12"]
-    assert "Tiny cannot take an input of 1×3×12×12: expected" in refused(capsys, [*compare, "--device", "cpu"])
+    assert "Tiny cannot take an input of 1×3×12×12: " in refused(capsys, [*compare, "--device", "cpu"])
 
 
 @pytest.mark.parametrize("others", [[], ["notes.txt"]])
