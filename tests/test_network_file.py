@@ -258,6 +258,13 @@ def saved(tmp_path: Path) -> Path:
         ({"replaced": {"conv1": 3}}, "cannot be built again"),
         ({"replaced": {"conv1": CONV | {"device": "meta"}}}, "cannot be built again: .*describes no such layer"),
         ({"replaced": {"conv1": CONV | {"dtype": None}}}, "cannot be built again: .*describes no such layer"),
+        # PyTorch makes these convolutions, and computes their shapes, but cannot run them.
+        ({"replaced": {"conv1": CONV | {"dilation": [1, 1, 1]}}}, "cannot be built again: .*describes no such layer"),
+        ({"replaced": {"conv1": CONV | {"padding": [1, 1.5]}}}, "cannot be built again: .*describes no such layer"),
+        ({"replaced": {"conv1": CONV | {"stride": [0, 1]}}}, "cannot be built again: .*describes no such layer"),
+        ({"replaced": {"conv1": CONV | {"padding": [1, 1, 1]}}}, "cannot be built again: .*describes no such layer"),
+        ({"replaced": {"conv1": {**CONV, "kind": "GhostConv2d", "stride": [1]}}}, "describes no such layer"),
+        ({"replaced": {"conv1": CONV | {"out_channels": [10**30]}}}, "cannot be built again: [^\\n]{,400}$"),
         ({"tied": {"conv1.weight": "x"}}, "'conv1.weight' does not go with"),
         ({"tied": {"conv1.weight": ["x"]}}, "'conv1.weight' does not go with"),
         ({"tied": []}, "does not say how"),
@@ -272,6 +279,14 @@ def test_a_file_that_asks_for_too_much_or_does_not_fit_is_refused(
     rewritten(saved, **changes)
     with pytest.raises(InputError, match=message):
         load(saved)
+
+
+def test_a_header_that_repeats_a_long_text_is_refused_in_a_short_line(saved: Path) -> None:
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": "ü" * 5000}}).encode()
+    saved.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(InputError, match=r"is no network written by save, or is cut short: .*…$") as refused:
+        load(saved)
+    assert len(str(refused.value)) < 500
 
 
 def shaped(size: tuple[int, int] = (3, 3), widths: list[int] | None = None) -> nn.Module:

@@ -11,6 +11,8 @@ from typing import Any
 # What reading a damaged archive raises; the last two where the damage looks like encryption, or like a huge file.
 DAMAGED_ARCHIVE = (zipfile.BadZipFile, zlib.error, RuntimeError, OverflowError)
 
+LONGEST = 300  # characters of somebody else's message
+
 
 class InputError(ValueError):
     """Bad input: one line that says what was wrong and what would be right.
@@ -35,7 +37,8 @@ class OutOfReachError(InputError):
 def first_sentence(error: BaseException | str) -> str:
     """The first line of somebody else's message, and further ones where its sentence goes on there.
 
-    Colours are left out. Of an error without words it is the name of its class.
+    Colours are left out, and the end of what is far longer than a sentence, such as one that repeats a file's content.
+    Of an error without words it is the name of its class.
 
     Example:
         >>> first_sentence("expected one of:\\n\\n  a,\\n  b.\\nframe 1: main")
@@ -48,6 +51,8 @@ def first_sentence(error: BaseException | str) -> str:
         if found and not goes_on:
             break
         found = f"{found} {line}".strip()
+    if len(found) > LONGEST:
+        found = f"{found[:LONGEST]} …"
     return found or (error if isinstance(error, str) else type(error).__name__)
 
 

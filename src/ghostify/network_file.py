@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ghostify.atomic import replacing
-from ghostify.errors import InputError, spelled
+from ghostify.errors import InputError, first_sentence, spelled
 from ghostify.models.registry import Origin, create_model, is_trusted, origin_of, trust
 from ghostify.models.tensor_file import written_by_torch
 from ghostify.models.weights import load_weights_
@@ -208,7 +208,7 @@ class NetworkFile:
             names = self.stored.keys()
             return {name: self.stored.get_tensor(name) for name in names}
         except (SafetensorError, OSError, ValueError) as error:
-            raise InputError(f"{self.path} cannot be read: {error}") from error
+            raise InputError(f"{self.path} cannot be read: {first_sentence(error)}") from error
 
 
 def fits(stored: Tensor | None, own: Tensor) -> bool:
@@ -241,7 +241,7 @@ def open_network_file(path: str | os.PathLike[str]) -> NetworkFile:
                 f"{path} is a file of PyTorch's, which does not say how its network is built: name the network, and "
                 f"give the file as {spelled('weights')}"
             ) from error
-        raise InputError(f"{path} is no network written by save, or is cut short: {error}") from error
+        raise InputError(f"{path} is no network written by save, or is cut short: {first_sentence(error)}") from error
     if KEY not in metadata:
         raise InputError(f"{path} holds tensors only: name the network and give the file as {spelled('weights')}")
     try:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from made_boxes import make_boxes
 from PIL import Image
 
 from ghostify import create_model, save
@@ -279,3 +280,74 @@ def test_a_training_that_is_refused_leaves_no_folder(
     train = ["train", "resnet20", "--data", "digits", "--out", str(tmp_path / "out")]
     assert message in refused(capsys, [*train, *options])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["look", "tiny:Tiny", "--input-shape", "3,99999999,99999999", "--out", "out"],
+        ["compare", "tiny:Tiny", "tiny:Tiny", "--input-shape", "3,99,99", "--batch-size", "2000000000"],
+        ["explain", "tiny:Tiny", "--input-shape", "3,12,12", "--batch-size", "2000000000", "--engine", "onnxruntime"],
+        ["convert", "tiny:Tiny?width=999999999999", "--input-shape", "3,12,12", "--out", "out"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:1] + arguments[-1:]),
+)
+def test_what_no_memory_holds_is_refused_in_a_line(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = refused(capsys, arguments)
+    assert "memory" in line or "overflow" in line.lower()
+    assert len(line) < 500
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("verb", "option"),
+    [
+        ("plan tiny:Tiny --data digits --target-macs 0.6", "--image-size"),
+        ("compare tiny:Tiny tiny:Tiny", "--batch-size"),
+        ("count tiny:Tiny", "--num-classes"),
+        (f"detect evaluate {BOXES} --data coco:x", "--min-size"),
+    ],
+)
+def test_a_number_that_is_larger_than_any_size_is_refused(
+    verb: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"Invalid value for '{option}'" in refused(capsys, [*verb.split(), option, "9" * 30])
+
+
+def test_a_teacher_of_mixed_precision_is_refused_before_anything_is_written(
+    colours: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = str(tmp_path / "teacher.safetensors")
+    teacher = create_model("tiny:Tiny")
+    teacher.bn1.double()
+    save(teacher, file)
+    train = ["train", "tiny:Tiny", "--data", f"npz:{colours}", "--teacher", file, "--factory", "tiny:Tiny"]
+    line = refused(capsys, [*train, "--device", "cpu", "--out", str(tmp_path / "out")])
+    assert "Tiny cannot take the images" in line
+    assert not (tmp_path / "out").exists()
+    compare = ["compare", "tiny:Tiny", file, "--factory", "tiny:Tiny", "--input-shape", "3,12,12"]
+    assert "Tiny cannot take an input of 1×3×12×12: " in refused(capsys, [*compare, "--device", "cpu"])
+
+
+@pytest.mark.parametrize("others", [[], ["notes.txt"]])
+def test_a_training_that_meets_a_broken_image_leaves_the_folder_as_it_was(
+    others: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    data, out = make_boxes(tmp_path / "boxes"), tmp_path / "out"
+    (tmp_path / "boxes" / "train2017" / "007.png").write_bytes(b"")
+    for name in others:
+        out.mkdir()
+        (out / name).write_text("of before")
+    learn = ["--epochs", "1", "--workers", "0", "--device", "cpu", "--out", str(out), "--json"]
+    assert main(["detect", "train", BOXES, "--data", data, *learn]) == 2
+    assert "007.png cannot be decoded as an image" in capsys.readouterr().err
+    assert [file.name for file in out.iterdir()] == others if others else not out.exists()
+
+
+def test_no_line_carries_what_a_terminal_would_obey(capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, ["count", "res\x1b[2Jnet\x07"])
+    assert "res\\x1b[2Jnet\\x07" in line
+    assert line.isprintable()

@@ -330,3 +330,4 @@ def test_types_that_an_engine_does_not_have_are_refused_with_what_to_do(small: n
 def test_a_message_of_another_library_is_not_cut_within_its_sentence(message: str, sentence: str) -> None:
     assert first_sentence(message) == first_sentence(RuntimeError(message)) == sentence
     assert first_sentence(KeyError()) == "KeyError"
+    assert first_sentence("a" * 1000) == "a" * 300 + " …"

@@ -27,7 +27,7 @@ from ghostify.cli import (
 from ghostify.cli.beforehand import EXTRAS, missing
 from ghostify.cli.output import InterruptedVerbError
 from ghostify.cli.spelling import as_option
-from ghostify.errors import InputError, spelled_by
+from ghostify.errors import InputError, first_sentence, spelled_by
 
 INTERRUPTED = 130
 BAD_INPUT = 2
@@ -48,6 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return refuse(error.format_message() if isinstance(error, click.ClickException) else str(error))
     except OSError as error:
         return refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return refuse(
+            f"there is not enough memory for this: expected smaller images or batches ({first_sentence(error)})"
+        )
     except ModuleNotFoundError as error:
         if error.name not in EXTRAS:
             raise
@@ -69,11 +75,21 @@ def leave_process_group() -> None:
         torch.distributed.destroy_process_group()
 
 
+def is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """True where Python, NumPy or PyTorch, on the CPU or the GPU, could not have as much memory as was asked for."""
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or "can't allocate memory" in str(error) or "calculation overflowed" in str(error)
+
+
 def refuse(message: str) -> int:
-    """One line on standard error; of an error that a worker process passed on, its last."""
+    """One line on standard error; of an error that a worker process passed on, its last.
+
+    What a file says may be part of it, and moves no cursor.
+    """
     lines = [line for line in message.strip().splitlines() if line.strip()]
     line = lines[-1].removeprefix("ghostify.errors.InputError: ") if "Traceback" in message else " ".join(lines)
-    print(f"ghostify: {line}", file=sys.stderr)
+    plain = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in line)
+    print(f"ghostify: {plain}", file=sys.stderr)
     return BAD_INPUT
 
 

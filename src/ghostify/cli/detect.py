@@ -16,6 +16,7 @@ from ghostify.atomic import replacing
 from ghostify.cli.beforehand import open_before, refuse_missing, refuse_other_kind, refuse_unsavable
 from ghostify.cli.opening import Channels, NamedNetwork
 from ghostify.cli.options import (
+    PIXELS,
     SHARE,
     ExistingFile,
     TrainingOutput,
@@ -109,19 +110,19 @@ detector_options = together(
     ),
     click.option(
         "--min-size",
-        type=click.IntRange(1),
+        type=PIXELS,
         show_default="800",
         help="Length to which an image's shorter side is brought, pixels.",
     ),
     click.option(
         "--max-size",
-        type=click.IntRange(1),
+        type=PIXELS,
         show_default="1333",
         help="Most that the longer side may have then, pixels.",
     ),
     click.option(
         "--smallest-anchor",
-        type=click.IntRange(1),
+        type=PIXELS,
         show_default="32",
         help="Side of the smallest anchor boxes, pixels.",
     ),
@@ -188,7 +189,7 @@ def train(
     if first_process():
         folder.begin(settings, images.device)
     started = time.perf_counter()
-    with kept("go on with --resume"), progress_bars() as progress:
+    with kept("go on with --resume"), folder.unless_refused(), progress_bars() as progress:
         history = train_detector(
             network,
             data,

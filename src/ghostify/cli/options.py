@@ -25,6 +25,9 @@ from ghostify.transform.reconstruct import EFFORTS, Effort
 SEEDS = click.IntRange(0, LAST_SEED)
 # With many thousands OpenMP ends the process, and so many workers are more than a machine runs.
 MOST_THREADS, MOST_WORKERS = 1024, 256
+# Of more, torch and Pillow compute no sizes.
+MOST_PIXELS, MOST_COUNT = 100_000, 2**31 - 1
+PIXELS, AT_LEAST_1 = click.IntRange(1, MOST_PIXELS), click.IntRange(1, MOST_COUNT)
 THREADS, WORKERS = click.IntRange(1, MOST_THREADS), click.IntRange(0, MOST_WORKERS)
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -256,13 +259,13 @@ machine_options = together(
 builder_options = together(
     click.option(
         "--ratio",
-        type=click.IntRange(1),
+        type=AT_LEAST_1,
         show_default="the builder's",
         help="Ratio s of a ghost network's builder: one map in s is made by convolution.",
     ),
     click.option(
         "--cheap-kernel-size",
-        type=click.IntRange(1),
+        type=AT_LEAST_1,
         callback=odd,
         show_default="the builder's",
         help="Kernel size d of that builder's cheap filters, odd.",
@@ -273,7 +276,7 @@ builder_options = together(
 def classes_option(default: str = "the builder's") -> Decorator:
     return click.option(
         "--num-classes",
-        type=click.IntRange(1),
+        type=AT_LEAST_1,
         show_default=default,
         help="Number of classes, which are the network's outputs.",
     )
@@ -307,7 +310,7 @@ def seed_option(what: str) -> Decorator:
 
 
 def batch_size_option(default: int, what: str) -> Decorator:
-    return click.option("--batch-size", type=click.IntRange(1), default=default, help=what)
+    return click.option("--batch-size", type=AT_LEAST_1, default=default, help=what)
 
 
 def effort_option(default: str, what: str) -> Decorator:
@@ -324,14 +327,14 @@ def ghost_options(cheap: str | None) -> Decorator:
     return together(
         click.option(
             "--ratio",
-            type=click.IntRange(1),
+            type=AT_LEAST_1,
             default=2 if known else None,
             show_default=known or "2, where ghosts are made",
             help="Ratio s of the ghosts: one map in s is made by convolution.",
         ),
         click.option(
             "--cheap-kernel-size",
-            type=click.IntRange(1),
+            type=AT_LEAST_1,
             callback=odd,
             default=3 if known else None,
             show_default=known or "3",
@@ -377,7 +380,7 @@ def data_options(default: str | None = None, required: bool = True, hold_out: fl
         ),
         click.option(
             "--image-size",
-            type=click.IntRange(1),
+            type=PIXELS,
             show_default="the network's own",
             help="Side to which images of a folder are brought, pixels.",
         ),

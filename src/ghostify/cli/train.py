@@ -138,6 +138,8 @@ def train(
     if teachers_file is not None:
         refuse_other_images(teachers_file, data)
     check_fit(network, data)
+    if teacher is not None:
+        check_fit(teacher.network, data)
     refuse_unsavable(network)
     augmented(data, recipe.color_jitter, recipe.rand_augment)  # refused where it cannot be
     if recipe.cuda_graph:
@@ -153,7 +155,7 @@ def train(
     }
     if first_process():
         folder.begin(settings, images.device)
-    with kept("go on with --resume"), progress_bars() as progress:
+    with kept("go on with --resume"), folder.unless_refused(), progress_bars() as progress:
         history = train_network(
             network,
             data,

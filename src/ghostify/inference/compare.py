@@ -12,7 +12,7 @@ import torch
 import torch._dynamo.config
 from torch import Tensor, nn
 
-from ghostify.errors import InputError, spelled
+from ghostify.errors import InputError, first_sentence, spelled
 from ghostify.inference.deploy import copied, unlogged
 from ghostify.inference.engines import FILE_ENGINES, FileRunner, check_engine
 from ghostify.inference.export import write_onnx
@@ -46,7 +46,13 @@ class TorchRunner:
             # Freezing lets the compiler lay out the weights once; it is for inference only.
             call = torch.compile(model, options={"triton.cudagraphs" if example.is_cuda else "freezing": True})
         self.timer = Timer("model(x)", globals={"model": call, "x": example}, num_threads=threads)
-        (self.first_ms,) = self.times_ms(1)
+        try:
+            (self.first_ms,) = self.times_ms(1)
+        except Exception as error:  # whatever the network's own code raises
+            shape = "×".join(map(str, example.shape))
+            raise InputError(
+                f"{type(model).__name__} cannot take an input of {shape}: {first_sentence(error)}"
+            ) from error
 
     def times_ms(self, calls: int) -> list[float]:
         return [self.timer.timeit(1).mean * 1e3 for _ in range(calls)]

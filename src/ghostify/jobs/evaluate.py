@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from ghostify.data.augment import normalise
 from ghostify.data.images import Batch, ImageData, MemoryImages, count_images, join_batches
-from ghostify.errors import InputError
+from ghostify.errors import InputError, first_sentence
 from ghostify.modes import evaluating
 
 
@@ -108,7 +108,9 @@ def check_fit(model: nn.Module, data: ImageData) -> int:
             outputs = logits_of(model(torch.zeros(1, *shape, device=device)))
     except Exception as error:  # whatever the network's own code raises
         size = "×".join(map(str, shape))
-        raise InputError(f"{type(model).__name__} cannot take the images of {data.name}, {size}: {error}") from error
+        raise InputError(
+            f"{type(model).__name__} cannot take the images of {data.name}, {size}: {first_sentence(error)}"
+        ) from error
     if not isinstance(outputs, Tensor):
         raise InputError(
             f"{type(model).__name__} returns a {type(outputs).__name__}: expected a tensor [batch, {len(data.classes)}]"

@@ -2,7 +2,8 @@
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from ghostify.atomic import replacing
+from ghostify.errors import InputError
 from ghostify.jobs.checkpoint import Epoch
 from ghostify.measure.environment import describe_environment
 from ghostify.network_file import save
@@ -44,6 +46,18 @@ class TrainingFolder:
             writer_class()  # refused before anything is trained
         if not (self.checkpoint.exists() and (self.path / SETTINGS).exists()):
             self.write_json(SETTINGS, {**settings, "environment": describe_environment(device)})
+
+    @contextmanager
+    def unless_refused(self) -> Iterator[None]:
+        """Take back what ``begin`` wrote where images or networks are refused before there is a checkpoint."""
+        try:
+            yield
+        except InputError:
+            if not self.checkpoint.exists():
+                (self.path / SETTINGS).unlink(missing_ok=True)
+                with suppress(OSError):  # other files are in it
+                    self.path.rmdir()
+            raise
 
     def after_epoch(self, history: list[Epoch], network: nn.Module) -> None:
         """Log the last epoch, and keep its network if it is the best."""

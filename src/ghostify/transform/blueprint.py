@@ -12,7 +12,7 @@ from accelerate import init_empty_weights
 from torch import nn
 
 from ghostify.changes.registry import described_layers
-from ghostify.errors import InputError
+from ghostify.errors import InputError, first_sentence
 from ghostify.layers import PaddedConv2d
 from ghostify.layers.arguments import conv_arguments, linear_arguments, norm_arguments
 from ghostify.models.registry import Origin, known_origin, remember_origin
@@ -52,7 +52,8 @@ class Blueprint:
         try:
             replacements = {modules[name]: make_layer(row) for name, row in self.replaced.items()}
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"a replaced layer of {self.origin.name} cannot be built again: {error!r}") from error
+            why = f"{type(error).__name__}: {first_sentence(error)}"
+            raise InputError(f"a replaced layer of {self.origin.name} cannot be built again: {why}") from error
         model = replace_modules_(model, replacements)
         remember_origin(model, self.origin)
         return model
@@ -66,9 +67,20 @@ def make_layer(row: Mapping[str, Any]) -> nn.Module:
     """
     arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items() if k != "kind"}
     layer = {kind.__name__: kind for kind in known_layers()}[row["kind"]](**arguments)
-    if not row.items() <= (describe_layer(layer) or {}).items():
+    if not row.items() <= (describe_layer(layer) or {}).items() or not is_two_dimensional(layer):
         raise ValueError(f"{row} describes no such layer")
     return layer
+
+
+def is_two_dimensional(layer: Any) -> bool:
+    """True but for a convolution that PyTorch makes and cannot run, as its sizes are not one for each side, or none."""
+    sizes = [getattr(layer, name, None) for name in ("kernel_size", "stride", "dilation")]
+    sides = 4 if isinstance(getattr(layer, "primary", layer), PaddedConv2d) else 2
+    padding = getattr(layer, "padding", None)
+    padded = not isinstance(padding, tuple) or len(padding) == sides
+    pairs = [size for size in sizes if isinstance(size, tuple)]
+    whole = all(type(number) is int for pair in (*pairs, padding) if isinstance(pair, tuple) for number in pair)
+    return padded and whole and all(len(pair) == 2 and min(pair) >= 1 for pair in pairs)
 
 
 def describe_layer(module: nn.Module) -> dict[str, Any] | None:
