@@ -24,7 +24,7 @@ from ghostify.inference.rewrite import Rewriter
 from ghostify.layers import GhostConv2d, GhostModule
 from ghostify.modes import without_inference_mode
 from ghostify.plain_part import plain_part
-from ghostify.structure.surgery import replace_modules_
+from ghostify.structure.surgery import READABLE, replace_modules_
 from ghostify.wrappers import unwrapped
 
 Form = Literal["dense", "split", "joined"]
@@ -241,7 +241,11 @@ def dense_form(layer: nn.Module) -> nn.Sequential:
     mix.weight = nn.Parameter(matrix[:, :, None, None].contiguous(), requires_grad=False)
     mix.bias = nn.Parameter(offsets, requires_grad=False)
     merge = [] if layer.merge is None else [layer.merge]
-    return nn.Sequential(*merge, layer.primary, mix).eval()
+    dense = nn.Sequential(*merge, layer.primary, mix)
+    # The network's code may read a convolution's settings, and what somebody put on it.
+    settings = {name: getattr(layer, name) for name in READABLE}
+    vars(dense).update(settings | {name: value for name, value in vars(layer).items() if not name.startswith("_")})
+    return dense.eval()
 
 
 def exported(model: nn.Module, example: Tensor) -> ExportedProgram:
