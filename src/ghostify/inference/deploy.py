@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
@@ -266,6 +267,11 @@ def exported(model: nn.Module, example: Tensor) -> ExportedProgram:
                 raise InputError(
                     f"{name} goes one way or another by numbers that it computes, which torch.export cannot follow: "
                     "expected a forward that takes the same steps for all inputs"
+                ) from error
+            if opaque := re.search(r"Found <class '(?:.*\.)?(\w+)'> in output", str(error)):
+                raise InputError(
+                    f"{name} returns {opaque[1]}, a class that torch.export does not know: expected tensors, in "
+                    "tuples, lists or dicts, or a class that torch.export.register_dataclass knows"
                 ) from error
             raise InputError(f"{name} cannot be followed by torch.export: {first_sentence(error)}{other}") from error
     (batch, *_), constraints = sizes_of_input(program), program.range_constraints

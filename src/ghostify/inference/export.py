@@ -23,6 +23,7 @@ from ghostify.inference.engines import FileRunner, module_version
 from ghostify.inference.onnx_operators import suit_onnxruntime_
 from ghostify.modes import evaluating
 from ghostify.plain_part import plain_part
+from ghostify.structure.surgery import tensors_in
 from ghostify.wrappers import unwrapped
 
 Format = Literal["onnx", "openvino"]
@@ -247,7 +248,7 @@ def parity(
             x, *rest = (item,) if isinstance(item, Tensor) else item
             labels = rest[0].cpu() if rest else None
             x = x.to(dtype)
-            before = [leaf.cpu() for leaf in tree_leaves(model(x.to(device))) if isinstance(leaf, Tensor)]
+            before = [tensor.cpu() for tensor in tensors_in(model(x.to(device)))]
             after = runner.outputs(x)
             if [b.shape for b in before] != [a.shape for a in after]:
                 raise InputError(f"the file returns {[list(a.shape) for a in after]}, not the network's shapes")
