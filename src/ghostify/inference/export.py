@@ -190,7 +190,7 @@ def write_onnx(model: nn.Module, path: Path, example: Tensor, *, engine: str = "
 
 
 def tensors_only(_: nn.Module, __: Any, outputs: Any) -> Any:
-    """What a network returns, without what a file cannot hold: numbers, such as sizes, and text."""
+    """The outputs of a network without what a file cannot hold: numbers, such as sizes, and text."""
     others = [leaf for leaf in tree_leaves(outputs) if leaf is not None and not isinstance(leaf, Tensor)]
     return tuple(tensors_in(outputs)) if others else outputs
 
