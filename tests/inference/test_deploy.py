@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from ghostify import GhostConv2d, InputError, create_model, deploy
+from ghostify.structure.surgery import replace_modules_
 
 
 class Crossroads(nn.Module):
@@ -608,3 +609,29 @@ def test_norms_may_be_of_another_type_than_the_convolutions() -> None:
     deployed = deploy(model, torch.randn(1, 3, 9, 9).half())
     assert {p.dtype for p in deployed.parameters()} == {torch.float16}
     assert difference(model, deployed, torch.randn(3, 3, 9, 9).half()) < 5e-3
+
+
+class Directed(nn.Module):
+    """Reads of its layers what a reader of network descriptions put on them, and a convolution's own settings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)])
+        for index, layer in enumerate(self.layers):
+            layer.come_from, layer.index = -1, index
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            if layer.come_from == -1:
+                x = layer(x) * (layer.out_channels + layer.padding[0] + layer.index)
+        return x
+
+
+def test_dense_ghosts_keep_what_the_networks_code_reads_of_them() -> None:
+    model = Directed()
+    ghosts = [GhostConv2d(3, 8, 3, padding=1, cheap="pointwise"), GhostConv2d(8, 8, 3, padding=1, cheap="pointwise")]
+    model = replace_modules_(model, dict(zip(model.layers, ghosts, strict=True))).eval()
+    x = torch.randn(2, 3, 8, 8)
+    deployed = deploy(model, x)
+    assert [ghost.form for ghost in deployed.ghosts] == ["dense", "dense"]
+    torch.testing.assert_close(deployed(x), model(x), rtol=1e-4, atol=1e-4)

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime
@@ -122,6 +123,20 @@ class Told(FileRunner):
 
     def outputs(self, x: Tensor) -> list[Tensor]:
         return self.given
+
+
+class WithSizes(Several):
+    """Gives numbers and text beside the tensors."""
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        return {"size": tuple(x.shape[2:]), "kind": "maps", "threshold": 0.5} | super().forward(x)
+
+
+def test_numbers_and_text_beside_the_tensors_are_left_out(tmp_path: Path) -> None:
+    network, x = WithSizes().eval(), torch.randn(2, 3, 6, 5)
+    export(network, tmp_path / "network.onnx", x[:1], check=[x])
+    outputs = onnxruntime.InferenceSession(tmp_path / "network.onnx").run(None, {"images": x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(outputs[1]), network(x)["small"])
 
 
 def test_each_output_is_checked_against_its_own_largest() -> None:

@@ -37,6 +37,15 @@ def test_what_is_more_than_one_convolution_is_said(kind: str) -> None:
         plain_convolution(conv)
 
 
+def test_a_reason_of_the_layers_own_is_not_cut() -> None:
+    class WithCoordinates(nn.Conv2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(torch.cat([x, torch.zeros_like(x[:, :2])], dim=1))
+
+    with pytest.raises(NotPlainError, match=r"it cannot be tried by itself: Given groups=1.* channels instead$"):
+        plain_convolution(WithCoordinates(5, 16, 3))
+
+
 def test_mode_trainability_type_and_groups_go_along() -> None:
     conv = Same(6, 8, (3, 5), stride=(2, 1), groups=2, bias=False, dtype=torch.float64).requires_grad_(False)
     plain = plain_convolution(conv)

@@ -54,11 +54,13 @@ def test_reasons_are_given_for_what_is_left() -> None:
         nn.Conv2d(32, 4, 3),
         nn.Conv2d(4, 16, 1),
         nn.Conv2d(16, 32, 3),
+        nn.Conv2d(32, 1, 3),
     )
     reasons = [layer.reason for layer in convert(model, skip=["5"]).layers]
     assert reasons[:4] == ["", "depthwise", "grouped", "very narrow: 4 channels"]
     # 16 maps of 4 inputs by 1×1: 64 MACs per pixel; 8 of them and 8 ghosts by 3×3: 32 + 72.
-    assert reasons[4:] == ["a ghost would not be cheaper: 104 for 64 MACs per pixel", "skipped by name"]
+    assert reasons[4:6] == ["a ghost would not be cheaper: 104 for 64 MACs per pixel", "skipped by name"]
+    assert reasons[6:] == ["very narrow: 1 channel"]
 
 
 def test_macs_before_and_after_are_the_formulas() -> None:

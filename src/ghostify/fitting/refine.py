@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from ghostify.data.augment import random_crop_flip
 from ghostify.layers import GhostConv2d
@@ -17,6 +16,7 @@ from ghostify.measure.environment import computes_in_bf16
 from ghostify.modes import OwnAutocast, evaluating
 from ghostify.progress import Progress
 from ghostify.structure.blocks import ends_of
+from ghostify.structure.surgery import tensors_in
 
 BETAS = (0.9, 0.99)  # steps are few: squared gradients are remembered over some hundred
 WARM_UP = 0.1  # of all steps
@@ -136,9 +136,7 @@ def ends_apart(
             output = ghost(x.clone())
             parts = [ends_distance(outputs, targets, ends)] if ends else []
             returned = [
-                apart(*pair)
-                for pair in zip(tree_leaves(output), tree_leaves(target), strict=True)
-                if has_numbers(*pair)
+                apart(*pair) for pair in zip(tensors_in(output), tensors_in(target), strict=True) if has_numbers(*pair)
             ]
             if returned:
                 parts.append(torch.stack(returned).mean())

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from ghostify.errors import InputError
 from ghostify.fitting.least_squares import choose_maps, fit_filters
@@ -19,7 +18,7 @@ from ghostify.modes import evaluating
 from ghostify.structure.blocks import calls_of, find_blocks, watching_outputs
 from ghostify.structure.norms import norm_gains
 from ghostify.structure.residual import ResidualSum, sums_of
-from ghostify.structure.surgery import conv_at
+from ghostify.structure.surgery import conv_at, tensors_in
 
 # Pixels that a fit gets, per unknown of one filter and at least: fewer than a conversion's, as it is thrown away.
 SAMPLES_PER_UNKNOWN, LEAST_SAMPLES = 8, 10_000
@@ -193,8 +192,7 @@ class Trial:
 
 def numbers_in(outputs: Any) -> list[Tensor]:
     """The tensors of numbers in what a network returns, flattened: in any nesting, as of segmentation networks."""
-    leaves = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
-    return [leaf.flatten() for leaf in leaves if leaf.is_floating_point() and leaf.numel()]
+    return [leaf.flatten() for leaf in tensors_in(outputs) if leaf.is_floating_point() and leaf.numel()]
 
 
 def without_inputs(samples: LayerSamples, rows: Tensor, channels: int) -> Filters:

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from ghostify.inference.rewrite import Rewriter
 from ghostify.layers import GhostConv2d, GhostModule
 from ghostify.modes import without_inference_mode
 from ghostify.plain_part import plain_part
-from ghostify.structure.surgery import replace_modules_
+from ghostify.structure.surgery import READABLE, replace_modules_
 from ghostify.wrappers import unwrapped
 
 Form = Literal["dense", "split", "joined"]
@@ -241,7 +242,11 @@ def dense_form(layer: nn.Module) -> nn.Sequential:
     mix.weight = nn.Parameter(matrix[:, :, None, None].contiguous(), requires_grad=False)
     mix.bias = nn.Parameter(offsets, requires_grad=False)
     merge = [] if layer.merge is None else [layer.merge]
-    return nn.Sequential(*merge, layer.primary, mix).eval()
+    dense = nn.Sequential(*merge, layer.primary, mix)
+    # The network's code may read a convolution's settings, and what somebody put on it.
+    settings = {name: getattr(layer, name) for name in READABLE}
+    vars(dense).update(settings | {name: value for name, value in vars(layer).items() if not name.startswith("_")})
+    return dense.eval()
 
 
 def exported(model: nn.Module, example: Tensor) -> ExportedProgram:
@@ -262,6 +267,11 @@ def exported(model: nn.Module, example: Tensor) -> ExportedProgram:
                 raise InputError(
                     f"{name} goes one way or another by numbers that it computes, which torch.export cannot follow: "
                     "expected a forward that takes the same steps for all inputs"
+                ) from error
+            if opaque := re.search(r"Found <class '(?:.*\.)?(\w+)'> in output", str(error)):
+                raise InputError(
+                    f"{name} returns {opaque[1]}, a class that torch.export does not know: expected tensors, in "
+                    "tuples, lists or dicts, or a class that torch.export.register_dataclass knows"
                 ) from error
             raise InputError(f"{name} cannot be followed by torch.export: {first_sentence(error)}{other}") from error
     (batch, *_), constraints = sizes_of_input(program), program.range_constraints

@@ -18,11 +18,13 @@ from torch.utils._pytree import tree_leaves
 
 from ghostify.atomic import replacing
 from ghostify.errors import InputError, first_sentence, spelled
+from ghostify.hooks import hooked
 from ghostify.inference.deploy import Deployed, DeployedGhost, Form, check_example, copied, deploy, named, unlogged
 from ghostify.inference.engines import FileRunner, module_version
 from ghostify.inference.onnx_operators import suit_onnxruntime_
 from ghostify.modes import evaluating
 from ghostify.plain_part import plain_part
+from ghostify.structure.surgery import tensors_in
 from ghostify.wrappers import unwrapped
 
 Format = Literal["onnx", "openvino"]
@@ -165,7 +167,7 @@ def write_onnx(model: nn.Module, path: Path, example: Tensor, *, engine: str = "
     x = example.detach()
     if len(x) == 1:  # a size of 1 would be taken for a constant
         x = x.expand(2, *x.shape[1:]).contiguous()
-    with evaluating(model), unlogged(), torch.no_grad(), warnings.catch_warnings():
+    with evaluating(model), hooked([model], after=tensors_only), unlogged(), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's, of its own parts
         try:
             program = torch.onnx.export(
@@ -185,6 +187,12 @@ def write_onnx(model: nn.Module, path: Path, example: Tensor, *, engine: str = "
         suit_onnxruntime_(program.model.graph)
     name_by_layer_(program.model.graph, {name for name, _ in model.named_modules()})
     program.save(str(path))
+
+
+def tensors_only(_: nn.Module, __: Any, outputs: Any) -> Any:
+    """The outputs of a network without what a file cannot hold: numbers, such as sizes, and text."""
+    others = [leaf for leaf in tree_leaves(outputs) if leaf is not None and not isinstance(leaf, Tensor)]
+    return tuple(tensors_in(outputs)) if others else outputs
 
 
 def cause(error: BaseException) -> BaseException:
@@ -247,7 +255,7 @@ def parity(
             x, *rest = (item,) if isinstance(item, Tensor) else item
             labels = rest[0].cpu() if rest else None
             x = x.to(dtype)
-            before = [leaf.cpu() for leaf in tree_leaves(model(x.to(device))) if isinstance(leaf, Tensor)]
+            before = [tensor.cpu() for tensor in tensors_in(model(x.to(device)))]
             after = runner.outputs(x)
             if [b.shape for b in before] != [a.shape for a in after]:
                 raise InputError(f"the file returns {[list(a.shape) for a in after]}, not the network's shapes")

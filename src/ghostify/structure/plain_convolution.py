@@ -12,6 +12,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ghostify.errors import first_sentence
 from ghostify.layers import PaddedConv2d
 from ghostify.layers.padded_conv import convolution, same_padding
 from ghostify.modes import evaluating, random_state_kept, without_inference_mode
@@ -138,7 +139,7 @@ def watch(conv: nn.Conv2d, x: Tensor) -> tuple[Tensor, Seen]:
         with Watching() as watching:
             output = conv(x.clone())
     except Exception as error:  # whatever the layer's own code raises
-        raise NotPlainError(f"it cannot be tried by itself: {' '.join(str(error).split())[:100]}") from error
+        raise NotPlainError(f"it cannot be tried by itself: {first_sentence(error)}") from error
     if len(watching.calls) != 1:
         many = f"{len(watching.calls)} convolutions, not one" if watching.calls else "no convolution"
         raise NotPlainError(f"it computes {many}")

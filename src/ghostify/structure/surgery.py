@@ -1,7 +1,7 @@
 """Swap modules inside a network, and check that it runs the new ones. Nothing here is about ghosts."""
 
 import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -168,7 +168,33 @@ def shared_with_copies(model: nn.Module, example: Tensor) -> set[str]:
 def outputs_of(model: nn.Module, example: Tensor) -> list[Tensor]:
     """The tensors that a network returns in eval mode, in any nesting."""
     with evaluating(model):
-        return [leaf for leaf in tree_leaves(model(example.clone())) if isinstance(leaf, Tensor)]
+        return tensors_in(model(example.clone()))
+
+
+def tensors_in(outputs: Any) -> list[Tensor]:
+    """The tensors in what a network returns, in any nesting, and in the attributes of objects, as of dataclasses.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> tensors_in((torch.ones(1), {"logits": None, "more": SimpleNamespace(masks=[torch.zeros(1)])}))
+        [tensor([1.]), tensor([0.])]
+    """
+    found: dict[int, Tensor] = {}  # once each: some mappings have their items as attributes, too
+    for tensor in walk_tensors(outputs, set()):
+        found.setdefault(id(tensor), tensor)
+    return list(found.values())
+
+
+def walk_tensors(outputs: Any, seen: set[int]) -> Iterator[Tensor]:
+    for leaf in tree_leaves(outputs):
+        if isinstance(leaf, Tensor):
+            yield leaf
+        elif not isinstance(leaf, nn.Module | type) and id(leaf) not in seen:
+            seen.add(id(leaf))  # objects may hold themselves
+            slots = {name: getattr(leaf, name, None) for name in getattr(type(leaf), "__slots__", ())}
+            held = [*leaf.values()] if isinstance(leaf, Mapping) else []
+            if held := [*held, *getattr(leaf, "__dict__", slots).values()]:
+                yield from walk_tensors(held, seen)
 
 
 def same(outputs: list[Tensor], others: list[Tensor]) -> bool:

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ghostify.modes import evaluating
+from ghostify.structure.surgery import tensors_in
 
 # Operators of ATen by what they do to channels; any other ends the way of those that it takes.
 SAME = {"clone", "_to_copy", "detach", "alias", "contiguous", "lift_fresh", "lift_fresh_copy"}
@@ -355,9 +356,8 @@ class ChannelTrace(TorchDispatchMode):
 
     def end(self, outputs: Any) -> None:
         """Note what the network returns."""
-        for leaf in tree_leaves(outputs):
-            if isinstance(leaf, Tensor):
-                self.stop([self.known.get(leaf)], OUTPUT)
+        for tensor in tensors_in(outputs):
+            self.stop([self.known.get(tensor)], OUTPUT)
 
     def stop(self, origins: Sequence[Tensor | None], reason: str) -> None:
         """Channels cannot be dropped."""

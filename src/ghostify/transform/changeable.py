@@ -142,7 +142,7 @@ def reason_to_leave(
     if conv.groups > 1:
         return "grouped"
     if conv.out_channels < max(NARROWEST, ghosts.ratio):
-        return f"very narrow: {conv.out_channels} channels"
+        return f"very narrow: {conv.out_channels} channel{'s' if conv.out_channels > 1 else ''}"
     # Without a run, names must do: torchvision's SqueezeExcitation, timm's SqueezeExcite and our own.
     if any("SqueezeExcit" in type(parent).__name__ for parent in parents):
         return "a squeeze-and-excite gate"

@@ -4,12 +4,11 @@ import copy
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from ghostify.layers import GhostConv2d
 from ghostify.modes import evaluating
 from ghostify.structure.channels import PrunableChannels, find_prunable
-from ghostify.structure.surgery import close
+from ghostify.structure.surgery import close, tensors_in
 from ghostify.structure.trace import row_dim
 
 
@@ -45,8 +44,8 @@ def fold_orders(ghost: nn.Module, original: nn.Module, example: Tensor) -> nn.Mo
         fold_(folded, place)
     # Code may read the numbers of channels or their places.
     with evaluating(ghost, folded):
-        outputs = zip(tree_leaves(folded(example.clone())), tree_leaves(ghost(example.clone())), strict=True)
-    same = all(close(output, target) for output, target in outputs if isinstance(target, Tensor))
+        outputs = zip(tensors_in(folded(example.clone())), tensors_in(ghost(example.clone())), strict=True)
+    same = all(close(output, target) for output, target in outputs)
     return folded if same else ghost
 
 
