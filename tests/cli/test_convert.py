@@ -84,10 +84,10 @@ def test_a_ghost_is_not_converted_again(
     ("model", "options", "reasons"),
     [
         ("ghost_resnet20", [], "already a part of a ghost"),
-        ("FILE:OfGroups", [], "can change (4 depthwise, 1 very narrow)"),
+        ("FILE:OfGroups", [], "can change: depthwise (4), very narrow (1)"),
         ("FILE:WithoutConvolution", [], "has no convolution"),
         ("resnet20", ["--skip", "*"], "can change (19 skipped by name)"),
-        ("resnet20", ["--ratio", "1"], "has no convolution to replace: 19 a ghost would not be cheaper"),
+        ("resnet20", ["--ratio", "1"], "has no convolution to replace: a ghost would not be cheaper (19)"),
     ],
 )
 def test_where_nothing_can_change_the_commonest_reasons_are_said_in_one_line(

@@ -245,8 +245,8 @@ def nothing_to_change(named: NamedNetwork, reasons: Collection[str]) -> str:
     if not reasons:
         return f"nothing to convert: {named.model} has no convolution"
     return (
-        f"nothing to convert: none of the {len(reasons)} convolutions of {named.model} can change "
-        f"({commonest_reasons(reasons)})"
+        f"nothing to convert: none of the {len(reasons)} convolutions of {named.model} can change: "
+        f"{commonest_reasons(reasons)}"
     )
 
 

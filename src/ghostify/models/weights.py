@@ -106,7 +106,7 @@ def best_match(path: Path, found: list[NamedTensors], own: Mapping[str, Tensor])
         logger.warning("%s: took the weights under %s, not those under %s", path, where, ", ".join(sorted(others)))
     if chosen.left_out:
         logger.warning(
-            "%s: took the weights that begin with %r; %d others are left out, such as %r",
+            "%s: took the weights that begin with %r; left out: %d, such as %r",
             *(path, chosen.prefix, len(chosen.left_out), chosen.left_out[0]),
         )
     return chosen

@@ -160,10 +160,10 @@ def commonest_reasons(reasons: Iterable[str]) -> str:
 
     Example:
         >>> commonest_reasons(["grouped", "very narrow: 3 channels", "very narrow: 4 channels"])
-        '2 very narrow, 1 grouped'
+        'very narrow (2), grouped (1)'
     """
     found = Counter(reason.partition(":")[0] for reason in reasons)
-    return ", ".join(f"{number} {reason}" for reason, number in found.most_common(REASONS_SAID))
+    return ", ".join(f"{reason} ({number})" for reason, number in found.most_common(REASONS_SAID))
 
 
 def is_gate(model: nn.Module, name: str, calls: Mapping[nn.Module, Calls]) -> bool:
