@@ -86,7 +86,7 @@ def test_a_ghost_is_not_converted_again(
         ("ghost_resnet20", [], "already a part of a ghost"),
         ("FILE:OfGroups", [], "can change: depthwise (4), very narrow (1)"),
         ("FILE:WithoutConvolution", [], "has no convolution"),
-        ("resnet20", ["--skip", "*"], "can change (19 skipped by name)"),
+        ("resnet20", ["--skip", "*"], "can change: skipped by name (19)"),
         ("resnet20", ["--ratio", "1"], "has no convolution to replace: a ghost would not be cheaper (19)"),
     ],
 )
