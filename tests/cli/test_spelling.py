@@ -122,8 +122,8 @@ def test_python_hears_its_own_names() -> None:
         ),
         (["count", "tiny:Tiny?width=wide"], "cannot be built with width='wide': TypeError"),
         (
-            ["count", "tiny:Tiny", "--num-classes", "99999999999999"],
-            "cannot be built with --num-classes 99999999999999: ",
+            ["count", "tiny:Tiny?width=wide", "--num-classes", "3"],
+            "cannot be built with width='wide', --num-classes 3: ",
         ),
         (["count", "ghost_resnet20?ratio=x"], "cannot be built with ratio='x': --ratio is 'x': expected"),
         (["count", "resnet20?ratio=3"], "resnet20 takes no option 'ratio': it takes num_classes"),

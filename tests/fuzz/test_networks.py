@@ -5,14 +5,14 @@ import torch
 from networks import SECONDS, Case, bounded
 from random_networks import BLOCKS, HEADS, drawn_parts, factory, images
 
-SEEDS = range(12)  # two of three briefly
+SEEDS = range(8)  # three of four briefly
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_random_network_comes_back_from_every_verb_as_it_should_or_one_line_says_why_not(seed: int) -> None:
     case = Case(seed)
     with bounded(case, SECONDS):
-        case.check(briefly=seed % 3 > 0)
+        case.check(briefly=seed % 4 > 0)
     assert case.failed == {}, drawn_parts(seed)
 
 

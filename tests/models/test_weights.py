@@ -109,9 +109,7 @@ def test_what_lies_beside_the_prefix_is_said(tmp_path: Path, caplog: pytest.LogC
     path = tmp_path / "weights.ckpt"
     torch.save(lightning("model.")(tiny().state_dict()), path)
     load_weights_(tiny(), path)
-    assert caplog.messages == [
-        f"{path}: took the weights that begin with 'model.'; left out: 2, such as 'loss.weight'"
-    ]
+    assert caplog.messages == [f"{path}: took the weights that begin with 'model.'; left out: 2, such as 'loss.weight'"]
 
 
 class Tied(nn.Module):

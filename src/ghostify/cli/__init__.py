@@ -48,6 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return refuse(error.format_message() if isinstance(error, click.ClickException) else str(error))
     except OSError as error:
         return refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except InterruptedVerbError as error:
+        print(f"ghostify: interrupted; what was finished is kept: {error}", file=sys.stderr)
+        return INTERRUPTED
+    except (KeyboardInterrupt, click.Abort):  # the latter a RuntimeError
+        print("ghostify: interrupted", file=sys.stderr)
+        return INTERRUPTED
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -58,12 +64,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.name not in EXTRAS:
             raise
         return refuse(str(missing(error.name)))
-    except InterruptedVerbError as error:
-        print(f"ghostify: interrupted; what was finished is kept: {error}", file=sys.stderr)
-        return INTERRUPTED
-    except (KeyboardInterrupt, click.Abort):
-        print("ghostify: interrupted", file=sys.stderr)
-        return INTERRUPTED
     finally:
         leave_process_group()
     return 0
