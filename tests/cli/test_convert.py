@@ -76,7 +76,7 @@ def test_a_ghost_is_not_converted_again(
     file = str(tmp_path / "ghost" / "ghost.safetensors")
     images = ["--data", f"npz:{colours}"] if with_images else []
     line = refused(capsys, "convert", file, *images, "--out", str(tmp_path / "again"))
-    assert line.endswith("can change (38 already a part of a ghost)")
+    assert line.endswith("can change: already a part of a ghost (38)")
     assert not (tmp_path / "again").exists()
 
 
@@ -105,7 +105,7 @@ def test_all_layers_are_shown_where_they_are_asked_for(capsys: pytest.CaptureFix
     brief = capsys.readouterr().out
     assert main([*convert, "--layers"]) == 0
     whole = capsys.readouterr().out
-    assert "Left as they are: 1 skipped by name." in brief
+    assert "Left as they are: skipped by name (1)." in brief
     assert "8/8/0" not in brief
     assert "8/8/0" in whole
     assert any(line.split() == ["conv2", "skipped", "by", "name"] for line in whole.splitlines())
