@@ -375,3 +375,10 @@ def test_a_file_is_opened_once_and_each_of_its_tensors_read_once(saved: Path, mo
     assert reads.opened == [str(saved)]
     assert sorted(reads.tensors) == sorted(network.state_dict())
     assert same_outputs(network, before, 32)
+
+
+def test_modules_that_ask_for_the_version_of_a_state_dict_come_back(tmp_path: Path) -> None:
+    model = create_model("torchvision:mnasnet0_5").eval()
+    save(model, tmp_path / "network.safetensors")
+    x = torch.rand(1, 3, 64, 64)
+    assert torch.equal(load(tmp_path / "network.safetensors")(x), model(x))

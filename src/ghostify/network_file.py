@@ -190,7 +190,9 @@ class NetworkFile:
         for name in made.keys() & own.keys():
             if isinstance(own[name], nn.Parameter):
                 made[name] = nn.Parameter(made[name], own[name].requires_grad)
-        model.load_state_dict({name: made[firsts[name]] for name in own if name not in unlisted}, assign=True)
+        state = model.state_dict()  # with the versions that some modules ask for
+        state.update({name: made[firsts[name]] for name in own if name not in unlisted})
+        model.load_state_dict(state, assign=True)
         for name in unlisted:
             place, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(place), leaf, made[firsts[name]])

@@ -152,6 +152,12 @@ def test_frozen_weights_hide_nothing() -> None:
     assert not any(p.requires_grad for p in model.parameters())
 
 
+def test_pooling_in_channels_last_hides_no_channels() -> None:
+    model = Way(nn.AdaptiveAvgPool2d(1), size=1).eval().to(memory_format=torch.channels_last)
+    images = torch.randn(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    assert isinstance(find_prunable(model, images, ["first"])["first"], PrunableChannels)
+
+
 def test_channels_of_tied_weights_stay() -> None:
     model = Way(nn.Conv2d(16, 16, 3, padding=1))
     second = nn.Conv2d(16, 16, 3, padding=1)

@@ -15,6 +15,7 @@ from ghostify.structure.surgery import tensors_in
 
 # Operators of ATen by what they do to channels; any other ends the way of those that it takes.
 SAME = {"clone", "_to_copy", "detach", "alias", "contiguous", "lift_fresh", "lift_fresh_copy"}
+SAME |= {"as_strided_"}  # by which pooling of maps in channels last gives its output that layout
 SAME |= {"hardswish", "hardswish_", "_prelu_kernel", "log_sigmoid_forward", "copy_"}  # pointwise, without ATen's tag
 MOVING = {"view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "expand", "squeeze"}
 MOVING |= {"unsqueeze", "slice", "select", "split", "split_with_sizes", "unbind", "cat", "stack", "flip", "roll"}
