@@ -4,6 +4,7 @@ import pytest
 import torch
 from networks import SECONDS, Case, bounded
 from random_networks import BLOCKS, HEADS, drawn_parts, factory, images
+from torch.utils._pytree import tree_leaves
 
 SEEDS = range(8)  # three of four briefly
 
@@ -34,4 +35,7 @@ def test_every_block_runs(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(HEADS))
 def test_every_head_runs(name: str) -> None:
     with torch.no_grad():
-        factory(0, ["plain"], name, "nothing")(images(0, 2))
+        outputs = factory(0, ["plain"], name, "nothing")(images(0, 2))
+    tensors = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
+    assert tensors
+    assert all(bool(tensor.isfinite().all()) for tensor in tensors)
