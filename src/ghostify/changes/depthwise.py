@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ghostify.changes.change import Described, OutputChange, refuse_unless
 from ghostify.changes.layer import Convolution, Sizes
-from ghostify.fitting.least_squares import RIDGE, choose_maps, complement, fit_filters, share_explained
+from ghostify.fitting.least_squares import RIDGE, choose_maps, complement, share_explained
 from ghostify.fitting.moments import FilterMoments, FilterSums, windows
 from ghostify.fitting.samples import LayerSamples, set_
 from ghostify.layers import GhostConv2d
@@ -67,8 +67,8 @@ class DepthwiseGhosts(OutputChange):
         found, prior = samples.moments, samples.prior
         kept = choose_maps(found.tt, torch.diag(samples.gain.double() ** 2), self.kept)
         others = complement(kept, len(prior))
-        filters = fit_filters(found.of_outputs(kept), prior[kept])
-        set_(layer.primary, filters, found.t_mean[kept] - filters @ found.x_mean)
+        filters, bias = samples.with_bias(samples.filters)
+        set_(layer.primary, filters[kept], bias[kept])
         sums, padding = FilterSums(), self.cheap_kernel_size // 2
         for batch in samples.batches():
             channels = F.pad(layer.primary(batch.inputs), (padding,) * 4)

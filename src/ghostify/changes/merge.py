@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ghostify.changes.change import Described, InputChange, OutputChange, refuse_unless, whole_vectors
 from ghostify.changes.layer import Convolution, Sizes
-from ghostify.fitting.least_squares import fit_filters, ridged
+from ghostify.fitting.least_squares import fit_filters, lifted, ridge_of, solve_positive
 from ghostify.fitting.moments import Moments, mean_over_kernel
 from ghostify.fitting.samples import LayerSamples
 from ghostify.fitting.trial import Trial
@@ -117,10 +117,11 @@ def merge_inputs(found: Moments, fitted: Tensor, gain: Tensor, merged: int) -> M
         merged: Number of combinations, at most ``channels``.
     """
     channels, area = fitted.shape[1:]
-    lifted = ridged(found.xx)
-    values, vectors = torch.linalg.eigh(mean_over_kernel(lifted, channels))
+    ridge = ridge_of(found.xx)
+    values, vectors = torch.linalg.eigh(lifted(mean_over_kernel(found.xx, channels), ridge))
     root = vectors * values.clamp_min(0).sqrt() @ vectors.T
-    of_kernel = lifted.reshape(channels, area, channels, area).diagonal(dim1=0, dim2=2).mean(-1)
+    by_position = found.xx.unflatten(0, (channels, area)).unflatten(2, (channels, area))
+    of_kernel = lifted(by_position.diagonal(dim1=0, dim2=2).mean(-1), ridge)
     weighted = gain.to(fitted)[:, None, None] * fitted
     effect = torch.einsum("oip,ojp->ij", weighted @ of_kernel, weighted)
     directions = torch.linalg.eigh(root @ effect @ root).eigenvectors[:, -merged:]  # [channels, merged]
@@ -130,6 +131,9 @@ def merge_inputs(found: Moments, fitted: Tensor, gain: Tensor, merged: int) -> M
     def merge(rows: Tensor) -> Tensor:  # [channels · area, columns] → [merged · area, columns]
         return (combinations @ rows.reshape(channels, -1)).reshape(merged * area, -1)
 
-    seen = merge(lifted)
-    moments = Moments(merge(found.x_mean)[:, 0], found.t_mean, merge(merge(found.xx).T), merge(found.tx.T).T, found.tt)
-    return MergedInputs(combinations, moments, torch.linalg.solve(merge(seen.T), seen @ fitted.flatten(1).T).T)
+    # The filters of the merged inputs whose outputs are nearest to the fitted ones'.
+    moments = found.of_combinations(merge)
+    lifting = torch.kron(combinations @ combinations.T, ridge * torch.eye(area).to(combinations))
+    wanted = found.xx_times(fitted.flatten(1).T) + ridge * fitted.flatten(1).T
+    prior = solve_positive(moments.xx + lifting, merge(wanted)).T
+    return MergedInputs(combinations, moments, prior)

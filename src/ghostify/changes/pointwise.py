@@ -105,7 +105,7 @@ def fit_pointwise(found: Moments, fitted: Tensor, gain: Tensor, kept: int) -> Fe
     gain = gain.to(fitted)
     gain = gain.clamp_min(1e-3 * gain.max().clamp_min(1e-30))  # none is 0: they are divisors
     weighted = gain[:, None] * fitted
-    directions = torch.linalg.eigh(weighted @ found.xx @ weighted.T).eigenvectors[:, -kept:]  # [outputs, kept]
+    directions = torch.linalg.eigh(weighted @ found.xx_times(weighted.T)).eigenvectors[:, -kept:]  # [outputs, kept]
     pivots = qr(directions.T.cpu().numpy(), mode="r", pivoting=True)[1]
     chosen = torch.as_tensor(np.sort(pivots[:kept]).astype(np.int64), device=fitted.device)
     others = complement(chosen, len(fitted))
@@ -113,7 +113,9 @@ def fit_pointwise(found: Moments, fitted: Tensor, gain: Tensor, kept: int) -> Fe
     filters = basis @ (directions.T @ weighted) / gain[chosen, None]
     combinations = torch.linalg.solve(basis.T, directions[others].T).T * gain[chosen] / gain[others, None]
     made = combinations @ filters
-    error = found.tt.diagonal()[others] - 2 * (made * found.tx[others]).sum(1) + ((made @ found.xx) * made).sum(1)
+    error = (
+        found.tt.diagonal()[others] - 2 * (made * found.tx[others]).sum(1) + (found.xx_times(made.T).T * made).sum(1)
+    )
     return FewFilters(
         kept=chosen,
         filters=filters,

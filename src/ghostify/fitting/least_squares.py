@@ -32,19 +32,30 @@ def fit_filters(found: Moments, prior: Tensor) -> Tensor:
         3.0
     """
     prior = prior.to(found.xx)
-    covariance, missing = ridged(found.xx), (found.tx - prior @ found.xx).T
-    factor, failed = torch.linalg.cholesky_ex(covariance)
-    if bool(failed):  # rounding made it indefinite
-        return prior + torch.linalg.solve(covariance, missing).T
-    return prior + torch.cholesky_solve(missing, factor).T
+    if found.rows is not None:  # the same, with an unknown for each sample (Woodbury 1950)
+        x, t = found.rows
+        return prior + solve_positive(lifted(x @ x.T, ridge_of(found.xx)), t - x @ prior.T).T @ x
+    return prior + solve_positive(lifted(found.xx, ridge_of(found.xx)), (found.tx - prior @ found.xx).T).T
 
 
-def ridged(covariance: Tensor) -> Tensor:
-    """A covariance with a small share of its mean variance on the diagonal."""
-    ridge = RIDGE * covariance.diagonal().mean().clamp_min(1e-30)
-    ridged = covariance.clone()
-    ridged.diagonal().add_(ridge)
-    return ridged
+def solve_positive(matrix: Tensor, right: Tensor) -> Tensor:
+    """The solution for a symmetric positive definite matrix, or for one that only rounding made indefinite."""
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if bool(failed):
+        return torch.linalg.solve(matrix, right)
+    return torch.cholesky_solve(right, factor)
+
+
+def ridge_of(covariance: Tensor) -> Tensor:
+    """A small share of a covariance's mean variance."""
+    return RIDGE * covariance.diagonal().mean().clamp_min(1e-30)
+
+
+def lifted(matrix: Tensor, by: Tensor) -> Tensor:
+    """A copy of a square matrix with a number added on its diagonal."""
+    copied = matrix.clone()
+    copied.diagonal().add_(by)
+    return copied
 
 
 def complement(chosen: Tensor, size: int) -> Tensor:

@@ -1,5 +1,6 @@
 """Means and covariances of a convolution's inputs and target outputs, added up batch by batch."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,8 @@ from ghostify.layers import PaddedConv2d
 # images change the solution less than other images would.
 SAMPLES_PER_UNKNOWN, LEAST_SAMPLES = 20, 50_000
 PANEL = 128  # columns of a product of two matrices at once
+# With so few samples per input, systems of equations are solved with an unknown for each sample.
+FEW_SAMPLES = 0.25
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Moments:
         xx: Covariance of the inputs, ``[inputs, inputs]``.
         tx: Covariance of the outputs with the inputs, ``[outputs, inputs]``.
         tt: Covariance of the outputs, ``[outputs, outputs]``.
+        rows: Where samples are few, x and t less their means, over the root of their number: ``[samples, inputs]`` and
+            ``[samples, outputs]``.
     """
 
     x_mean: Tensor
@@ -31,10 +36,34 @@ class Moments:
     xx: Tensor
     tx: Tensor
     tt: Tensor
+    rows: tuple[Tensor, Tensor] | None = None
 
-    def of_outputs(self, chosen: Tensor) -> "Moments":
-        """The moments for some of the outputs."""
-        return Moments(self.x_mean, self.t_mean[chosen], self.xx, self.tx[chosen], self.tt[chosen][:, chosen])
+    @classmethod
+    def of_rows(cls, x_mean: Tensor, t_mean: Tensor, x: Tensor, t: Tensor) -> "Moments":
+        """The moments of few samples, from what are then their ``rows``."""
+        return cls(x_mean, t_mean, x.T @ x, t.T @ x, t.T @ t, (x, t))
+
+    def xx_times(self, right: Tensor) -> Tensor:
+        """The inputs' covariance times a matrix ``[inputs, columns]``."""
+        if self.rows is None:
+            return self.xx @ right
+        return self.rows[0].T @ (self.rows[0] @ right)
+
+    def of_inputs(self, chosen: Tensor) -> "Moments":
+        """The moments for some of the inputs."""
+        rows = None if self.rows is None else (self.rows[0][:, chosen], self.rows[1])
+        return Moments(self.x_mean[chosen], self.t_mean, self.xx[chosen][:, chosen], self.tx[:, chosen], self.tt, rows)
+
+    def of_combinations(self, combine: Callable[[Tensor], Tensor]) -> "Moments":
+        """The moments for linear combinations of the inputs.
+
+        Args:
+            combine: Function that makes them: ``[inputs, columns]`` → ``[combinations, columns]``.
+        """
+        x_mean = combine(self.x_mean[:, None])[:, 0]
+        if self.rows is not None:
+            return Moments.of_rows(x_mean, self.t_mean, combine(self.rows[0].T).T, self.rows[1])
+        return Moments(x_mean, self.t_mean, combine(combine(self.xx).T), combine(self.tx.T).T, self.tt)
 
 
 class MomentSums:
@@ -50,6 +79,7 @@ class MomentSums:
 
     def __init__(self) -> None:
         self.samples = 0
+        self.few: list[Tensor] = []  # themselves, as long as they are few
 
     def add(self, x: Tensor, t: Tensor) -> None:
         """Add samples: ``x`` is ``[samples, inputs]``, ``t`` is ``[samples, outputs]``."""
@@ -59,22 +89,36 @@ class MomentSums:
             # Products of differences from about the mean lose no digits to a large mean.
             self.shift = both.mean(0)
             self.sum = torch.zeros(both.shape[1], dtype=torch.float64, device=x.device)
-            self.products = torch.zeros(both.shape[1], both.shape[1], dtype=torch.float64, device=x.device)
+            self.products: Tensor | None = None
         both = both - self.shift
         self.sum += both.sum(0, dtype=torch.float64)
-        for first in range(0, both.shape[1], PANEL):  # what lies above the diagonal repeats what lies below
-            panel = slice(first, first + PANEL)
-            self.products[first:, panel] += both[:, first:].T @ both[:, panel]
         self.samples += len(both)
+        self.few.append(both)
+        if self.samples > FEW_SAMPLES * self.inputs:
+            self.multiply()
+
+    def multiply(self) -> None:
+        """Add up the products of the samples that are at hand."""
+        if self.products is None:
+            size = (len(self.sum), len(self.sum))
+            self.products = torch.zeros(size, dtype=torch.float64, device=self.sum.device)
+        for both in self.few:
+            for first in range(0, both.shape[1], PANEL):  # what lies above the diagonal repeats what lies below
+                panel = slice(first, first + PANEL)
+                self.products[first:, panel] += both[:, first:].T @ both[:, panel]
+        self.few = []
 
     def moments(self) -> Moments:
-        mean = self.sum / self.samples
+        mean, n = self.sum / self.samples, self.inputs
+        centre = mean + self.shift
+        if self.products is None:
+            rows = (torch.cat(self.few) - mean) / self.samples**0.5
+            return Moments.of_rows(centre[:n], centre[n:], rows[:, :n], rows[:, n:])
         for first in range(0, len(mean), PANEL):
             panel, rest = slice(first, first + PANEL), slice(first + PANEL, None)
             self.products[panel, rest] = self.products[rest, panel].T
         covariance = torch.addr(self.products / self.samples, mean, mean, alpha=-1)
-        mean, n = mean + self.shift, self.inputs
-        return Moments(mean[:n], mean[n:], covariance[:n, :n], covariance[n:, :n], covariance[n:, n:])
+        return Moments(centre[:n], centre[n:], covariance[:n, :n], covariance[n:, :n], covariance[n:, n:])
 
 
 def mean_over_kernel(covariance: Tensor, channels: int) -> Tensor:

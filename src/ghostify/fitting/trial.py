@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ghostify.errors import InputError
 from ghostify.fitting.least_squares import choose_maps, fit_filters
-from ghostify.fitting.moments import Moments, MomentSums, maps_at, mean_over_kernel, patches
+from ghostify.fitting.moments import MomentSums, maps_at, mean_over_kernel, patches
 from ghostify.fitting.pruning import consumer_gram
 from ghostify.fitting.samples import LARGEST_BLOCK_KERNEL, LayerSamples, SampleBatch, SumSamples, sample_convolution
 from ghostify.hooks import hooked
@@ -199,9 +199,8 @@ def without_inputs(samples: LayerSamples, rows: Tensor, channels: int) -> Filter
     """Filters of a convolution, fitted to some of its input channels, and 0 for the others."""
     found, area = samples.moments, samples.prior.shape[1] // channels
     columns = (rows[:, None] * area + torch.arange(area, device=rows.device)).flatten()
-    left = Moments(found.x_mean[columns], found.t_mean, found.xx[columns][:, columns], found.tx[:, columns], found.tt)
     filters = torch.zeros_like(samples.prior, dtype=found.xx.dtype)
-    filters[:, columns] = fit_filters(left, samples.prior[:, columns])
+    filters[:, columns] = fit_filters(found.of_inputs(columns), samples.prior[:, columns])
     return samples.with_bias(filters)
 
 
