@@ -432,7 +432,7 @@ def run_plan(trial: Trial) -> str:
         trial.plan = plan(trial.original, target_macs=SHARE, **asked)
     except InputError as error:
         _, _, least = str(error).partition("at least ")
-        if not least:
+        if not least or float(least.split()[0]) > 1 - 1e-3:
             raise
         trial.plan = plan(trial.original, target_macs=(1 + float(least.split()[0])) / 2, **asked)
     trial.found |= {"dropped": sum(layer.dropped for layer in trial.plan.values()), "share": f"{trial.plan.macs:.3f}"}

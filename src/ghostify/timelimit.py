@@ -7,7 +7,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-ENDING = 5.0  # seconds that code which is told to end may still take
+# Seconds that code which is told to end may take, and how often: Python drops what is raised in a finaliser.
+ENDING, TIMES = 1.0, 5
 
 
 class TimeLimitError(Exception):
@@ -43,9 +44,11 @@ def within(seconds: float, work: Callable[[], T]) -> T:
     try:
         thread.join(seconds)
     finally:
-        if thread.is_alive() and thread.ident is not None:  # too late, or the user interrupts
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(_EndedError))
-            thread.join(ENDING)
+        for _ in range(TIMES):
+            if thread.is_alive() and thread.ident is not None:  # too late, or the user interrupts
+                ended = ctypes.py_object(_EndedError)
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ended)
+                thread.join(ENDING)
     if results:
         return results[0]
     if errors and not isinstance(errors[0], _EndedError):

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch.nn.utils import prune
 
 from ghostify import GhostConv2d, InputError, create_model, deploy
 from ghostify.structure.surgery import replace_modules_
+from ghostify.timelimit import TimeLimitError
 
 
 class Crossroads(nn.Module):
@@ -556,6 +558,19 @@ def test_a_size_that_is_computed_with_stays_free(run: Callable[[Layers, Tensor],
     deployed = deploy(model, torch.randn(1, 3, 8, 9))
     assert deployed.fixed_size == (None, None)
     assert difference(model, deployed, torch.randn(1, 3, 11, 12)) < 1e-6
+
+
+def test_a_size_that_takes_too_long_to_keep_free_is_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_long(seconds: float, work: Callable[[], Any]) -> Any:
+        raise TimeLimitError(f"not done within {seconds:g} seconds")
+
+    monkeypatch.setattr(import_module("ghostify.inference.deploy"), "within", too_long)
+    model = Layers(takes_a_mean_over_pixels).eval()
+    deployed = deploy(model, torch.randn(1, 3, 8, 9))
+    assert deployed.fixed_size == (8, 9)
+    assert difference(model, deployed, torch.randn(3, 3, 8, 9)) < 1e-6
+    with pytest.raises(InputError, match="expected 8×9, or to deploy it for 11×12"):
+        deployed(torch.randn(1, 3, 11, 12))
 
 
 def infers(m: Layers, x: Tensor) -> Tensor:

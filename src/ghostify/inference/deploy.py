@@ -26,11 +26,15 @@ from ghostify.layers import GhostConv2d, GhostModule
 from ghostify.modes import without_inference_mode
 from ghostify.plain_part import plain_part
 from ghostify.structure.surgery import READABLE, replace_modules_
+from ghostify.timelimit import within
 from ghostify.wrappers import unwrapped
 
 Form = Literal["dense", "split", "joined"]
 FORMS: tuple[Form, ...] = get_args(Form)
 MOST = 2**31  # images in a batch; torch.export's own "no limit" is far more
+# Seconds that it may take to follow a network for inputs of any size: where windows are cut out of maps again and
+# again, the conditions on the size outgrow SymPy. Without free sizes a few seconds are enough.
+LONGEST = 40.0
 
 
 @dataclass(frozen=True)
@@ -151,8 +155,7 @@ def deploy(
         return chosen.get(name) == "split"
 
     try:
-        program = exported(model, example)
-        graph = functional_graph(program, type(model).__name__)
+        program, graph = exported(model, example)
         rewriter = Rewriter(graph, splits)
         network = rewriter.run()
         while rewriter.found:  # ends: each convolution is found once at most
@@ -249,17 +252,19 @@ def dense_form(layer: nn.Module) -> nn.Sequential:
     return dense.eval()
 
 
-def exported(model: nn.Module, example: Tensor) -> ExportedProgram:
+def exported(model: nn.Module, example: Tensor) -> tuple[ExportedProgram, fx.GraphModule]:
     """The network as ATen operators, for any batch, and any height and width where it allows."""
     x = example.detach()
     if len(x) == 1:  # a size of 1 would be taken for a constant
         x = x.expand(2, *x.shape[1:]).contiguous()
     name = type(model).__name__
     try:
-        program = followed(model, x, sides=Dim.AUTO)
+        program, graph = within(LONGEST, lambda: followed(model, x, sides=Dim.AUTO))
     except Exception:  # noqa: BLE001  # torch.export runs the network's own code, which may raise anything
-        try:  # as where the size becomes an operator's setting
-            program = followed(model, x, sides=None)
+        try:  # as where the size becomes an operator's setting, or where windows of maps are cut out again and again
+            program, graph = followed(model, x, sides=None)
+        except InputError:
+            raise
         except Exception as error:
             own = next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype)
             other = f"; the network is {named(own)}, the example {named(x.dtype)}" if own != x.dtype else ""
@@ -281,13 +286,14 @@ def exported(model: nn.Module, example: Tensor) -> ExportedProgram:
             f"{name} computes a batch of {len(x)} in another way than others, and would be right for "
             "some only: expected a network that does the same for any batch"
         )
-    return program
+    return program, graph
 
 
-def followed(model: nn.Module, x: Tensor, sides: Any) -> ExportedProgram:
-    """torch.export's program, with a free batch; ``sides`` is what it is told of height and width."""
+def followed(model: nn.Module, x: Tensor, sides: Any) -> tuple[ExportedProgram, fx.GraphModule]:
+    """torch.export's program with a free batch, and its graph; ``sides`` is what it is told of height and width."""
     with unlogged(), without_inference_mode(), torch.no_grad():
-        return torch.export.export(model, (x,), dynamic_shapes=({0: Dim.AUTO, 2: sides, 3: sides},))
+        program = torch.export.export(model, (x,), dynamic_shapes=({0: Dim.AUTO, 2: sides, 3: sides},))
+    return program, functional_graph(program, type(model).__name__)
 
 
 def functional_graph(program: ExportedProgram, name: str) -> fx.GraphModule:
