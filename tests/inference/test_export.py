@@ -21,7 +21,7 @@ from ghostify.cli import main
 from ghostify.cli.export import export as verb
 from ghostify.errors import first_sentence
 from ghostify.inference.engines import FileRunner, Operator, undisturbed_ms
-from ghostify.inference.export import move_together, parity
+from ghostify.inference.export import ROUNDINGS, TOLERANCE, move_together, parity
 
 
 class Small(nn.Module):
@@ -101,6 +101,31 @@ def test_a_file_that_gives_something_else_is_refused_and_not_kept(small: nn.Modu
     with pytest.raises(InputError, match=r"does not give what the network gives.*not kept"):
         export(Lying(small), tmp_path / "new" / "deep" / "net.onnx", torch.randn(1, 3, 9, 7))
     assert not list(tmp_path.iterdir())
+
+
+def far_from_zero(bias: float) -> nn.Module:
+    """A network that rounds more than a file may differ: BatchNorm takes a large mean off and divides by little."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+    conv, norm = model[0], model[1]
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert conv.bias is not None
+    nn.init.constant_(conv.bias, bias)
+    nn.init.constant_(norm.running_mean, bias)
+    nn.init.constant_(norm.running_var, 0.05)
+    return model
+
+
+def test_a_file_may_differ_by_what_rounding_does_to_the_network_itself(tmp_path: Path) -> None:
+    x = torch.rand(4, 3, 9, 7)
+    assert export(far_from_zero(0), tmp_path / "near.onnx", x).rounding is None
+    report = export(far_from_zero(30_000), tmp_path / "far.onnx", x)
+    assert report.rounding is not None
+    assert TOLERANCE < report.difference < ROUNDINGS * report.rounding
+    with pytest.raises(InputError, match="does not give what the network gives"):
+        export(far_from_zero(30_000), tmp_path / "strict.onnx", x, tolerance=TOLERANCE)
+    with pytest.raises(InputError, match="does not give what the network gives"):
+        export(Lying(far_from_zero(30_000)), tmp_path / "lying.onnx", x)
 
 
 class Several(nn.Module):

@@ -143,6 +143,8 @@ def print_report(report: ExportReport) -> None:
     found = (
         f"wrote {report.path} for {taken}: in {report.engine} outputs differ by {report.difference:.1e} of the largest"
     )
+    if report.rounding is not None:
+        found += f" (rounding alone does {report.rounding:.1e} to this network)"
     if report.agreement is not None:
         found += f", the first answer is the same for {percent(report.agreement)} % of {report.images} images"
     if report.top1_before is not None:
