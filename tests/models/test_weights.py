@@ -112,6 +112,76 @@ def test_what_lies_beside_the_prefix_is_said(tmp_path: Path, caplog: pytest.LogC
     assert caplog.messages == [f"{path}: took the weights that begin with 'model.'; left out: 2, such as 'loss.weight'"]
 
 
+def masked(state: State) -> State:
+    """As ``torch.nn.utils.prune`` leaves a layer; of its weights and mask, only the product is the network's."""
+    found = dict(state)
+    weight = found.pop("conv1.weight")
+    mask = (torch.arange(weight.numel()) % 3 > 0).reshape(weight.shape)
+    return found | {"conv1.weight_orig": torch.where(mask, weight, 7.0), "conv1.weight_mask": mask.float()}
+
+
+def counted(state: State) -> State:
+    return dict(state) | {
+        "total_ops": torch.zeros(1),
+        "conv1.total_ops": torch.zeros(1),
+        "bn1.total_params": torch.ones(1),
+    }
+
+
+def averaged_beside(state: State) -> State:
+    return dict(state) | {f"ema_{name.replace('.', '_')}": torch.zeros_like(tensor) for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("add", [counted, averaged_beside])
+def test_what_a_tool_added_is_left_out_and_said(
+    tmp_path: Path, add: Callable[[State], State], prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, state = tmp_path / "weights.pt", tiny().state_dict()
+    torch.save({"state_dict": prefixed(prefix, add(state))}, path)
+    loaded = load_weights_(tiny(), path).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
+    assert "left out what a tool added, such as" in caplog.messages[0]
+
+
+def test_masked_weights_are_multiplied(tmp_path: Path) -> None:
+    path, state = tmp_path / "weights.pt", tiny().state_dict()
+    torch.save(masked(state), path)
+    kept = load_weights_(tiny(), path).conv1.weight.flatten()
+    expected = state["conv1.weight"].flatten() * (torch.arange(kept.numel()) % 3 > 0)
+    assert torch.equal(kept, expected)
+
+
+def of_a_parametrisation(state: State) -> State:
+    return {name.replace("conv1.weight", "conv1.parametrizations.weight.original"): t for name, t in state.items()}
+
+
+def of_weight_norm(state: State) -> State:
+    found = dict(state)
+    weight = found.pop("conv1.weight")
+    return found | {"conv1.weight_v": weight, "conv1.weight_g": torch.ones(len(weight), 1, 1, 1)}
+
+
+def of_spectral_norm(state: State) -> State:
+    found = dict(state)
+    return found | {"conv1.weight_orig": found.pop("conv1.weight"), "conv1.weight_u": torch.ones(4)}
+
+
+@pytest.mark.parametrize(
+    ("change", "by"),
+    [
+        (of_a_parametrisation, r"parametrize\.remove_parametrizations"),
+        (of_weight_norm, "remove_weight_norm"),
+        (of_spectral_norm, "remove_spectral_norm"),
+    ],
+)
+def test_weights_that_a_layer_computes_are_asked_for(tmp_path: Path, change: Callable[[State], State], by: str) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(change(tiny().state_dict()), path)
+    with pytest.raises(InputError, match=rf"computes them from, .*: expected a file that is saved after .*{by} put"):
+        load_weights_(tiny(), path)
+
+
 class Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()

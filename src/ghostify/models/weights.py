@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostify.errors import InputError
+from ghostify.models.additions import put_back_by, without_additions
 from ghostify.models.tensor_file import NamedTensors, read_tensors
 from ghostify.wrappers import MARKS
 
@@ -85,12 +86,14 @@ class Match:
         prefix: Beginning of these names that the network's lack.
         state: Those that begin so, by the network's names; others by what follows the prefix.
         left_out: Names that begin otherwise.
+        additions: Names of what a tool added.
     """
 
     source: NamedTensors
     prefix: str
     state: dict[str, Tensor]
     left_out: tuple[str, ...]
+    additions: tuple[str, ...]
 
 
 def best_match(path: Path, found: list[NamedTensors], own: Mapping[str, Tensor]) -> Match:
@@ -109,6 +112,8 @@ def best_match(path: Path, found: list[NamedTensors], own: Mapping[str, Tensor])
             "%s: took the weights that begin with %r; left out: %d, such as %r",
             *(path, chosen.prefix, len(chosen.left_out), chosen.left_out[0]),
         )
+    if chosen.additions:
+        logger.warning("%s: left out what a tool added, such as %r", path, chosen.additions[0])
     return chosen
 
 
@@ -126,7 +131,9 @@ def matches_of(source: NamedTensors, own: Collection[str]) -> Iterator[Match]:
             if key.startswith(prefix)
             for inside in [key.removeprefix(prefix)]
         }
-        yield Match(source, prefix, state, tuple(name for key, name in theirs.items() if not key.startswith(prefix)))
+        state, additions = without_additions(state, own)
+        left_out = tuple(name for key, name in theirs.items() if not key.startswith(prefix))
+        yield Match(source, prefix, state, left_out, tuple(additions))
 
 
 def unmarked(name: str) -> str:
@@ -168,6 +175,11 @@ def refuse_other_names(
     odd += [f"has the unknown {listed(unexpected)}"] if unexpected else []
     if missing and not unexpected and all(name.startswith(f"{head_of(model)}.") for name in missing):
         raise OtherHeadError(f"{path} has no last layer for {type(model).__name__}, {listed(missing)}", None)
+    if missing and (by := put_back_by(unexpected)):
+        raise InputError(
+            f"{path} has no weights of {type(model).__name__}, but what a layer computes them from, "
+            f"{listed(unexpected)}: expected a file that is saved after {by} put them back"
+        )
     if odd:
         raise InputError(
             f"{path} is of another network than {type(model).__name__}: it {' and '.join(odd)} "
