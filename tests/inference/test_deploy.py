@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from ghostify import GhostConv2d, InputError, create_model, deploy
+from ghostify import GhostConv2d, InputError, create_model, deploy, export
 from ghostify.structure.surgery import replace_modules_
 from ghostify.timelimit import TimeLimitError
 
@@ -411,12 +412,56 @@ def test_a_layer_may_have_layers_inside() -> None:
     assert difference(model, deploy(model, torch.randn(1, 3, 8, 8)), torch.randn(3, 3, 8, 8)) < 1e-6
 
 
+def flattens_by_its_length(m: Layers, x: Tensor) -> Tensor:
+    return m.conv(x).reshape(len(x), -1)
+
+
+def shuffles_by_its_length(m: Layers, x: Tensor) -> Tensor:
+    x = m.conv(x)
+    return x.view(len(x), 2, 4, *x.shape[2:]).transpose(1, 2).reshape(len(x), 8, *x.shape[2:])
+
+
+def takes_halves_as_images(m: Layers, x: Tensor) -> Tensor:
+    x = m.conv(x)
+    halves = x.reshape(2 * int(x.shape[0]), 4, *x.shape[2:])
+    return halves.softmax(1).reshape(x.size(0), -1)
+
+
+def adds_zeros_of_its_length(m: Layers, x: Tensor) -> Tensor:
+    return m.conv(x) + torch.zeros(len(x), 8, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [flattens_by_its_length, shuffles_by_its_length, takes_halves_as_images, adds_zeros_of_its_length],
+    ids=lambda f: f.__name__,
+)
+def test_a_batch_whose_size_is_taken_as_a_number_stays_free(
+    run: Callable[[Layers, Tensor], Tensor], tmp_path: Path
+) -> None:
+    model = shaken(Layers(run))
+    deployed = deploy(model, torch.randn(1, 3, 8, 9))
+    for batch in (1, 2, 4, 11):
+        assert difference(model, deployed, torch.randn(batch, 3, 8, 9)) < 1e-6
+    assert deployed.fixed_size == (None, None)
+    assert difference(model, deployed, torch.randn(2, 3, 10, 7)) < 1e-6
+    export(deployed, tmp_path / "network.onnx", torch.randn(1, 3, 8, 9), check=[torch.randn(5, 3, 8, 9)])
+
+
 def each_image_by_itself(m: Layers, x: Tensor) -> Tensor:
     return torch.stack([m.conv(image[None])[0] for image in x])
 
 
 def another_way_for_large_batches(m: Layers, x: Tensor) -> Tensor:
     return m.conv(x) if len(x) < 5 else m.ghost(x)
+
+
+def another_way_for_one(m: Layers, x: Tensor) -> Tensor:
+    return m.conv(x) if len(x) > 1 else m.ghost(x)
+
+
+def means_over_its_length(m: Layers, x: Tensor) -> Tensor:
+    return m.conv(x) / float(len(x))
 
 
 def a_choice_by_value(m: Layers, x: Tensor) -> Tensor:
@@ -428,6 +473,8 @@ def a_choice_by_value(m: Layers, x: Tensor) -> Tensor:
     [
         (each_image_by_itself, "would be right for some only"),
         (another_way_for_large_batches, "would be right for some only"),
+        (another_way_for_one, "would be right for some only"),
+        (means_over_its_length, "would be right for some only"),
         (a_choice_by_value, "chosen by a value"),
     ],
     ids=lambda given: getattr(given, "__name__", ""),

@@ -5,7 +5,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from io import StringIO
@@ -19,13 +19,14 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.overrides import TorchFunctionMode
 
 from ghostify.errors import InputError, first_sentence, spelled
+from ghostify.inference.any_batch import BATCHES, for_any_batch
 from ghostify.inference.engines import check_engine
 from ghostify.inference.nodes import UnclearError, first, is_functional, is_in_place
 from ghostify.inference.rewrite import Rewriter
 from ghostify.layers import GhostConv2d, GhostModule
 from ghostify.modes import without_inference_mode
 from ghostify.plain_part import plain_part
-from ghostify.structure.surgery import READABLE, replace_modules_
+from ghostify.structure.surgery import READABLE, replace_modules_, tensors_in
 from ghostify.timelimit import within
 from ghostify.wrappers import unwrapped
 
@@ -35,6 +36,7 @@ MOST = 2**31  # images in a batch; torch.export's own "no limit" is far more
 # Seconds that it may take to follow a network for inputs of any size: where windows are cut out of maps again and
 # again, the conditions on the size outgrow SymPy. Without free sizes a few seconds are enough.
 LONGEST = 40.0
+SMALL_BATCHES = (1, 2, 3)  # in which a network that takes the size of a batch as a number is tried
 
 
 @dataclass(frozen=True)
@@ -155,11 +157,11 @@ def deploy(
         return chosen.get(name) == "split"
 
     try:
-        program, graph = exported(model, example)
-        rewriter = Rewriter(graph, splits)
+        found = exported(model, example)
+        rewriter = Rewriter(found.graph, splits)
         network = rewriter.run()
         while rewriter.found:  # ends: each convolution is found once at most
-            rewriter = Rewriter(graph, splits, rewriter.cuts | rewriter.found)
+            rewriter = Rewriter(found.graph, splits, rewriter.cuts | rewriter.found)
             network = rewriter.run()
     except UnclearError as error:
         raise InputError(f"{type(model).__name__} cannot be deployed: {error}") from error
@@ -175,8 +177,8 @@ def deploy(
         reason = rewriter.joins.get(name, "" if name in rewriter.split else "it is not run for the example")
         return DeployedGhost(name, "joined" if reason else "split", reason)
 
-    guards = getattr(program.module(check_guards=True), "_guards_fn", None)
-    check_size = None if guards is None else partial(refuse_size, guards, tuple(example.shape[2:]))
+    guards = getattr(found.program.module(check_guards=True), "_guards_fn", None)
+    check_size = None if guards is None else partial(refuse_size, guards, (found.batch, *example.shape[2:]))
     ghosts = tuple(became(name) for name in layers)
     return Deployed(
         network, ghosts, torch.channels_last if eager else None, fixed_size(check_size, example), check_size
@@ -252,17 +254,31 @@ def dense_form(layer: nn.Module) -> nn.Sequential:
     return dense.eval()
 
 
-def exported(model: nn.Module, example: Tensor) -> tuple[ExportedProgram, fx.GraphModule]:
+@dataclass(frozen=True)
+class Followed:
+    """A network as ATen operators.
+
+    Args:
+        program: What torch.export made of it.
+        graph: Its graph, without changes in place.
+        batch: Images of the example that it was followed for.
+    """
+
+    program: ExportedProgram
+    graph: fx.GraphModule
+    batch: int
+
+
+def exported(model: nn.Module, example: Tensor) -> Followed:
     """The network as ATen operators, for any batch, and any height and width where it allows."""
-    x = example.detach()
-    if len(x) == 1:  # a size of 1 would be taken for a constant
-        x = x.expand(2, *x.shape[1:]).contiguous()
-    name = type(model).__name__
+    name, x = type(model).__name__, images_like(example, 2)  # a size of 1 would be taken for a constant
+    sides: Any = Dim.AUTO
     try:
-        program, graph = within(LONGEST, lambda: followed(model, x, sides=Dim.AUTO))
+        found = within(LONGEST, partial(followed, model, x, sides))
     except Exception:  # noqa: BLE001  # torch.export runs the network's own code, which may raise anything
+        sides = None
         try:  # as where the size becomes an operator's setting, or where windows of maps are cut out again and again
-            program, graph = followed(model, x, sides=None)
+            found = followed(model, x, sides)
         except InputError:
             raise
         except Exception as error:
@@ -279,21 +295,47 @@ def exported(model: nn.Module, example: Tensor) -> tuple[ExportedProgram, fx.Gra
                     "tuples, lists or dicts, or a class that torch.export.register_dataclass knows"
                 ) from error
             raise InputError(f"{name} cannot be followed by torch.export: {first_sentence(error)}{other}") from error
-    (batch, *_), constraints = sizes_of_input(program), program.range_constraints
+    (batch, *_), constraints = sizes_of_input(found.program), found.program.range_constraints
     free = {str(size) for size, limits in constraints.items() if limits.lower <= 2 and limits.upper > MOST}
-    if str(batch) not in free:
+    if str(batch) in free:
+        return found
+    try:
+        return followed_twice(model, example, sides)
+    except Exception as error:
         raise InputError(
             f"{name} computes a batch of {len(x)} in another way than others, and would be right for "
             "some only: expected a network that does the same for any batch"
-        )
-    return program, graph
+        ) from error
 
 
-def followed(model: nn.Module, x: Tensor, sides: Any) -> tuple[ExportedProgram, fx.GraphModule]:
-    """torch.export's program with a free batch, and its graph; ``sides`` is what it is told of height and width."""
+def followed(model: nn.Module, x: Tensor, sides: Any, batch: Any = Dim.AUTO) -> Followed:
+    """A network as torch.export follows it; ``sides`` and ``batch`` are what it is told of sizes."""
     with unlogged(), without_inference_mode(), torch.no_grad():
-        program = torch.export.export(model, (x,), dynamic_shapes=({0: Dim.AUTO, 2: sides, 3: sides},))
-    return program, functional_graph(program, type(model).__name__)
+        program = torch.export.export(model, (x,), dynamic_shapes=({0: batch, 2: sides, 3: sides},))
+    return Followed(program, functional_graph(program, type(model).__name__), len(x))
+
+
+def followed_twice(model: nn.Module, example: Tensor, sides: Any) -> Followed:
+    """A network that takes the size of a batch as a number, for any batch.
+
+    Raises:
+        UnclearError: If it does something else for other batches.
+    """
+    found, other = (followed(model, images_like(example, batch), sides, None) for batch in BATCHES)
+    graph = for_any_batch(found.graph, other.graph)
+    with torch.no_grad():
+        for batch in SMALL_BATCHES:
+            x = images_like(example, batch)
+            given, wanted = tensors_in(graph(x.clone())), tensors_in(model(x.clone()))
+            if not all(map(torch.allclose, given, wanted)):
+                raise UnclearError(f"it computes {batch} images in another way")
+    return replace(found, graph=graph)
+
+
+def images_like(example: Tensor, batch: int) -> Tensor:
+    """So many images like the first of an example, none as any other."""
+    shades = torch.linspace(1, 0.5, batch).to(example).view(-1, 1, 1, 1)
+    return example.detach()[:1] * shades
 
 
 def functional_graph(program: ExportedProgram, name: str) -> fx.GraphModule:
@@ -337,18 +379,19 @@ def sizes_of_input(program: ExportedProgram) -> torch.Size:
     return size
 
 
-def refuse_size(guards: nn.Module, size: tuple[int, ...], x: Tensor) -> None:
+def refuse_size(guards: nn.Module, example: tuple[int, ...], x: Tensor) -> None:
     """Refuse an input for which the network would do something else than for the size that it was deployed for.
 
     Args:
-        guards: torch.export's assertions about its example, which had more than one image.
-        size: Height and width that it was deployed for.
+        guards: torch.export's assertions about its example.
+        example: Batch, height and width of that.
         x: The input.
     """
-    if tuple(x.shape[2:]) == size:
+    batch, *size = example
+    if list(x.shape[2:]) == size:
         return
     try:
-        guards(x if len(x) > 1 else x.expand(2, *x.shape[1:]))
+        guards(x[:1].expand(batch, *x.shape[1:]))
     except AssertionError as error:
         wanted, given = ("×".join(map(str, sides)) for sides in (size, x.shape[2:]))
         raise InputError(
