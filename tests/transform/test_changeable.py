@@ -144,6 +144,8 @@ def test_what_a_copy_would_share_with_the_network_is_left_and_said_or_refused(ho
     layer = conv(16, 16)
     found = convert(Leaking(how, layer).eval(), **options)
     assert [row.reason for row in found.layers] == ["", SHARED, ""]
+    left = found.layers[1]
+    assert left.macs_after == left.macs_before == 16 * 16 * 9 * 16 * 16
     with pytest.raises(
         InputError, match="Leaking cannot be copied whole: of 'layer', a copy of the network still runs"
     ):

@@ -27,6 +27,7 @@ from ghostify.transform.changeable import (
     ALREADY,
     NOT_CHEAPER,
     NOT_ONCE,
+    SHARED,
     commonest_reasons,
     convolutions_of,
     may_be_fitted,
@@ -208,7 +209,10 @@ def rows_of(
         plan = plans.get(name, LayerPlan.keep(conv))
         combining = f"{NOT_CHEAPER}: combining {conv.out_channels} channels costs as much as making them"
         reason = "" if plan.changes else reasons[name] or combining
-        yield ConvertedLayer(name, not reason, reason, *macs_of(name), **row_of(name, plan))
+        macs, macs_after = macs_of(name)
+        if reason == SHARED:  # it is no module of the copy, which runs it
+            macs_after = macs
+        yield ConvertedLayer(name, not reason, reason, macs, macs_after, **row_of(name, plan))
     for name in changed_blocks(plans):
         before, after = macs_of(name)
         yield ConvertedLayer(name, True, "", None if before is None else 0, after, **row_of(name, plans[name]))
