@@ -50,12 +50,13 @@ from ghostify.atomic import replacing
 from ghostify.inference.deploy import Deployed
 from ghostify.inference.export import TOLERANCE
 from ghostify.measure.count import Count
-from ghostify.plain_part import plain_part
+from ghostify.plain_part import input_shape_of, plain_part
 
 STAGES = ("count", "convert", "plan", "planned", "calibrated", "deploy", "export", "save")
 AS_PLANNED = "as planned"  # where a plan was followed, its layers were fitted to images
 WELL = ("ok", AS_PLANNED)
 SIDES = (32, 64, 96, 128, 160, 192, 224, 256, 299, 320, 331)
+SMALL_SIDE = 128  # of a detector's images
 IMAGES = 32  # the fewest that a conversion takes
 SHARE = 0.8  # of the multiply-adds; where a network can lose less, half of what it can
 CONVOLUTIONAL = 1 / 3  # of the multiply-adds are convolutions'; or else
@@ -200,11 +201,9 @@ def size_of(name: str) -> float:
 
 
 def build(name: str) -> nn.Module:
-    """A network of random weights; torchvision's detectors and segmentation networks, too."""
-    source, _, rest = name.partition(":")
-    if source == "torchvision" and rest not in torchvision.models.list_models(module=torchvision.models):
-        return torchvision.models.get_model(rest, weights=None, weights_backbone=None)
-    return create_model(name)
+    """A network of random weights; a detector for small images, where it can be told."""
+    small = kind_of(name) == "detection" and ":ssd" not in name
+    return create_model(name, **({"min_size": SMALL_SIDE, "max_size": SMALL_SIDE} if small else {}))
 
 
 def kind_of(name: str) -> str:
@@ -303,8 +302,8 @@ def prepared(name: str, folder: Path, pipe: Connection) -> Trial | None:
     torch.manual_seed(0)
     model = build(name)
     shape = small_input(name, model)
-    counted = count(model, shape) if kind_of(name) != "detection" else None
-    if counted is not None and name.startswith("timm:") and (why := not_convolutional(model, counted)):
+    counted = count(model, shape)
+    if name.startswith("timm:") and (why := not_convolutional(model, counted)):
         pipe.send(("done", {"input": "×".join(map(str, shape)), "parameters": counted.params, "passed_over": why}))
         return None
     images = torch.rand(IMAGES, *shape)
@@ -315,7 +314,7 @@ def prepared(name: str, folder: Path, pipe: Connection) -> Trial | None:
 def small_input(name: str, model: nn.Module) -> tuple[int, ...]:
     """The smallest input that a network takes, in eval mode and in training."""
     if kind_of(name) == "detection":
-        return 3, 128, 128
+        return input_shape_of(model)
     config = getattr(model, "default_cfg", {}) or {}
     channels, *own = config.get("input_size", (3, 224, 224))
     if config.get("fixed_input_size"):
@@ -463,13 +462,19 @@ def run_deploy(trial: Trial) -> str:
 
 
 def run_export(trial: Trial) -> str:
-    example = trial.images[:2]
+    """As deployed; where rounding in float32 is large, in float64."""
+    model, example = trial.deployed or trial.last[1], trial.images[:2]
+    path = trial.folder / "network.onnx"
     try:
-        export(trial.deployed or trial.last[1], trial.folder / "network.onnx", example[:1], check=[example])
+        export(model, path, example[:1], check=[example])
     except InputError as error:
-        if "does not give what" in str(error):
-            raise WrongError(str(error)) from error
-        raise
+        if "does not give what" not in str(error):
+            raise
+        wide = copy.deepcopy(trial.last[1]).double()
+        try:
+            export(wide, path, example[:1].double(), check=[example.double()], tolerance=DOUBLE)
+        except InputError as other:
+            raise WrongError(f"{error}; in float64: {other}") from other
     return ""
 
 

@@ -6,25 +6,27 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from tiny_detector import fasterrcnn, retinanet
+from tiny_detector import anchors, fasterrcnn, fcos, pyramid, retinanet, ssd
 from torch import nn
-from torchvision.models.detection import FasterRCNN, RetinaNet
+from torchvision.models.detection import FasterRCNN, KeypointRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
 
-from ghostify import compare, convert, deploy, export
+from ghostify import InputError, compare, convert, count, deploy, export, plan
 from ghostify.inference.engines import FileRunner
-from ghostify.plain_part import finish, plain_part
+from ghostify.plain_part import finish, input_shape_of, plain_part
 
 SHAPE = (3, 64, 96)
 
 
-@pytest.mark.parametrize("build", [retinanet, fasterrcnn])
+@pytest.mark.parametrize("build", [retinanet, fasterrcnn, fcos, ssd])
 def test_a_deployed_detector_gives_the_same_maps(build: Any) -> None:
     model = convert(build().eval(), cheap="pointwise", parts=("fpn", "head")).model.eval()
     x = torch.randn(2, *SHAPE)
     with torch.no_grad():
-        for given, wanted in zip(deploy(model, x[:1])(x), plain_part(model)(x), strict=True):
+        maps = plain_part(model)(x)
+        assert len(maps) > 1
+        for given, wanted in zip(deploy(model, x[:1])(x), maps, strict=True):
             torch.testing.assert_close(given, wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -45,6 +47,44 @@ def test_boxes_from_an_exported_file_are_those_of_the_detector(tmp_path: Path) -
     # The head has the same weights at every level, and the file has them once.
     weights = sum(onnx.numpy_helper.to_array(tensor).size for tensor in onnx.load(path).graph.initializer)
     assert weights < 1.05 * sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("build", [fcos, ssd])
+def test_boxes_of_other_detectors_are_theirs(build: Any, tmp_path: Path) -> None:
+    model = build(score_thresh=0.0).eval()
+    images = [torch.rand(3, 64, 96), torch.rand(3, 60, 90)]
+    inputs, _ = model.transform(images)
+    assert tuple(inputs.tensors.shape[1:]) == input_shape_of(model) == SHAPE
+    path = tmp_path / "network.onnx"
+    export(model, path, inputs.tensors[:1])
+    with FileRunner(path, "onnxruntime", threads=1) as runner, torch.no_grad():
+        outputs = tuple(runner.outputs(inputs.tensors))
+        found, wanted = finish(model, outputs, inputs.image_sizes, inputs.tensors), model(images)
+    found = model.transform.postprocess(found, inputs.image_sizes, [(64, 96), (60, 90)])
+    for given, right in zip(found, wanted, strict=True):
+        assert len(right["boxes"]) > 3
+        torch.testing.assert_close(given["scores"], right["scores"], rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match=r"\d+ boxes: of \[2, 3, 64, 96\] the detector has \d+"):
+        finish(model, tuple(output[:, 1:] for output in outputs), inputs.image_sizes, inputs.tensors)
+
+
+@pytest.mark.parametrize("build", [retinanet, fasterrcnn, fcos, ssd])
+def test_detectors_are_not_planned_and_that_is_said(build: Any) -> None:
+    with pytest.raises(InputError, match="finds objects, and plans are not made for detectors"):
+        plan(build().eval(), example=torch.rand(1, *SHAPE), calibration=[torch.rand(32, *SHAPE)], target_macs=0.8)
+
+
+@pytest.mark.parametrize(("family", "kind", "width"), [(MaskRCNN, "mask", 256), (KeypointRCNN, "keypoint", 512)])
+def test_second_stages_for_masks_and_keypoints_are_counted(family: Any, kind: str, width: int) -> None:
+    options = {
+        f"{kind}_roi_pool": MultiScaleRoIAlign(["0"], 6, 2),
+        f"{kind}_head": nn.Conv2d(16, width, 3, padding=1),
+        "rpn_anchor_generator": anchors(),
+        "box_detections_per_img": 5,
+    }
+    counted = count(family(pyramid(16, True), num_classes=3, min_size=64, max_size=96, **options).eval(), SHAPE)
+    assert counted.of(f"roi_heads.{kind}_head").macs == 5 * 6 * 6 * 16 * width * 9
+    assert counted.of(f"roi_heads.{kind}_predictor").macs > 0
 
 
 def test_detectors_are_compared_by_their_plain_parts() -> None:

@@ -5,10 +5,12 @@ from functools import partial
 from typing import Any
 
 from torch import nn
-from torchvision.models.detection import FasterRCNN, RetinaNet
-from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.models.detection.ssd import SSD
 
 SIZES = {"min_size": 64, "max_size": 96}
 
@@ -25,6 +27,21 @@ def retinanet(num_classes: int = 2, *, channels: int = 16, norm: bool = True, **
 def fasterrcnn(num_classes: int = 2, *, channels: int = 16, norm: bool = True, **options: Any) -> FasterRCNN:
     """The same pyramid and anchors, and the usual second stage."""
     return FasterRCNN(pyramid(channels, norm), num_classes + 1, rpn_anchor_generator=anchors(), **(SIZES | options))
+
+
+def fcos(num_classes: int = 2, *, channels: int = 32, norm: bool = True, **options: Any) -> FCOS:
+    """The same pyramid; each place is one anchor, and its head also says how central that is."""
+    places = AnchorGenerator(((8,), (16,), (32,)), ((1.0,),) * 3)
+    head = FCOSHead(channels, 1, num_classes + 1, 1)
+    return FCOS(pyramid(channels, norm), num_classes + 1, anchor_generator=places, head=head, **(SIZES | options))
+
+
+def ssd(num_classes: int = 2, *, channels: int = 16, norm: bool = True, **options: Any) -> SSD:
+    """Images of one size; the head has other layers for each level."""
+    boxes = DefaultBoxGenerator([[2], [2, 3], [2]], min_ratio=20, max_ratio=90)
+    backbone = pyramid(channels, norm)
+    backbone.out_channels = [channels] * 3
+    return SSD(backbone, boxes, (96, 64), num_classes + 1, **options)
 
 
 def anchors() -> AnchorGenerator:

@@ -5,16 +5,20 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN, RetinaNet
+from torch.func import functional_call
+from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
+from torchvision.models.detection.ssd import SSD
 
 from ghostify.errors import InputError
 from ghostify.modes import evaluating
 
 PARTS = ("backbone", "fpn", "head")
-Detector: TypeAlias = RetinaNet | FasterRCNN
+OneStage: TypeAlias = RetinaNet | FCOS | SSD
+Detector: TypeAlias = OneStage | FasterRCNN  # with its subclasses for masks and keypoints
 Detections = list[dict[str, Tensor]]
+ANSWERS = ("cls_logits", "bbox_regression", "bbox_ctrness")  # of a head, as torchvision calls them
 
 
 class PlainPart(nn.Module):
@@ -24,49 +28,56 @@ class PlainPart(nn.Module):
     second stage. The modules are the detector's, not copies.
 
     Args:
-        detector: torchvision's RetinaNet or Faster R-CNN.
-        proposals: Number of regions of zeros to run through a Faster R-CNN's second stage, so that it is counted.
+        detector: One of torchvision's.
+        second_stage: Run a Faster R-CNN's second stage on regions of zeros, as many as it looks at, so that it is
+            counted.
     """
 
-    def __init__(self, detector: Detector, proposals: int = 0) -> None:
+    def __init__(self, detector: Detector, *, second_stage: bool = False) -> None:
         super().__init__()
         self.backbone = detector.backbone
-        self.proposals = proposals
-        if isinstance(detector, RetinaNet):
+        self.stages: list[tuple[tuple[str, str], tuple[int, ...]]] = []  # modules in turn, and what the first takes
+        if not isinstance(detector, FasterRCNN):
             self.head = detector.head
-        else:
-            assert isinstance(detector, FasterRCNN)
-            self.rpn = nn.ModuleDict({"head": detector.rpn.head})
-            if proposals:
-                self.roi_heads = nn.ModuleDict(
-                    {name: getattr(detector.roi_heads, name) for name in ("box_head", "box_predictor")}
-                )
-                self.region = (proposals, self.backbone.out_channels, *detector.roi_heads.box_roi_pool.output_size)
+            return
+        self.rpn = nn.ModuleDict({"head": detector.rpn.head})
+        if second_stage:
+            regions = detector.roi_heads
+            with evaluating(detector.rpn):  # in training they are more
+                proposals = detector.rpn.post_nms_top_n()
+            numbers = {"box": proposals, "mask": regions.detections_per_img, "keypoint": regions.detections_per_img}
+            numbers = {kind: number for kind, number in numbers.items() if getattr(regions, f"{kind}_head") is not None}
+            names = {kind: (f"{kind}_head", f"{kind}_predictor") for kind in numbers}
+            self.roi_heads = nn.ModuleDict({name: getattr(regions, name) for pair in names.values() for name in pair})
+            for kind, number in numbers.items():
+                size = getattr(regions, f"{kind}_roi_pool").output_size
+                self.stages.append((names[kind], (number, self.backbone.out_channels, *size)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Normalised images ``[batch, 3, height, width]``, sides multiples of 32, to the maps that boxes are made from.
+        """Normalised images ``[batch, 3, height, width]``, as the detector resizes them, to the maps that boxes are of.
 
         Returns:
-            RetinaNet: logits ``[batch, anchors, classes]`` and offsets of the boxes ``[batch, anchors, 4]``. Faster
-            R-CNN: the maps of the pyramid ``[batch, channels, h, w]``, finest first, then for each of them logits
-            ``[batch, anchors, h, w]``, then for each of them offsets ``[batch, 4 * anchors, h, w]``.
+            RetinaNet, SSD and FCOS: logits ``[batch, anchors, classes]``, offsets of the boxes ``[batch, anchors, 4]``,
+            and of an FCOS how central they are ``[batch, anchors, 1]``. Faster R-CNN: the maps of the pyramid
+            ``[batch, channels, h, w]``, finest first, then for each of them logits ``[batch, anchors, h, w]``, then for
+            each of them offsets ``[batch, 4 * anchors, h, w]``.
         """
         found = self.backbone(x)  # one tensor where it has no pyramid
         maps = [found] if isinstance(found, Tensor) else list(found.values())
         if "head" in self._modules:
             answers = self.head(maps)
-            return answers["cls_logits"], answers["bbox_regression"]
+            return tuple(answers[name] for name in ANSWERS if name in answers)
         logits, offsets = self.rpn["head"](maps)
-        if self.proposals:
-            region = x.new_zeros(self.region)
-            for stage in self.roi_heads.values():  # the head, then what it predicts
-                region = stage(region)
+        for names, shape in self.stages:
+            region = x.new_zeros(shape)
+            for name in names:  # the head, then what it predicts
+                region = self.roi_heads[name](region)
         return (*maps, *logits, *offsets)
 
 
 def is_detector(model: nn.Module) -> bool:
-    """True for a RetinaNet and a Faster R-CNN, whose plain parts are known."""
-    return isinstance(model, RetinaNet | FasterRCNN)
+    """True for torchvision's detectors, whose plain parts are known."""
+    return isinstance(model, RetinaNet | FCOS | SSD | FasterRCNN)
 
 
 def plain_part(model: nn.Module, *, second_stage: bool = False) -> nn.Module:
@@ -75,28 +86,26 @@ def plain_part(model: nn.Module, *, second_stage: bool = False) -> nn.Module:
     Args:
         second_stage: Run the second stage of a Faster R-CNN, too, for as many regions as it looks at in an image.
     """
-    if not is_detector(model):
-        return model
-    if not second_stage or not isinstance(model, FasterRCNN):
-        return PlainPart(model)
-    with evaluating(model.rpn):  # in training they are more
-        return PlainPart(model, model.rpn.post_nms_top_n())
+    return PlainPart(model, second_stage=second_stage) if is_detector(model) else model
 
 
 def parts_of(model: nn.Module) -> dict[str, str]:
     """Names of modules by the parts of a detector that they are; empty for another network."""
     if not is_detector(model):
         return {}
-    parts = {"backbone": "backbone.body", "fpn": "backbone.fpn"}
-    if isinstance(model, RetinaNet):
-        return parts | {"head": "head"}
-    return parts | {"head": "rpn.head", "second stage": "roi_heads"}
+    pyramid = "fpn" in model.get_submodule("backbone")._modules
+    parts = {"backbone": "backbone.body", "fpn": "backbone.fpn"} if pyramid else {"backbone": "backbone"}
+    if isinstance(model, FasterRCNN):
+        return parts | {"head": "rpn.head", "second stage": "roi_heads"}
+    return parts | {"head": "head"}
 
 
 def input_shape_of(detector: Detector) -> tuple[int, int, int]:
-    """Largest landscape input of the plain part, in multiples of 32 pixels: ``(3, height, width)``."""
-    height, width = detector.transform.min_size[-1], detector.transform.max_size
-    return 3, -(-height // 32) * 32, -(-width // 32) * 32
+    """Largest landscape input of the plain part, in whole steps of its sizes: ``(3, height, width)``."""
+    transform = detector.transform
+    width, height = transform.fixed_size or (transform.max_size, transform.min_size[-1])
+    step = transform.size_divisible
+    return 3, -(-height // step) * step, -(-width // step) * step
 
 
 def what_it_takes(detector: Detector) -> dict[str, Any]:
@@ -126,17 +135,20 @@ def finish(
         For each image ``boxes`` ``[found, 4]`` as x1, y1, x2, y2 in pixels of ``x``, ``scores`` 0..1 and ``labels``.
     """
     images = ImageList(x, image_sizes)
-    if isinstance(detector, RetinaNet):
-        logits, offsets = outputs
-        maps = [x.new_empty(1, 1, *size) for size in level_sizes(detector, x, logits.shape[1])]
+    if not isinstance(detector, FasterRCNN):
+        head: dict[str, Any] = dict(zip(ANSWERS, outputs, strict=False))
+        sizes = level_sizes(detector, x)
+        maps = [x.new_empty(1, 1, *size) for size in sizes]
         anchors = detector.anchor_generator(images, maps)
-        per_level = [m[0, 0].numel() * detector.anchor_generator.num_anchors_per_location()[0] for m in maps]
-        head = {"cls_logits": list(logits.split(per_level, 1)), "bbox_regression": list(offsets.split(per_level, 1))}
-        found: Detections = detector.postprocess_detections(
-            head, [list(a.split(per_level)) for a in anchors], image_sizes
-        )
+        if len(anchors[0]) != outputs[0].shape[1]:
+            raise InputError(f"{outputs[0].shape[1]} boxes: of {list(x.shape)} the detector has {len(anchors[0])}")
+        if not isinstance(detector, SSD):  # which takes those of all levels together
+            per_place = detector.anchor_generator.num_anchors_per_location()[0]
+            per_level = [height * width * per_place for height, width in sizes]
+            head = {name: list(tensor.split(per_level, 1)) for name, tensor in head.items()}
+            anchors = [list(image.split(per_level)) for image in anchors]
+        found: Detections = detector.postprocess_detections(head, anchors, image_sizes)
         return found
-    assert isinstance(detector, FasterRCNN)
     levels = len(outputs) // 3
     maps, logits_of, offsets_of = (list(outputs[i * levels : (i + 1) * levels]) for i in range(3))
     anchors = detector.rpn.anchor_generator(images, maps)
@@ -148,18 +160,11 @@ def finish(
     return detector.roi_heads(OrderedDict(zip(names, maps, strict=True)), proposals, image_sizes)[0]
 
 
-def level_sizes(detector: RetinaNet, x: Tensor, boxes: int) -> list[tuple[int, int]]:
-    """Height and width of the maps that the head took; each level halves the sizes, rounding up.
-
-    Args:
-        detector: The detector.
-        x: Input of its plain part ``[batch, 3, height, width]``.
-        boxes: Number of anchors at all levels together, from which follows how much smaller than ``x`` the first is.
-    """
-    levels = len(detector.anchor_generator.sizes)
-    places = boxes // detector.anchor_generator.num_anchors_per_location()[0]
-    for halved in range(max(x.shape[2:]).bit_length() + 1):
-        sizes = [tuple(-(-side // 2 ** (halved + level)) for side in x.shape[2:]) for level in range(levels)]
-        if sum(height * width for height, width in sizes) == places:
-            return sizes
-    raise InputError(f"{boxes} boxes are not what {levels} levels, each half as large, have of {list(x.shape)}")
+def level_sizes(detector: OneStage, x: Tensor) -> list[tuple[int, int]]:
+    """Height and width of the maps that the head takes of an input of the plain part; found without computing."""
+    backbone = detector.backbone
+    state = {name: tensor.to("meta") for name, tensor in (*backbone.named_parameters(), *backbone.named_buffers())}
+    with evaluating(backbone):
+        found = functional_call(backbone, state, (x.to("meta"),))
+    maps = [found] if isinstance(found, Tensor) else found.values()
+    return [(m.shape[2], m.shape[3]) for m in maps]

@@ -22,6 +22,7 @@ from ghostify.inference.engines import FILE_ENGINES
 from ghostify.measure.count import count
 from ghostify.measure.environment import describe_environment
 from ghostify.modes import random_state_kept, without_autocast, without_inference_mode
+from ghostify.plain_part import is_detector
 from ghostify.planning.candidates import Candidate, Candidates, find_candidates, inputs_left, offer_for, why_nothing
 from ghostify.planning.choose import Choice, Costs, cheapest, choose_options
 from ghostify.planning.cost import Sample, TimeModel, costs_of
@@ -111,6 +112,11 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
     )
     # A network may change what it gets in place.
     model, example = unwrapped(model), example.clone()
+    if is_detector(model):
+        raise InputError(
+            f"{type(model).__name__} finds objects, and plans are not made for detectors: convert makes ghosts of one "
+            f"{spelled('ratio')} of it"
+        )
     shapes = weight_shapes(model)
     counted = count(model, tuple(example.shape[1:]))
     larger = in_float32(model, checked_batches(calibration, model))

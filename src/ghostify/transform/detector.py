@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models.detection.ssd import SSD
 
 from ghostify.changes import AnyPlan
 from ghostify.changes.ratio import GhostRatio
 from ghostify.errors import InputError, spelled
 from ghostify.measure.count import count
 from ghostify.modes import evaluating
-from ghostify.plain_part import PARTS, Detector, input_shape_of, parts_of
+from ghostify.plain_part import PARTS, Detector, PlainPart, input_shape_of, parts_of
 from ghostify.transform.convert import ConvertedLayer, convert_network
 from ghostify.transform.reconstruct import Reconstruction
 
@@ -31,7 +32,8 @@ class Pyramid(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Normalised images ``[batch, 3, height, width]`` to the maps of each level, finest first."""
-        return tuple(self.backbone(x).values())
+        found = self.backbone(x)
+        return (found,) if isinstance(found, Tensor) else tuple(found.values())
 
 
 class LevelHead(nn.Module):
@@ -88,10 +90,18 @@ def convert_detector(
     if planned and "head" in parts:
         raise InputError(f"{spelled('plan')} is for backbone and fpn: leave {spelled('parts', 'head')} out")
     rows: dict[str, ConvertedLayer] = {}
+    if isinstance(detector, SSD):  # its head has other layers for each level, and so runs once
+        whole, names = PlainPart(changed), parts_of(detector)
+        others = [names[part] for part in names if part not in parts]
+        conversion = convert_network(
+            whole, asked, skip=named_in(whole, skip) + others, input_shape=shape, calibration=inputs, how=how
+        )
+        changed.backbone, changed.head = conversion.model.backbone, conversion.model.head
+        return changed, list(conversion.layers)
     if set(parts) - {"head"}:
         names = parts_of(detector)
         # A plan itself leaves out layers.
-        others = [] if planned else [names[part] for part in ("backbone", "fpn") if part not in parts]
+        others = [] if planned else [names[part] for part in names.keys() & {"backbone", "fpn"} - set(parts)]
         pyramid = Pyramid(changed.backbone)
         left = named_in(pyramid, skip) + others
         conversion = convert_network(pyramid, asked, skip=left, input_shape=shape, calibration=inputs, how=how)
