@@ -3,7 +3,7 @@
 import json
 import os
 import warnings
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -19,7 +19,18 @@ from torch.utils._pytree import tree_leaves
 from ghostify.atomic import replacing
 from ghostify.errors import InputError, first_sentence, spelled
 from ghostify.hooks import hooked
-from ghostify.inference.deploy import Deployed, DeployedGhost, Form, check_example, copied, deploy, named, unlogged
+from ghostify.inference.deploy import (
+    Deployed,
+    DeployedGhost,
+    Form,
+    check_example,
+    copied,
+    deploy,
+    difference,
+    named,
+    outputs_of,
+    unlogged,
+)
 from ghostify.inference.engines import FileRunner, module_version
 from ghostify.inference.onnx_operators import suit_onnxruntime_
 from ghostify.modes import evaluating
@@ -321,17 +332,6 @@ def rounding_of(model: nn.Module, deployed: Deployed, x: Tensor) -> float:
             return max(difference(exact, outputs_of(network, x)) for network in (model, deployed))
     except Exception:  # noqa: BLE001  # a network's own code need not take float64
         return 0.0
-
-
-def outputs_of(model: nn.Module, x: Tensor) -> list[Tensor]:
-    """All tensors that a network returns, in float64."""
-    return [tensor.double() for tensor in tensors_in(model(x))]
-
-
-def difference(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
-    """The largest difference of an output, over the largest output of its kind."""
-    pairs = zip(before, after, strict=True)
-    return max(float((b - a).abs().max() / b.abs().max().clamp_min(1e-30)) for b, a in pairs)
 
 
 @contextmanager
