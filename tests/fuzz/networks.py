@@ -169,8 +169,9 @@ class Case:
     def rows_agree(self, found: Conversion, shape: tuple[int, ...], *, exactly: bool) -> None:
         """Layers that count as replaced run, and cost what the report says."""
         answer = answers(found.model, self.x)
+        dead = all(torch.equal(output[0], output[1]) for output in answer)  # the same whatever the image is
         for row in found.layers:
-            if not row.replaced or row.change == "gone with its block":
+            if dead or not row.replaced or row.change == "gone with its block":
                 continue
             if not decides(found.model, row.name, self.x, answer) and decides(self.model, row.name, self.x):
                 raise WrongError(f"{row.name} counts as replaced, but the outputs do not depend on it")
@@ -255,16 +256,13 @@ def answers(model: nn.Module, x: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def decides(model: nn.Module, name: str, x: Tensor, before: list[Tensor] | None = None) -> bool:
-    """True if a network's outputs change where the weights of a module do, by much where others behind it are dead."""
-    before = before or answers(model, x)
-    for scale in (1, 5, 25):
-        trial, generator = copy.deepcopy(model), torch.Generator().manual_seed(scale)
-        for parameter in trial.get_submodule(name).parameters():
-            noise = torch.randn(parameter.shape, generator=generator).to(parameter)
-            parameter.add_(scale * noise * (1 + parameter.std(correction=0)))
-        if not all(map(alike, before, answers(trial, x))):
-            return True
-    return False
+    """True if a network's outputs change where the weights of a module do."""
+    before, trial = before or answers(model, x), copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in trial.get_submodule(name).parameters():
+        noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+        parameter.add_(noise * (1 + parameter.std(correction=0)))
+    return not all(map(alike, before, answers(trial, x)))
 
 
 def alike(one: Tensor, other: Tensor) -> bool:
