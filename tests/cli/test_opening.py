@@ -12,7 +12,8 @@ from PIL import Image
 
 from ghostify import InputError, create_model, save
 from ghostify.cli import main
-from ghostify.cli.opening import NamedImages, NamedNetwork
+from ghostify.cli.opening import NamedImages, NamedNetwork, channels_for
+from ghostify.data import ImageData
 from ghostify.models import registry
 
 
@@ -91,6 +92,19 @@ def test_what_a_file_says_of_images_is_read_without_a_tensor(file: str, monkeypa
     assert network.channels == {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
     network.refuse_other_classes("digits", ("0", "1", "2"))
     assert (reads.opened, reads.tensors) == ([file], [])
+
+
+def test_photographs_are_normalised_as_a_librarys_own_weights_want_them(file: str) -> None:
+    half, of_imagenet = (0.5, 0.5, 0.5), {"mean": ImageData.mean, "std": ImageData.std}
+    for name in ("timm:tf_mobilenetv3_small_minimal_100", "torchvision:efficientnet_v2_l"):
+        network = NamedNetwork(name)
+        assert channels_for(network, None, None, ImageData) == {"mean": half, "std": half}
+        assert channels_for(network, (0.1, 0.2, 0.3), None, ImageData) == {"mean": (0.1, 0.2, 0.3), "std": half}
+        # Digits and the like are no photographs.
+        assert channels_for(network, None, None, ImageData, photographs=False) == of_imagenet
+    for name in ("timm:resnet10t", "torchvision:resnet18", "resnet20"):
+        assert channels_for(NamedNetwork(name), None, None, ImageData) == of_imagenet
+    assert channels_for(NamedNetwork(file, factory="tiny:Tiny"), None, None, ImageData) == {"mean": half, "std": half}
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -16,7 +16,7 @@ from ghostify.data import ImageData, load_data
 from ghostify.data.sources import FOLDERS
 from ghostify.errors import InputError
 from ghostify.measure.count import count
-from ghostify.models.registry import Origin, origin_of, takes_option
+from ghostify.models.registry import Origin, designed_channels, origin_of, takes_option
 from ghostify.models.weights import OtherHeadError
 from ghostify.network_file import NetworkFile, UnnamedFactoryError, names_file, open_network, open_network_file
 from ghostify.plain_part import input_shape_of, is_detector
@@ -62,6 +62,10 @@ class NamedNetwork:
     @property
     def channels(self) -> dict[str, tuple[float, ...]]:
         return channels_of(self.model, self.extra)
+
+    @property
+    def channels_of_photographs(self) -> dict[str, tuple[float, ...]]:
+        return designed_channels(self.origin.name) | self.channels
 
     @property
     def options(self) -> dict[str, Any]:
@@ -179,18 +183,22 @@ class NamedImages:
     hold_out: float = 0.0
 
     def open(self, network: NamedNetwork) -> ImageData:
-        """The images, sized and normalised as the user says, else as the network's file says, where it does."""
+        """The images, sized and normalised as the user says, else as the network's file says, where it does.
+
+        Photographs are else normalised as a library's own weights of the network want them.
+        """
         if self.data_name is None:
             raise InputError("expected images: name them with --data")
         image_size = self.image_size
-        if self.data_name.partition(":")[0] in FOLDERS:
+        photographs = self.data_name.partition(":")[0] in FOLDERS
+        if photographs:
             image_size = image_size or network.side
             if image_size is None:
                 raise InputError(
                     f"{network.model} does not say how large its images are: expected --image-size, such as 224"
                 )
         data = load_data(self.data_name, image_size=image_size, hold_out=self.hold_out)
-        return dataclasses.replace(data, **channels_for(network, self.mean, self.std, data))
+        return dataclasses.replace(data, **channels_for(network, self.mean, self.std, data, photographs=photographs))
 
 
 def offers(option: str) -> bool:
@@ -199,9 +207,17 @@ def offers(option: str) -> bool:
     return context is not None and any(option in parameter.opts for parameter in context.command.params)
 
 
-def channels_for(network: NamedNetwork, mean: Channels, std: Channels, usual: Any) -> dict[str, Any]:
-    """``mean`` and ``std`` as the user says, else as the network's file says, else those of ``usual``."""
-    known = {} if mean and std else network.channels
+def channels_for(
+    network: NamedNetwork, mean: Channels, std: Channels, usual: Any, *, photographs: bool = True
+) -> dict[str, Any]:
+    """``mean`` and ``std`` as the user says, else as the network's file says, else those of ``usual``.
+
+    Args:
+        photographs: Before ``usual``, take those of a library's own weights of the network.
+    """
+    known: dict[str, Any] = {}
+    if not (mean and std):
+        known = network.channels_of_photographs if photographs else network.channels
     return {"mean": mean or known.get("mean", usual.mean), "std": std or known.get("std", usual.std)}
 
 

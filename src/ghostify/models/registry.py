@@ -296,6 +296,19 @@ def torchvision_shape(name: str) -> tuple[int, int, int] | None:
     return (3, side, side) if isinstance(side, int) else None
 
 
+def designed_channels(name: str) -> dict[str, tuple[float, ...]]:
+    """``mean`` and ``std`` by which a library's own weights of a network want photographs; nothing where none says."""
+    source, _, rest = name.partition(":")
+    if source == "torchvision" and rest in torchvision_names():
+        default = getattr(torchvision.models.get_model_weights(rest), "DEFAULT", None)
+        settings = getattr(getattr(default, "transforms", None), "keywords", {})
+    elif source == "timm" and (config := import_module("timm", lambda: NEEDS_TIMM).get_pretrained_cfg(rest)):
+        settings = {"mean": config.mean, "std": config.std}
+    else:
+        settings = {}
+    return {name: tuple(settings[name]) for name in ("mean", "std") if len(settings.get(name) or ()) == 3}
+
+
 def timm_shape(name: str) -> tuple[int, int, int] | None:
     """The images that timm's own weights of a network are for."""
     timm = import_module("timm", lambda: NEEDS_TIMM)
