@@ -36,7 +36,7 @@ class Photograph:
 
     Args:
         image: Its file; None: one that scikit-learn brings.
-        mean, std: Those of each channel, in 0..1; None: the network file's, else ImageNet's.
+        mean, std: Those of each channel, in 0..1; None: the network's, else ImageNet's.
     """
 
     image: Path | None
@@ -68,7 +68,7 @@ class Photograph:
         show_default="one that scikit-learn brings",
         help="Photograph to show the network.",
     ),
-    mean_and_std_options("the network file's, else ImageNet's"),
+    mean_and_std_options("the network's, else ImageNet's"),
 )
 @click.option(
     "--layer",

@@ -384,7 +384,7 @@ def data_options(default: str | None = None, required: bool = True, hold_out: fl
             show_default="the network's own",
             help="Side to which images of a folder are brought, pixels.",
         ),
-        mean_and_std_options("the network file's, else ImageNet's"),
+        mean_and_std_options("the network's, else ImageNet's"),
         machine_options,
     ]
     if hold_out is not None:
