@@ -69,7 +69,7 @@ def open_photographs(
     """Photographs of a folder, drawn at random, resized and cropped as for evaluation.
 
     Their size is what the user says, else the network's own; their normalisation what the user says, else the network
-    file's, else what a library's own weights of it want, else ImageNet's. A detector gets them whole, and no larger than
+    file's, else what a library's own weights of it want, else ImageNet's. A detector gets them whole, no larger than
     it would make them.
     """
     if is_detector(network):
