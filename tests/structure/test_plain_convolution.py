@@ -1,11 +1,13 @@
 """What a layer computes is found by watching it run: one convolution, or the reason why it is none."""
 
 import pytest
+import timm.layers
 import torch
 from subclasses import NOT_PLAIN, PLAIN, Same
 from torch import nn
 from torch.nn import functional as F
 
+from ghostify import convert
 from ghostify.layers import PaddedConv2d
 from ghostify.structure.plain_convolution import NotPlainError, computes_its_weight, plain_convolution
 
@@ -74,3 +76,17 @@ def test_what_fails_by_itself_says_why() -> None:
 
     with pytest.raises(NotPlainError, match="it cannot be tried by itself: 224 pixels only"):
         plain_convolution(Choosy(3, 8, 3))
+
+
+@pytest.mark.parametrize("name", ["Conv2dSame", "StdConv2d", "StdConv2dSame", "ScaledStdConv2d", "ScaledStdConv2dSame"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_timms_layers_are_plain(name: str, stride: int) -> None:
+    conv = getattr(timm.layers, name)(6, 8, 3, stride=stride).eval()
+    if name == "ScaledStdConv2dSame":  # which is told
+        conv = timm.layers.ScaledStdConv2dSame(6, 8, 3, stride=stride, padding="SAME").eval()
+    plain = plain_convolution(conv)
+    assert computes_its_weight(conv, plain) == ("Std" in name)
+    for size in ((7, 12), (16, 16), (4, 5)):
+        x = torch.randn(2, 6, *size)
+        torch.testing.assert_close(plain(x), conv(x), rtol=1e-4, atol=1e-5)
+    assert convert(nn.Sequential(conv, nn.ReLU(), nn.Conv2d(8, 8, 3)), input_shape=(6, 16, 16)).replaced == 2
