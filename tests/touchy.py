@@ -90,6 +90,30 @@ class Buffered(Touchy):
         return super().forward(x) * self.gain + self.mean.sum()
 
 
+class Holding(Touchy):
+    """Has a tensor that is drawn anew in each build, and is neither parameter nor buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = torch.rand(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.gain
+
+
+class HoldingDeep(Touchy):
+    """Has such tensors in lists, tuples and mappings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables: Any = {"gains": [(torch.rand(4), "first"), (torch.rand(4), "second")], 3: torch.rand(4)}
+        self.last: Any = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = super().forward(x)  # which is no part of the network
+        return sum(gain * self.last for gain, _ in self.tables["gains"]) + self.tables[3]
+
+
 class Growing(Touchy):
     """Its buffer takes the size of what was run last."""
 

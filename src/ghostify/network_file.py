@@ -16,7 +16,7 @@ from ghostify.errors import InputError, first_sentence, spelled
 from ghostify.models.registry import Origin, create_model, is_trusted, origin_of, trust
 from ghostify.models.tensor_file import written_by_torch
 from ghostify.models.weights import load_weights_
-from ghostify.transform.blueprint import Blueprint, blueprint_of
+from ghostify.transform.blueprint import Blueprint, blueprint_of, held_tensors
 from ghostify.wrappers import unwrapped
 
 KEY, FORMAT = "ghostify", 1
@@ -39,7 +39,8 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, extra: Mapping[str, 
     """
     model = unwrapped(model)
     blueprint, state = blueprint_of(model), model.state_dict(keep_vars=True)
-    unlisted = unlisted_buffers(model)
+    held = {name: held.tensor for name, held in held_tensors(model).items() if name in blueprint.held}
+    unlisted = held | unlisted_buffers(model)
     state |= unlisted
     tied = tied_names(state)
     origin = {"name": blueprint.origin.name, "options": to_json(blueprint.origin.options)}
@@ -167,10 +168,12 @@ class NetworkFile:
         if not is_trusted(origin.name) and (factory is None or origin_of(factory).name != origin.name):
             raise UnnamedFactoryError(self.path, origin.name)
         model, tensors = blueprint.build(), self.tensors()
+        held = held_tensors(model)
+        known = {name: place.tensor for name, place in held.items()} | unlisted_buffers(model)
         unlisted = {
-            name: buffer
-            for name, buffer in unlisted_buffers(model).items()
-            if name in self.note.get("unlisted", ()) and fits(tensors.get(name), buffer)
+            name: tensor
+            for name, tensor in known.items()
+            if name in self.note.get("unlisted", ()) and fits(tensors.get(name), tensor)
         }
         own = model.state_dict(keep_vars=True) | unlisted
         tied = self.note.get("tied", tied_names(own))  # before it was noted, what is tied was the origin's matter
@@ -194,8 +197,11 @@ class NetworkFile:
         state.update({name: made[firsts[name]] for name in own if name not in unlisted})
         model.load_state_dict(state, assign=True)
         for name in unlisted:
-            place, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(place), leaf, made[firsts[name]])
+            if name in held:
+                held[name].put(made[firsts[name]])
+            else:
+                place, _, leaf = name.rpartition(".")
+                setattr(model.get_submodule(place), leaf, made[firsts[name]])
         return model.eval()
 
     def blueprint(self) -> Blueprint:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from safetensors.torch import load_file
 from torch import nn
 from touchy import Touchy
 
@@ -15,7 +16,9 @@ from ghostify import convert, create_model, load, save
 from ghostify.transform.blueprint import blueprint_of
 
 IMAGES = torch.randn(2, 3, 8, 8)
-KINDS = ["OwnLayers", "Data", "Orthogonal", "FromNumpy", "Asked", "Moved", "Buffered", "Growing"]
+KINDS = [
+    *("OwnLayers", "Data", "Orthogonal", "FromNumpy", "Asked", "Moved", "Buffered", "Holding", "HoldingDeep", "Growing")
+]
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -32,6 +35,7 @@ def test_a_constructor_may_use_the_values_of_its_weights(kind: str, converted: b
     model(IMAGES)
     save(model, path)
     assert same(load(path, factory=factory), model)
+    assert not any("last" in name for name in load_file(path))
 
 
 def test_a_constructor_may_read_a_file(tmp_path: Path) -> None:

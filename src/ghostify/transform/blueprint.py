@@ -4,12 +4,13 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torchvision
 from accelerate import init_empty_weights
-from torch import nn
+from torch import Tensor, nn
 
 from ghostify.changes.registry import described_layers
 from ghostify.errors import InputError, first_sentence
@@ -19,6 +20,8 @@ from ghostify.models.registry import Origin, known_origin, remember_origin
 from ghostify.modes import random_numbers_kept
 from ghostify.structure.surgery import module_names, replace_modules_
 
+# What every module has, and how deep tensors are looked for in lists, tuples and mappings.
+OF_EVERY_MODULE, DEPTH = frozenset(vars(nn.Module())), 3
 # The layers that pruning changes, and the arguments that make each again; those that other changes put in, they know.
 PRUNED: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
     nn.Conv2d: conv_arguments,
@@ -40,10 +43,12 @@ class Blueprint:
     Args:
         origin: Builder and options.
         replaced: Module name → kind and arguments of the new layer.
+        held: Names of tensors that are no parameters and no buffers, see ``held_tensors``.
     """
 
     origin: Origin
     replaced: dict[str, dict[str, Any]]
+    held: frozenset[str] = frozenset()
 
     def build(self) -> nn.Module:
         """The network with random weights."""
@@ -107,7 +112,7 @@ def blueprint_of(model: nn.Module) -> Blueprint:
     for candidate in [origin] if origin else likely_origins(model):
         try:
             built = shapes_of(candidate)
-            blueprint = Blueprint(candidate, replaced_layers(model, built))
+            blueprint = Blueprint(candidate, replaced_layers(model, built), frozenset(held_tensors(built)))
             if origin is None:
                 refuse_other_settings(model, built)
             found.append(blueprint)
@@ -129,6 +134,46 @@ def shapes_of(origin: Origin) -> nn.Module:
                 return origin.build()
         except InputError:
             return origin.build()
+
+
+@dataclass(frozen=True)
+class HeldTensor:
+    """A tensor that is no parameter and no buffer of its network.
+
+    Args:
+        tensor: The tensor.
+        put: Puts another one in its place.
+    """
+
+    tensor: Tensor
+    put: Callable[[Tensor], None]
+
+
+def held_tensors(model: nn.Module) -> dict[str, HeldTensor]:
+    """The tensors in the plain attributes of a network's modules, and in lists, tuples and mappings there, by name."""
+    found: dict[str, HeldTensor] = {}
+
+    def look(name: str, value: Any, put: Callable[[Any], None], depth: int) -> None:
+        if isinstance(value, Tensor) and value.is_leaf:  # others are computed anew, as masked weights
+            found[name] = HeldTensor(value, put)
+        elif depth and type(value) is tuple:
+            items = list(value)
+
+            def put_item(index: int, item: Any) -> None:
+                items[index] = item
+                put(tuple(items))
+
+            for index, item in enumerate(value):
+                look(f"{name}.{index}", item, partial(put_item, index), depth - 1)
+        elif depth and isinstance(value, list | dict):
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                look(f"{name}.{key}", item, partial(value.__setitem__, key), depth - 1)
+
+    for name, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            if attribute not in OF_EVERY_MODULE:
+                look(f"{name}.{attribute}".removeprefix("."), value, partial(setattr, module, attribute), DEPTH)
+    return found
 
 
 def likely_origins(model: nn.Module) -> Iterator[Origin]:
