@@ -13,6 +13,7 @@ import onnxscript
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import ghostify
@@ -21,7 +22,7 @@ from ghostify.cli import main
 from ghostify.cli.export import export as verb
 from ghostify.errors import first_sentence
 from ghostify.inference.engines import FileRunner, Operator, undisturbed_ms
-from ghostify.inference.export import ROUNDINGS, TOLERANCE, move_together, parity
+from ghostify.inference.export import ROUNDINGS, SUFFIX, TOLERANCE, move_together, parity
 
 
 class Small(nn.Module):
@@ -126,6 +127,44 @@ def test_a_file_may_differ_by_what_rounding_does_to_the_network_itself(tmp_path:
         export(far_from_zero(30_000), tmp_path / "strict.onnx", x, tolerance=TOLERANCE)
     with pytest.raises(InputError, match="does not give what the network gives"):
         export(Lying(far_from_zero(30_000)), tmp_path / "lying.onnx", x)
+
+
+class Unknown(nn.Module):
+    """Ends in an operator that PyTorch's exporter does not have."""
+
+    def __init__(self, end: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.end = nn.Conv2d(3, 8, 3, padding=1), end
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.end(self.conv(x))
+
+
+def attended(mask: Tensor | None = None, **options: Any) -> Callable[[Tensor], Tensor]:
+    def attend(maps: Tensor) -> Tensor:
+        places = maps.flatten(2).transpose(1, 2)
+        return F.scaled_dot_product_attention(places, 2 * places, places + 1, mask, **options)
+
+    return attend
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        nn.AdaptiveMaxPool2d(1),
+        nn.AdaptiveMaxPool2d((4, 3)),
+        lambda maps: F.adaptive_max_pool2d(maps, (None, 2)),
+        attended(),
+        attended(is_causal=True, scale=0.3),
+        attended(torch.rand(35, 35)),
+        attended(torch.rand(35, 35) > 0.2),
+    ],
+)
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_operators_that_the_exporter_lacks_are_written_in_others(end: Any, format: Any, tmp_path: Path) -> None:
+    x = torch.randn(3, 3, 7, 5)
+    report = export(Unknown(end).eval(), tmp_path / f"network{SUFFIX[format]}", x[:1], format=format, check=[x, x[:2]])
+    assert report.difference < 1e-5
 
 
 class Several(nn.Module):

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,6 +33,7 @@ from ghostify.inference.deploy import (
     unlogged,
 )
 from ghostify.inference.engines import FileRunner, module_version
+from ghostify.inference.onnx_decompositions import with_known_operators
 from ghostify.inference.onnx_operators import suit_onnxruntime_
 from ghostify.modes import evaluating
 from ghostify.plain_part import plain_part
@@ -194,14 +196,7 @@ def write_onnx(model: nn.Module, path: Path, example: Tensor, *, engine: str = "
     with evaluating(model), hooked([model], after=tensors_only), unlogged(), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's, of its own parts
         try:
-            program = torch.onnx.export(
-                model,
-                (x,),
-                dynamo=True,
-                input_names=["images"],
-                dynamic_shapes=({0: Dim("batch")},),
-                verbose=False,
-            )
+            program = onnx_program(model, x)
         except ModuleNotFoundError:  # onnx and onnxscript are an extra
             raise
         except Exception as error:  # the exporter runs the network's own code, which may raise anything
@@ -211,6 +206,24 @@ def write_onnx(model: nn.Module, path: Path, example: Tensor, *, engine: str = "
         suit_onnxruntime_(program.model.graph)
     name_by_layer_(program.model.graph, {name for name, _ in model.named_modules()})
     program.save(str(path))
+
+
+def onnx_program(model: nn.Module, x: Tensor) -> Any:
+    """A network as torch.onnx has it; with operators that it does not know in others."""
+    dynamic_shapes = ({0: Dim("batch")},)
+    written = partial(
+        torch.onnx.export, dynamo=True, input_names=["images"], dynamic_shapes=dynamic_shapes, verbose=False
+    )
+    try:
+        return written(model, (x,))
+    except ModuleNotFoundError:
+        raise
+    except Exception:
+        program = torch.export.export(model, (x,), dynamic_shapes=dynamic_shapes)
+        known = with_known_operators(program)
+        if known is program:
+            raise
+        return written(known)
 
 
 def tensors_only(_: nn.Module, __: Any, outputs: Any) -> Any:
