@@ -260,7 +260,7 @@ class Followed:
     """A network as ATen operators.
 
     Args:
-        program: What torch.export made of it.
+        program: The network as torch.export has it.
         graph: Its graph, without changes in place.
         batch: Images of the example that it was followed for.
     """

@@ -65,7 +65,7 @@ class ExportReport:
         input_shape: Shape of the file's inputs without batch, which is free.
         images: How many were checked.
         difference: The largest of an output, over the largest output of its kind.
-        rounding: What rounding does to the network's own outputs, likewise; None where that is not needed.
+        rounding: The same that rounding alone does to the network; None where that is not needed.
         agreement: Share of images with the same first answer, 0..1; None where outputs are not ``[batch, classes]``.
         top1_before: Share of right first answers of the network, where all images had labels.
         top1_after: The same of the file.
@@ -329,7 +329,7 @@ def parity(
 
 @torch.no_grad()
 def rounding_of(model: nn.Module, deployed: Deployed, x: Tensor) -> float:
-    """What rounding in float32 does to a network, as it is and deployed: the larger difference from both in float64.
+    """The difference that rounding in float32 makes to a network: as it is or deployed, the larger one.
 
     Returns:
         The largest difference of an output, over the largest output of its kind; 0 where that cannot be told, or where

@@ -1,4 +1,4 @@
-"""What other tools put among a network's tensors, and keep in its state dict."""
+"""Tensors that other tools put into a state dict, beside the network's."""
 
 from collections.abc import Collection, Mapping
 
