@@ -114,6 +114,18 @@ class HoldingDeep(Touchy):
         return sum(gain * self.last for gain, _ in self.tables["gains"]) + self.tables[3]
 
 
+class Recurrent(Touchy):
+    """Has a module that keeps a list of its own parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent = nn.LSTM(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.recurrent(super().forward(x))[0]  # the batch as a sequence
+        return found
+
+
 class Growing(Touchy):
     """Its buffer takes the size of what was run last."""
 

@@ -39,7 +39,11 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, extra: Mapping[str, 
     """
     model = unwrapped(model)
     blueprint, state = blueprint_of(model), model.state_dict(keep_vars=True)
-    held = {name: held.tensor for name, held in held_tensors(model).items() if name in blueprint.held}
+    held = {
+        name: place.tensor
+        for name, place in held_tensors(model).items()
+        if name in blueprint.held and not place.tensor.is_meta  # a module may have left one without values
+    }
     unlisted = held | unlisted_buffers(model)
     state |= unlisted
     tied = tied_names(state)

@@ -17,7 +17,8 @@ from ghostify.transform.blueprint import blueprint_of
 
 IMAGES = torch.randn(2, 3, 8, 8)
 KINDS = [
-    *("OwnLayers", "Data", "Orthogonal", "FromNumpy", "Asked", "Moved", "Buffered", "Holding", "HoldingDeep", "Growing")
+    *("OwnLayers", "Data", "Orthogonal", "FromNumpy", "Asked", "Moved"),
+    *("Buffered", "Holding", "HoldingDeep", "Recurrent", "Growing"),
 ]
 
 

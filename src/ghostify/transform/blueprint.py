@@ -152,9 +152,14 @@ class HeldTensor:
 def held_tensors(model: nn.Module) -> dict[str, HeldTensor]:
     """The tensors in the plain attributes of a network's modules, and in lists, tuples and mappings there, by name."""
     found: dict[str, HeldTensor] = {}
+    listed = {
+        id(tensor) for tensor in (*model.parameters(), *model.buffers())
+    }  # which a list may hold, too: LSTM's does
 
     def look(name: str, value: Any, put: Callable[[Any], None], depth: int) -> None:
-        if isinstance(value, Tensor) and value.is_leaf:  # others are computed anew, as masked weights
+        if isinstance(value, Tensor):
+            if not value.is_leaf or id(value) in listed:  # computed anew, as masked weights; or known already
+                return
             found[name] = HeldTensor(value, put)
         elif depth and type(value) is tuple:
             items = list(value)
