@@ -282,7 +282,7 @@ def exported(model: nn.Module, example: Tensor) -> Followed:
             found = followed(model, x, sides)
         except InputError:
             raise
-        except Exception as error:
+        except Exception as error:  # the network's own code again, to be said in a line
             own = next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype)
             other = f"; the network is {named(own)}, the example {named(x.dtype)}" if own != x.dtype else ""
             if isinstance(error, GuardOnDataDependentSymNode):
@@ -302,7 +302,7 @@ def exported(model: nn.Module, example: Tensor) -> Followed:
         return found
     try:
         return followed_twice(model, example, sides)
-    except Exception as error:
+    except Exception as error:  # the network's own code, for batches that it may not take
         raise InputError(
             f"{name} computes a batch of {len(x)} in another way than others, and would be right for "
             "some only: expected a network that does the same for any batch"

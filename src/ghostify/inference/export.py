@@ -218,7 +218,7 @@ def onnx_program(model: nn.Module, x: Tensor) -> Any:
         return written(model, (x,))
     except ModuleNotFoundError:
         raise
-    except Exception:
+    except Exception:  # the exporter's, of any kind; raised again below where there is no other way
         program = torch.export.export(model, (x,), dynamic_shapes=dynamic_shapes)
         known = with_known_operators(program)
         if known is program:

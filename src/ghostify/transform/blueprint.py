@@ -152,9 +152,8 @@ class HeldTensor:
 def held_tensors(model: nn.Module) -> dict[str, HeldTensor]:
     """The tensors in the plain attributes of a network's modules, and in lists, tuples and mappings there, by name."""
     found: dict[str, HeldTensor] = {}
-    listed = {
-        id(tensor) for tensor in (*model.parameters(), *model.buffers())
-    }  # which a list may hold, too: LSTM's does
+    # Lists may hold these, too, as an LSTM's does.
+    listed = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
 
     def look(name: str, value: Any, put: Callable[[Any], None], depth: int) -> None:
         if isinstance(value, Tensor):
