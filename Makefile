@@ -27,7 +27,7 @@ install: .venv/installed
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ghostify needs Python 3.11 or newer")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv
-	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --editable '.[run,export,detect]' --group dev
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --editable '.[run,export,detect,int8]' --group dev
 	touch $@
 
 clean:

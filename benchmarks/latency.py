@@ -28,9 +28,10 @@ from rows import read_rows, write_rows
 from torch import Tensor, nn
 
 from ghostify import count, create_model, deploy, plan
-from ghostify.inference.compare import Runner, TorchRunner, interleaved
+from ghostify.inference.compare import TorchRunner
 from ghostify.inference.engines import ENGINES, FILE_ENGINES, FileRunner, undisturbed_ms
 from ghostify.inference.export import write_onnx
+from ghostify.inference.in_turn import Runner, interleaved
 from ghostify.measure.environment import describe_environment
 from ghostify.transform.untrained import untrained
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from ghostify.cli.beforehand import open_both
-from ghostify.cli.opening import NamedImages, NamedNetwork
+from ghostify.cli.beforehand import open_both, refuse_engine
+from ghostify.cli.opening import NamedImages, NamedNetworkOrFile
 from ghostify.cli.options import (
     batch_size_option,
     builder_options,
@@ -16,24 +16,46 @@ from ghostify.cli.options import (
     source_options,
 )
 from ghostify.cli.output import percent, print_table, say, score_row, score_text, show
+from ghostify.errors import InputError
+from ghostify.inference.engines import FILE_ENGINES
 from ghostify.jobs.evaluate import Score, check_fit
 from ghostify.jobs.evaluate import evaluate as score_network
 from ghostify.measure.environment import describe_environment
 
 
 @click.command()
-@bundle("named", NamedNetwork, click.argument("model"), source_options, builder_options)
-@data_options()
-@click.option(
-    "--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", help="Arithmetic; bf16 is by autocast."
+@bundle(
+    "named",
+    NamedNetworkOrFile,
+    click.argument("model"),
+    source_options,
+    builder_options,
+    click.option(
+        "--engine",
+        type=click.Choice(FILE_ENGINES),
+        show_default="the one that it was made for",
+        help="Engine for an exported file.",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["fp32", "bf16"]),
+        default="fp32",
+        help="Arithmetic; bf16 is by autocast, or by the engine of a file.",
+    ),
 )
+@data_options()
 @batch_size_option(250, "Images per forward pass.")
 @click.option("--per-class", is_flag=True, help="Print a table of all classes, the least known first.")
 @json_option
-def evaluate(
-    named: NamedNetwork, images: NamedImages, precision: str, batch_size: int, per_class: bool, as_json: bool
-) -> None:
-    """Score MODEL on the test images of DATA."""
+def evaluate(named: NamedNetworkOrFile, images: NamedImages, batch_size: int, per_class: bool, as_json: bool) -> None:
+    """Score MODEL, or an exported file, on the test images of DATA.
+
+    A file gets images prepared as what `ghostify export` wrote beside it says, and runs on the CPU.
+    """
+    if named.engine is not None and named.exported is None:
+        raise InputError(f"{named.model} runs in PyTorch: --engine is for exported files")
+    if named.exported is not None:
+        refuse_engine(named.exported.engine)
     network, data = open_both(named, images)
     network.to(images.device)
     check_fit(network, data)
@@ -43,13 +65,15 @@ def evaluate(
         data.test,
         data,
         device=images.device,
-        precision=precision,
+        precision=named.precision,
         batch_size=batch_size,
         workers=images.workers,
     )
     per_second = score.images / (time.perf_counter() - started)
     result = {
         "model": named.model,
+        "engine": named.exported.engine if named.exported else "eager",
+        "precision": named.precision,
         "data": data.name,
         "mean": data.mean,
         "std": data.std,

@@ -17,16 +17,32 @@ from ghostify.cli.options import (
     factory_option,
     ghost_options,
     json_option,
+    precision_option,
     shape_option,
     timed_threads_option,
 )
 from ghostify.cli.output import percent, print_table, say, show
-from ghostify.inference.engines import FILE_ENGINES
+from ghostify.inference.engines import FILE_ENGINES, Precision
 from ghostify.inference.explain import ExplainedLayer, Explanation
 from ghostify.inference.explain import explain as explain_network
 from ghostify.measure.environment import describe_environment, disturbance
 from ghostify.measure.latency import relative_time
 from ghostify.planning import convert
+
+KERNELS_SHOWN = 0.01  # those with this share of the time
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """How networks are profiled.
+
+    Args:
+        calls: Calls of each.
+        precision: Precision of MODEL and of GHOST.
+    """
+
+    calls: int
+    precision: tuple[Precision, Precision]
 
 
 @click.command()
@@ -40,10 +56,15 @@ from ghostify.planning import convert
     engine_option(FILE_ENGINES, "openvino"),
     timed_threads_option,
 )
-@click.option("--calls", type=click.IntRange(1), default=30, help="Calls profiled of each network.")
+@bundle(
+    "profile",
+    Profile,
+    click.option("--calls", type=click.IntRange(1), default=30, help="Calls profiled of each network."),
+    precision_option,
+)
 @json_option
 def explain(
-    named: NamedNetwork, ghost: str | None, options: GhostOptions, timing: Timing, calls: int, as_json: bool
+    named: NamedNetwork, ghost: str | None, options: GhostOptions, timing: Timing, profile: Profile, as_json: bool
 ) -> None:
     """Profile MODEL and its GHOST layer by layer, and say where saved work was not saved time.
 
@@ -61,7 +82,13 @@ def explain(
         named.checked_shape(network, other)
     example = torch.randn(timing.batch_size, *shape)
     found = explain_network(
-        network.eval(), other.eval(), example, engine=timing.engine, threads=timing.threads, calls=calls
+        network.eval(),
+        other.eval(),
+        example,
+        engine=timing.engine,
+        threads=timing.threads,
+        precision=profile.precision,
+        calls=profile.calls,
     )
     environment = describe_environment() | {"threads": timing.threads}
     result = {"model": named.model, "ghost": ghost, "input_shape": shape, **dataclasses.asdict(found)}
@@ -82,6 +109,12 @@ def print_explanation(found: Explanation) -> None:
     print_table(
         ("what takes the time, ms", "original", "ghost"),
         [(role, f"{ms[0]:.2f}", f"{ms[1]:.2f}") for role, ms in found.roles_ms.items() if any(ms)],
+    )
+    print()
+    shown = [(kind, ms) for kind, ms in found.kinds_ms.items() if max(ms) >= KERNELS_SHOWN * max(found.ms)]
+    print_table(
+        (f"kernel of {found.engine}, ms", "original", "ghost"),
+        [(kind, f"{ms.before:.2f}", f"{ms.after:.2f}") for kind, ms in shown],
     )
     print()
     say(sentence(found))

@@ -15,6 +15,8 @@ from torch import nn
 from ghostify.data import ImageData, load_data
 from ghostify.data.sources import FOLDERS
 from ghostify.errors import InputError
+from ghostify.inference.engines import Precision
+from ghostify.inference.file_network import FileNetwork, is_exported
 from ghostify.measure.count import count
 from ghostify.models.registry import Origin, designed_channels, origin_of, takes_option
 from ghostify.models.weights import OtherHeadError
@@ -22,6 +24,7 @@ from ghostify.network_file import NetworkFile, UnnamedFactoryError, names_file, 
 from ghostify.plain_part import input_shape_of, is_detector
 
 Channels = tuple[float, ...] | None
+NO_BUILDERS = ("model", "input_shape", "engine", "precision")  # fields that no builder takes
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,13 @@ class NamedNetwork:
     cheap_kernel_size: int | None = None
     input_shape: tuple[int, ...] | None = None
 
+    def __post_init__(self) -> None:
+        if is_exported(self.model) and not isinstance(self, NamedNetworkOrFile):
+            raise InputError(
+                f"{self.model} is an exported file, which `ghostify evaluate` and `ghostify compare` take: "
+                "expected the network that it was made of"
+            )
+
     @cached_property
     def file(self) -> NetworkFile | None:
         """The file, open; None for a name."""
@@ -71,7 +81,7 @@ class NamedNetwork:
     def options(self) -> dict[str, Any]:
         """The builder's options that the user set."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {n: v for n, v in fields.items() if v is not None and n not in ("model", "input_shape")}
+        return {n: v for n, v in fields.items() if v is not None and n not in NO_BUILDERS}
 
     @cached_property
     def origin(self) -> Origin:
@@ -142,7 +152,8 @@ class NamedNetwork:
         """The same; refused where the network or one of the others cannot take it."""
         shape = self.shape(network)
         for each in (network, *others):
-            count(each, shape)
+            if not isinstance(each, FileNetwork):
+                count(each, shape)
         return shape
 
     def refuse_other_classes(self, data_name: str, classes: tuple[str, ...]) -> None:
@@ -159,6 +170,53 @@ class NamedNetwork:
             f"{self.model} knows other classes than {data_name}, or in another order: "
             f"class {number} is {there!r} there and {here!r} here"
         )
+
+
+@dataclass(frozen=True)
+class NamedNetworkOrFile(NamedNetwork):
+    """The same, or an exported file.
+
+    Args:
+        engine: Engine of an exported file; None: the one that it was made for.
+        precision: "fp32", or "bf16" in an engine that computes in it by itself.
+    """
+
+    engine: str | None = None
+    precision: Precision = "fp32"
+
+    @cached_property
+    def exported(self) -> FileNetwork | None:
+        """The exported file; None for another network.
+
+        Raises:
+            InputError: If options say how the network of a file is built.
+        """
+        if not is_exported(self.model):
+            return None
+        idle = [f"--{name.replace('_', '-')}" for name in self.options]
+        if idle:
+            raise InputError(
+                f"{self.model} is an exported file, which says all about its network: leave out {', '.join(idle)}"
+            )
+        return FileNetwork(self.model, engine=self.engine, precision=self.precision)
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        return dict(self.exported.about.get("preprocessing", {})) if self.exported else super().extra
+
+    @property
+    def channels_of_photographs(self) -> dict[str, tuple[float, ...]]:
+        return self.channels if self.exported else super().channels_of_photographs
+
+    @property
+    def designed_shape(self) -> tuple[int, ...] | None:
+        return self.exported.input_shape if self.exported else super().designed_shape
+
+    def open(self) -> nn.Module:
+        return self.exported or super().open()
+
+    def with_classes(self, classes: int) -> Self:
+        return self if self.exported else super().with_classes(classes)
 
 
 @dataclass(frozen=True)

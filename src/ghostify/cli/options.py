@@ -17,6 +17,7 @@ from ghostify.cli.beforehand import refuse_missing
 from ghostify.cli.opening import NamedImages
 from ghostify.cli.spelling import BY_USER
 from ghostify.fitting.calibration import FEWEST_IMAGES
+from ghostify.inference.engines import PRECISIONS as TIMED_PRECISIONS
 from ghostify.jobs.recipe import LAST_SEED, OPTIMIZERS, PRECISIONS, SCHEDULES, Recipe
 from ghostify.jobs.training_folder import BEST, BOARD, CHECKPOINT, HISTORY, LOG, NETWORK, SETTINGS
 from ghostify.layers.ghost_conv import CHEAP_KINDS, Cheap
@@ -185,9 +186,13 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Timing:
-    """Where networks are timed, and on how many images at once."""
+    """Where networks are timed, and on how many images at once.
 
-    engine: str
+    Args:
+        engine: None where the verb chooses.
+    """
+
+    engine: Any
     batch_size: int
     threads: int = field(default_factory=torch.get_num_threads)  # which ``threads_option`` has set
 
@@ -392,10 +397,42 @@ def data_options(default: str | None = None, required: bool = True, hold_out: fl
     return bundle("images", NamedImages, *options)
 
 
-def engine_option(engines: tuple[str, ...], default: str) -> Decorator:
+def engine_option(engines: tuple[str, ...], default: str | None, shown: str | None = None) -> Decorator:
+    """The engine that times.
+
+    Args:
+        default: None where the verb chooses.
+        shown: How it does so, for the help.
+    """
+    how: dict[str, Any] = {"show_default": shown} if default is None else {"default": default}
     return click.option(
-        "--engine", type=click.Choice(engines), default=default, help="Engine that runs the networks to be timed."
+        "--engine", type=click.Choice(engines), **how, help="Engine that runs the networks to be timed."
     )
+
+
+class OneOrTwoPrecisions(click.ParamType[tuple[str, str]]):
+    """A precision for both networks, or one for each, as fp32,int8."""
+
+    name = "precision"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return f"[{'|'.join(TIMED_PRECISIONS)}][,...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        named = value.split(",")
+        if len(named) > 2 or not set(named) <= set(TIMED_PRECISIONS):
+            self.fail(f"{value!r} is not one of {', '.join(TIMED_PRECISIONS)}, nor two of them, such as fp32,int8")
+        return named[0], named[-1]
+
+
+precision_option = click.option(
+    "--precision",
+    type=OneOrTwoPrecisions(),
+    default="fp32",
+    help="Precision of both networks, or of A and of B, such as fp32,int8; a file in int8 stays so.",
+)
 
 
 RECIPE_HELP = {

@@ -1,12 +1,11 @@
 """Two networks in one engine, side by side."""
 
+import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from statistics import fmean
 from tempfile import TemporaryDirectory
-from typing import Protocol
 
 import torch
 import torch._dynamo.config
@@ -14,9 +13,11 @@ from torch import Tensor, nn
 
 from ghostify.errors import InputError, first_sentence, spelled
 from ghostify.inference.deploy import copied, unlogged
-from ghostify.inference.engines import FILE_ENGINES, FileRunner, check_engine
-from ghostify.inference.export import write_onnx
-from ghostify.measure.latency import EAGER, Comparison, Conditions, summarise
+from ghostify.inference.engine_file import dtype_of, engine_file
+from ghostify.inference.engines import FILE_ENGINES, FileRunner, Precision, check_engine, precisions_of
+from ghostify.inference.file_network import FileNetwork, refuse_other_reader
+from ghostify.inference.in_turn import Runner, interleaved
+from ghostify.measure.latency import Comparison, Conditions
 from ghostify.modes import evaluating
 from ghostify.plain_part import plain_part
 from ghostify.wrappers import unwrapped
@@ -25,13 +26,7 @@ with unlogged():  # its module warns of a CUDA toolkit without a GPU, as if it w
     from torch.utils.benchmark import Timer
 
 
-class Runner(Protocol):
-    """A network that can be timed."""
-
-    first_ms: float
-
-    def times_ms(self, calls: int) -> list[float]:
-        """Milliseconds of each call."""
+Network = nn.Module | str | os.PathLike[str]
 
 
 class TorchRunner:
@@ -60,12 +55,13 @@ class TorchRunner:
 
 @torch.no_grad()
 def compare(
-    a: nn.Module,
-    b: nn.Module,
+    a: Network,
+    b: Network,
     example: Tensor,
     *,
     engine: str = "eager",
     threads: int = 1,
+    precision: Precision | tuple[Precision, Precision] | None = None,
     blocks: int = 30,
     block_ms: float = 60.0,
 ) -> Comparison:
@@ -77,11 +73,14 @@ def compare(
     process of its own, and one waits while the other runs.
 
     Args:
-        a, b: Networks, or detectors, whose plain parts are timed.
+        a, b: Networks; detectors, whose plain parts are timed; or exported files, by their paths.
         example: One batch ``[batch, channels, height, width]`` on the networks' device, in the data type to
             compute in.
         engine: "eager", PyTorch as it is; "compile", ``torch.compile``; "onnxruntime" or "openvino", on the CPU.
         threads: CPU threads of both.
+        precision: "fp32": as a network or file is; "bf16", where the processor has it; "int8": quantised by NNCF, with
+            ranges taken from the example, in onnxruntime and openvino. One for both, or that of ``a`` and that of
+            ``b``. None: "bf16" for an example in bfloat16, else "fp32".
         blocks: Blocks of each network, at least 6: fewer give no 95 % interval.
         block_ms: Intended length of a block, milliseconds.
     Raises:
@@ -96,61 +95,47 @@ def compare(
         raise InputError(
             f"{spelled('threads')} is {threads} and {spelled('blocks')} {blocks}: expected at least 1 and 6"
         )
-    a, b = plain_part(unwrapped(a)), plain_part(unwrapped(b))
+    precisions = precisions_of(precision, engine, example)
+    networks = [opened(network, engine) for network in (a, b)]
     with ExitStack() as stack:
-        stack.enter_context(evaluating(a, b))
+        stack.enter_context(evaluating(*networks))
         if engine == "compile":
             # Of too many networks of one class it would leave the last ones as they are, without a word.
             no_limit = {"recompile_limit": sys.maxsize, "accumulated_recompile_limit": sys.maxsize}
             stack.enter_context(torch._dynamo.config.patch(no_limit))
         stack.enter_context(torch.inference_mode())
-        folder = Path(stack.enter_context(TemporaryDirectory()))
         runners: list[Runner] = []
-        bf16 = engine in FILE_ENGINES and example.dtype == torch.bfloat16
-        given = example.float() if bf16 else example  # of a file in float32 the engine computes in bf16
-        for name, model in (("a", a), ("b", b)):
-            own = model if dtype_of(model) in (given.dtype, None) else copied(model).to(given.dtype)
-            if engine not in FILE_ENGINES:
-                runners.append(TorchRunner(own, example, compiled=engine == "compile", threads=threads))
+        for network, own_precision in zip(networks, precisions, strict=True):
+            if engine in FILE_ENGINES:
+                folder = Path(stack.enter_context(TemporaryDirectory()))
+                given = example.float() if example.dtype == torch.bfloat16 else example
+                file = engine_file(network, folder, given, engine=engine, precision=own_precision)
+                bf16, device = own_precision == "bf16", example.device.type
+                runner = FileRunner(file, engine, given, device=device, threads=threads, bf16=bf16)
+                runners.append(stack.enter_context(runner))
                 continue
-            file = folder / f"{name}.onnx"
-            with torch.inference_mode(False):  # whose tensors cannot be exported
-                write_onnx(own, file, given, engine=engine)
-            own_process = FileRunner(file, engine, given, device=example.device.type, threads=threads, bf16=bf16)
-            runners.append(stack.enter_context(own_process))
+            given = example.bfloat16() if own_precision == "bf16" else example
+            own = network if dtype_of(network) in (given.dtype, None) else copied(network).to(given.dtype)
+            runners.append(TorchRunner(own, given, compiled=engine == "compile", threads=threads))
+        dtype = str(example.dtype).removeprefix("torch.")
         return interleaved(
             runners[0],
             runners[1],
             blocks=blocks,
             block_ms=block_ms,
-            conditions=Conditions(engine, threads, str(example.device), str(example.dtype).removeprefix("torch.")),
+            conditions=Conditions(engine, threads, str(example.device), dtype, precisions),
         )
 
 
-def interleaved(a: Runner, b: Runner, *, blocks: int, block_ms: float, conditions: Conditions = EAGER) -> Comparison:
-    """Time two networks in turn, block by block.
+def opened(network: Network, engine: str) -> nn.Module:
+    """A network as it is timed: its plain part, or its file in an engine that reads it.
 
-    Args:
-        blocks: Blocks of each network, at least 6.
-        block_ms: Intended length of a block, milliseconds.
-        conditions: How both run, for the record.
+    Raises:
+        InputError: If the engine cannot run its file.
     """
-    runners = (a, b)
-    # Allocation, kernel choice and caches settle in these first calls.
-    calls = [max(1, round(block_ms / min(runner.times_ms(4)))) for runner in runners]
-    times_ms: tuple[list[list[float]], list[list[float]]] = ([], [])
-    for block in range(blocks):
-        for side in (0, 1) if block % 2 == 0 else (1, 0):
-            times_ms[side].append(runners[side].times_ms(calls[side]))
-    return summarise(
-        *([fmean(block) for block in side] for side in times_ms),
-        least_ms=(min(map(min, times_ms[0])), min(map(min, times_ms[1]))),
-        first_ms=(a.first_ms, b.first_ms),
-        calls_per_block=(calls[0], calls[1]),
-        conditions=conditions,
-    )
-
-
-def dtype_of(model: nn.Module) -> torch.dtype | None:
-    """The data type of a network's weights; None without weights."""
-    return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+    if isinstance(network, str | os.PathLike):
+        network = FileNetwork(network, engine=engine if engine in FILE_ENGINES else None)
+    if isinstance(network, FileNetwork):
+        refuse_other_reader(network.path, engine)
+        return network
+    return plain_part(unwrapped(network))

@@ -1,28 +1,23 @@
 """Engines that run a network, each behind the same questions."""
 
-import json
-import signal
-import subprocess
-import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from types import TracebackType
-from typing import IO, Any, Self
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ghostify.errors import InputError, first_sentence, spelled
+from ghostify.errors import InputError, spelled
 from ghostify.inference import worker
+from ghostify.inference.process import Process
 
 FILE_ENGINES = tuple(worker.ENGINES)
 ENGINES = ("eager", "compile", *FILE_ENGINES)
-ENDING_S = 10  # for which a process that no longer answers is awaited, seconds
+Precision = Literal["fp32", "bf16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 def check_engine(engine: str, known: Sequence[str] = ENGINES) -> None:
@@ -35,6 +30,25 @@ def check_engine(engine: str, known: Sequence[str] = ENGINES) -> None:
     """
     if engine not in known:
         raise InputError(f"{spelled('engine')} is {engine!r}: expected one of {', '.join(known)}")
+
+
+def precisions_of(
+    precision: Precision | tuple[Precision, Precision] | None, engine: str, example: Tensor
+) -> tuple[Precision, Precision]:
+    """The precision of each side.
+
+    Raises:
+        InputError: If one is unknown, or the engine does not have it.
+    """
+    if precision is None:
+        precision = "bf16" if example.dtype == torch.bfloat16 else "fp32"
+    a, b = (precision, precision) if isinstance(precision, str) else precision
+    for each in (a, b):
+        if each not in PRECISIONS:
+            raise InputError(f"{spelled('precision')} is {each!r}: expected one of {', '.join(PRECISIONS)}")
+        if each == "int8" and engine not in FILE_ENGINES:
+            raise InputError(f"{engine} has no int8: expected {spelled('engine')} to be {' or '.join(FILE_ENGINES)}")
+    return a, b
 
 
 def engine_version(engine: str) -> str:
@@ -71,7 +85,7 @@ class Operator:
     times_ms: tuple[float, ...]
 
 
-class FileRunner:
+class FileRunner(Process):
     """An ONNX or OpenVINO file in its engine, in a process of its own; use it in a ``with``.
 
     Args:
@@ -84,6 +98,7 @@ class FileRunner:
     Attributes:
         load_s: Seconds to read the file and plan.
         first_ms: Milliseconds of the first call, with an example.
+        input_shape: Shape of the file's inputs, batch first; None for a size that is free.
     Raises:
         InputError: If the engine is unknown or not installed, or refuses the file, and in every method if its process
             died.
@@ -101,12 +116,7 @@ class FileRunner:
         profile: bool = False,
     ) -> None:
         check_engine(engine, FILE_ENGINES)
-        self.engine = engine
-        self.folder = TemporaryDirectory()
-        # -P: this file's neighbours must not be found where the engine imports something of their name.
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", worker.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        super().__init__(engine)
         try:
             found = self.ask(
                 "open",
@@ -122,6 +132,7 @@ class FileRunner:
             self.close()
             raise
         self.load_s, self.first_ms = float(found["load_s"]), float(found["first_ms"])
+        self.input_shape: tuple[int | None, ...] = tuple(found["shape"])
 
     def times_ms(self, calls: int) -> list[float]:
         """Milliseconds of each call."""
@@ -143,67 +154,6 @@ class FileRunner:
         self.ask("run", inputs=self.stored("inputs", x), outputs=str(answer))
         with np.load(answer) as arrays:
             return [torch.from_numpy(arrays[name]) for name in arrays]
-
-    def stored(self, name: str, x: Tensor) -> str:
-        path = Path(self.folder.name) / f"{name}.npy"
-        x = x.detach().cpu()
-        np.save(path, (x.float() if x.dtype == torch.bfloat16 else x).numpy())  # NumPy has no bfloat16
-        return str(path)
-
-    def ask(self, question: str, **details: Any) -> Any:
-        stdin, stdout = pipes(self.process)
-        self.send("SIGCONT")
-        try:
-            stdin.write(json.dumps({"ask": question, **details}) + "\n")
-            stdin.flush()
-            line = stdout.readline()
-        except OSError:  # a broken pipe
-            line = ""
-        if not line.endswith("\n"):  # none, or one that was begun
-            raise InputError(f"the process of {self.engine} died: {self.ending()}")
-        # An engine's threads go on looking for work when there is none, on cores that another may be timed on.
-        self.send("SIGSTOP")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise InputError(f"{self.engine} cannot run the network: {first_sentence(answer['error'])}")
-        return answer["answer"]
-
-    def send(self, name: str) -> None:
-        """Send the process a signal, where the system has it."""
-        if hasattr(signal, name):
-            self.process.send_signal(getattr(signal, name))
-
-    def ending(self) -> str:
-        """With which status the process ended, and by which signal."""
-        try:
-            status = self.process.wait(ENDING_S)
-        except subprocess.TimeoutExpired:  # it closed its pipes and goes on
-            self.process.kill()
-            status = self.process.wait()
-        names = {-number: f", {number.name}" for number in signal.Signals}
-        return f"exit status {status}{names.get(status, '')}"
-
-    def close(self) -> None:
-        for pipe in pipes(self.process):
-            with suppress(OSError):  # a question is left that a dead process did not take
-                pipe.close()
-        self.process.kill()  # stopped or in the middle of a question: there is nothing that it must finish
-        self.process.wait()
-        self.folder.cleanup()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def pipes(process: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    return process.stdin, process.stdout
 
 
 def undisturbed_ms(operators: Sequence[Operator]) -> float:

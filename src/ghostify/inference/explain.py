@@ -1,7 +1,7 @@
 """Time against multiply-adds of a network and its ghost, layer by layer."""
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ghostify.errors import InputError, spelled
 from ghostify.inference.deploy import Deployed, deploy
-from ghostify.inference.engines import FILE_ENGINES, FileRunner, Operator, undisturbed_ms
-from ghostify.inference.export import write_onnx
+from ghostify.inference.engine_file import WRITTEN, engine_file
+from ghostify.inference.engines import FILE_ENGINES, FileRunner, Operator, Precision, precisions_of, undisturbed_ms
 from ghostify.inference.rewrite import AFFINE
 from ghostify.measure.count import LayerCount, count
 from ghostify.wrappers import unwrapped
@@ -24,6 +24,7 @@ Role = Literal[
     "dense convolutions",
     "depthwise filters",
     "joins",
+    "quantisers",
     "sums, gates and activations",
     "pooling and the rest",
 ]
@@ -35,6 +36,7 @@ ROLES: dict[Role, tuple[str, ...]] = {
     DENSE: ("conv", "gemm", "matmul", "fullyconnected", "innerproduct"),
     DEPTHWISE: (),  # by their layer
     "joins": ("concat", "split", "slice", "gather"),
+    "quantisers": ("quantizelinear", "fakequantize"),
     "sums, gates and activations": tuple("add sub mul relu elt sigmoid swish clip math gelu upsample".split()),
     "pooling and the rest": ("",),
 }
@@ -81,18 +83,22 @@ class Explanation:
     Args:
         layers: The layers in the original's order.
         roles_ms: Milliseconds by the role of operators.
+        kinds_ms: The same by the engine's own names for operators and kernels, the longest first.
         macs: Multiply-adds of the whole network for one input.
         ms: Milliseconds of the whole network for the batch; each operator with the least time that it took.
         engine: Name of the engine.
         threads: CPU threads.
+        precisions: Precision of each network.
     """
 
     layers: tuple[ExplainedLayer, ...]
     roles_ms: dict[Role, BeforeAfter[float]]
+    kinds_ms: dict[str, BeforeAfter[float]]
     macs: BeforeAfter[int]
     ms: BeforeAfter[float]
     engine: str
     threads: int
+    precisions: tuple[Precision, Precision]
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,23 @@ class Step:
         return undisturbed_ms([self.operator])
 
 
+@dataclass(frozen=True)
+class ProfileConditions:
+    """How a network is profiled.
+
+    Args:
+        engine: "onnxruntime" or "openvino".
+        threads: CPU threads.
+        precision: "fp32", "bf16", or "int8" with ranges taken from the example.
+        calls: Number of calls.
+    """
+
+    engine: str = "openvino"
+    threads: int = 1
+    precision: Precision = "fp32"
+    calls: int = 10
+
+
 def explain(
     original: nn.Module,
     ghost: nn.Module,
@@ -123,6 +146,7 @@ def explain(
     *,
     engine: str = "openvino",
     threads: int = 1,
+    precision: Precision | tuple[Precision, Precision] = "fp32",
     calls: int = 30,
 ) -> Explanation:
     """Profile a network and its ghost, both deployed, and hold time against multiply-adds, layer by layer.
@@ -133,6 +157,7 @@ def explain(
         example: One batch ``[batch, channels, height, width]`` on the CPU.
         engine: "onnxruntime" or "openvino".
         threads: CPU threads.
+        precision: "fp32", "bf16" or "int8", of both or of each one.
         calls: Number of calls of each network to profile.
     Raises:
         InputError: If the engine is another, or one of the networks cannot run in it.
@@ -143,7 +168,11 @@ def explain(
         )
     if calls < 1:
         raise InputError(f"{spelled('calls')} is {calls}: expected at least 1")
-    before, after = (profiled(model, example, engine, threads, calls) for model in map(unwrapped, (original, ghost)))
+    precisions = precisions_of(precision, engine, example)
+    before, after = (
+        profiled(unwrapped(model), example, ProfileConditions(engine, threads, own, calls))
+        for model, own in zip((original, ghost), precisions, strict=True)
+    )
     names = [name for name in before if name]
     groups = grouped(after, before)
     rows = [*names, *(name for name in groups if name and name not in before)]
@@ -154,25 +183,38 @@ def explain(
     return Explanation(
         layers,
         {role: BeforeAfter(sum_ms(flat(before), role), sum_ms(flat(after), role)) for role in ROLES},
+        by_kind(flat(before), flat(after)),
         BeforeAfter(sum(layer.macs.before for layer in layers), sum(layer.macs.after for layer in layers)),
         BeforeAfter(sum_ms(flat(before)), sum_ms(flat(after))),
         engine,
         threads,
+        precisions,
     )
 
 
+def by_kind(before: Sequence[Step], after: Sequence[Step]) -> dict[str, BeforeAfter[float]]:
+    """Milliseconds by the engine's names for operators and kernels, the longest first."""
+    kinds = dict.fromkeys(step.operator.kind for step in (*before, *after))
+    found = {
+        kind: BeforeAfter(
+            *(sum_ms([step for step in steps if step.operator.kind == kind]) for steps in (before, after))
+        )
+        for kind in kinds
+    }
+    return dict(sorted(found.items(), key=lambda item: -max(item[1])))
+
+
 def layer_ms(
-    model: nn.Module, example: Tensor, engine: str, threads: int = 1, *, homes: Collection[str], calls: int = 10
+    model: nn.Module, example: Tensor, conditions: ProfileConditions, *, homes: Collection[str]
 ) -> dict[str, float]:
     """Milliseconds of a batch in each of some layers, activations and sums behind them included.
 
     Args:
         model: A network, deployed or to be deployed.
-        engine: "onnxruntime" or "openvino".
         homes: Module names of the layers as they were before the network was deployed or became a ghost; all else is
             under "".
     """
-    found = grouped(profiled(model, example, engine, threads, calls), homes, elsewhere="")
+    found = grouped(profiled(model, example, conditions), homes, elsewhere="")
     return dict.fromkeys((*homes, ""), 0.0) | {name: sum_ms(steps) for name, steps in found.items()}
 
 
@@ -193,18 +235,19 @@ def grouped(
     return groups
 
 
-def profiled(model: nn.Module, example: Tensor, engine: str, threads: int, calls: int) -> dict[str, list[Step]]:
+def profiled(model: nn.Module, example: Tensor, conditions: ProfileConditions) -> dict[str, list[Step]]:
     """The steps that an engine executed, by layer."""
     deployed = model if isinstance(model, Deployed) else deploy(model, example)
     counted = {row.name: row for row in count(deployed, tuple(example.shape[1:])).layers}
+    engine, precision = conditions.engine, conditions.precision
     with TemporaryDirectory() as folder:
-        file = Path(folder) / "network.onnx"
-        write_onnx(deployed, file, example, engine=engine)
-        with FileRunner(file, engine, example, threads=threads, profile=True) as runner:
+        file = engine_file(deployed, Path(folder), example, engine=engine, precision=precision)
+        bf16 = precision == "bf16"
+        with FileRunner(file, engine, example, threads=conditions.threads, bf16=bf16, profile=True) as runner:
             runner.times_ms(3)  # what is planned or allocated in the first calls
-            operators = runner.operators(calls)
+            operators = runner.operators(conditions.calls)
         # OpenVINO calls what makes the file's output after that.
-        graph = import_module("onnx").load(str(file), load_external_data=False).graph
+        graph = import_module("onnx").load(str(Path(folder) / WRITTEN), load_external_data=False).graph
         makers = {value: node.name for node in graph.node for value in node.output}
     modules = dict(deployed.named_modules())
     layers: dict[str, list[Step]] = {
@@ -223,6 +266,8 @@ def profiled(model: nn.Module, example: Tensor, engine: str, threads: int, calls
 def role_of(operator: Operator, module: nn.Module | None) -> Role:
     """The role of an operator, by the engine's name for it and by its layer's module."""
     kind = operator.kind.lower()
+    if kind.startswith("subgraph") and "/fq_" in operator.name:  # as OpenVINO calls what NNCF put in
+        return "quantisers"
     role = next(role for role, words in ROLES.items() if any(word in kind for word in words))
     if role == DENSE and isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
         return DEPTHWISE

@@ -5,10 +5,11 @@ import os
 import warnings
 from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from shutil import rmtree
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
 
@@ -33,8 +34,12 @@ from ghostify.inference.deploy import (
     unlogged,
 )
 from ghostify.inference.engines import FileRunner, module_version
+from ghostify.inference.in_turn import interleaved
 from ghostify.inference.onnx_decompositions import with_known_operators
 from ghostify.inference.onnx_operators import suit_onnxruntime_
+from ghostify.inference.parity import Checked, Parity, device_of, parity
+from ghostify.inference.quantize import Int8, Judges, first_images, quantise_file, refuse_without_nncf, size_mb
+from ghostify.measure.latency import Comparison, Conditions
 from ghostify.modes import evaluating
 from ghostify.plain_part import plain_part
 from ghostify.structure.surgery import tensors_in
@@ -52,7 +57,10 @@ HALF_TOLERANCE = 2e-2
 # file may differ by so many times as much, at most by the larger tolerance.
 ROUNDINGS = 4
 EXACT = 1e-8  # in float64
-Checked = Tensor | tuple[Tensor, ...] | list[Tensor]
+# What int8 may cost without a word: points of top-1, the share of equal first answers, of outputs without classes the
+# mean squared difference over their variance.
+LOST_POINTS, SAME_ANSWERS, LOST_VARIANCE = 1.0, 0.9, 0.1
+AT_ONCE = 50  # images in a batch that is checked
 
 
 @dataclass(frozen=True)
@@ -68,8 +76,9 @@ class ExportReport:
         rounding: The same that rounding alone does to the network; None where that is not needed.
         agreement: Share of images with the same first answer, 0..1; None where outputs are not ``[batch, classes]``.
         top1_before: Share of right first answers of the network, where all images had labels.
-        top1_after: The same of the file.
+        top1_after: The same of the file in float32.
         ghosts: Form of each ghost layer in the file.
+        int8: What became of it in int8; None for a file in float32.
     """
 
     path: Path
@@ -83,9 +92,40 @@ class ExportReport:
     top1_before: float | None
     top1_after: float | None
     ghosts: tuple[DeployedGhost, ...]
+    int8: "Int8Report | None" = None
 
 
-def export(
+@dataclass(frozen=True)
+class Int8Report:
+    """A file in int8 beside the same in float32.
+
+    Args:
+        images: How many gave their ranges.
+        layers: How many layers have weights.
+        in_fp32: Those of them that were left in float32.
+        overflow_fix: True where weights use half of their range, as on x86 without VNNI.
+        output_error: Mean squared difference from the network's outputs over their variance.
+        agreement: Share of images with the network's first answer, 0..1; None where outputs are not
+            ``[batch, classes]``.
+        top1: Share of right first answers, where all images had labels.
+        size_mb: Megabytes (10⁶ bytes) in float32 and in int8.
+        latency: int8 over float32, in the file's engine, for the example.
+        lost: A sentence where int8 costs much, and what helps; "" where it does not.
+    """
+
+    images: int
+    layers: int
+    in_fp32: tuple[str, ...]
+    overflow_fix: bool
+    output_error: float
+    agreement: float | None
+    top1: float | None
+    size_mb: tuple[float, float]
+    latency: Comparison
+    lost: str
+
+
+def export(  # noqa: PLR0913  # the front door: the promised names, each a setting of the user's
     model: nn.Module,
     path: str | os.PathLike[str],
     example: Tensor,
@@ -95,6 +135,7 @@ def export(
     tolerance: float | None = None,
     preprocessing: Mapping[str, Any] | None = None,
     forms: Mapping[str, Form] | None = None,
+    int8: Iterable[Checked] | Int8 | None = None,
 ) -> ExportReport:
     """Write a network as a file for ONNX Runtime or OpenVINO, and check that the file gives the same.
 
@@ -108,11 +149,13 @@ def export(
         example: A batch ``[batch, channels, height, width]`` in the network's data type, in which the file takes its
             inputs, too: float32, float16 or what the engine computes in.
         check: Batches as the network gets them, or pairs of these and labels ``[batch]``, as of a ``DataLoader``;
-            None: the example.
+            None: the example, and for int8 the images that give the ranges.
         tolerance: Largest difference of an output that is still rounding, over the largest output of its kind; None:
             0.001, of a network with weights in float16 0.02, of one that rounds more by itself four times as much.
         preprocessing: JSON values to write beside it: how images become inputs, the names of the classes.
         forms: Forms of ghost layers, as ``deploy`` takes them; for a network that is not deployed yet.
+        int8: Batches such as the network will see, some hundreds of images: the file computes in int8, and the report's
+            ``int8`` says what that costs and gains beside float32; or an ``Int8`` with what accuracy may be lost.
     Raises:
         InputError: If the network cannot be exported, or its file does not give the same.
     """
@@ -122,6 +165,9 @@ def export(
     if target.suffix != SUFFIX[format]:
         raise InputError(f"{target.name}: expected a name that ends in {SUFFIX[format]}")
     check_example(example)
+    quantised = int8 if isinstance(int8, Int8 | None) else Int8(int8)
+    if quantised is not None:
+        refuse_without_nncf()
     model = plain_part(unwrapped(model))
     example, on_cpu = example.cpu(), model if device_of(model).type == "cpu" else copied(model).cpu()
     deployed = on_cpu if isinstance(on_cpu, Deployed) else deploy(on_cpu, example, forms=forms)
@@ -132,32 +178,139 @@ def export(
             "float32, as model.float() makes it, without torch.autocast; an engine computes in bfloat16 by itself"
         )
     with kept_if_done(target.parent), TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-        made = Path(folder) / target.name
-        if format == "onnx":
-            write_onnx(deployed, made, example)
-        else:
-            write_openvino(deployed, made, example)
+        made, plain = Path(folder) / target.name, Path(folder) / "fp32" / target.name
+        plain.parent.mkdir()
+        (write_onnx if format == "onnx" else write_openvino)(deployed, plain, example)
         try:
-            with FileRunner(made, ENGINE[format], threads=torch.get_num_threads()) as runner:
-                batches = [example] if check is None else check
-                found = parity(model, runner, batches, example.dtype)
+            if quantised is None:
+                move_together(plain, made)
+                found, in_int8 = (
+                    checked(model, made, ENGINE[format], [example] if check is None else check, example),
+                    None,
+                )
+            else:
+                found, in_int8 = checked_in_int8(model, plain, made, Quantising(quantised, check, example, format))
         except InputError as error:
             if types <= {torch.float32}:
                 raise
             raise InputError(f"{error}; expected a network in float32, as model.float() makes it") from error
-        worst, allowed, rounding = found.pop("worst"), tolerance, None
+        allowed, rounding = tolerance, None
         if allowed is None:
             allowed = HALF_TOLERANCE if torch.float16 in types else TOLERANCE
-            if found["difference"] > allowed and types == {torch.float32}:
-                rounding = rounding_of(on_cpu, deployed, worst)
+            if found.difference > allowed and types == {torch.float32} and found.worst is not None:
+                rounding = rounding_of(on_cpu, deployed, found.worst)
                 allowed = max(allowed, min(HALF_TOLERANCE, ROUNDINGS * rounding))
-        shape = tuple(example.shape[1:])
-        report = ExportReport(target, format, ENGINE[format], shape, **found, rounding=rounding, ghosts=deployed.ghosts)
+        report = ExportReport(
+            target,
+            format,
+            ENGINE[format],
+            tuple(example.shape[1:]),
+            found.images,
+            found.difference,
+            rounding,
+            found.agreement,
+            *found.top1,
+            ghosts=deployed.ghosts,
+            int8=in_int8,
+        )
         refuse_difference(report, allowed)
         note = made.with_suffix(".json")
         note.write_text(json.dumps(describe(report, example, dict(preprocessing or {})), indent=1))
+        rmtree(plain.parent)
         move_together(made, target)
     return report
+
+
+def checked(model: nn.Module, file: Path, engine: str, check: Iterable[Checked], example: Tensor) -> Parity:
+    """A file in its engine beside the network."""
+    with FileRunner(file, engine, threads=torch.get_num_threads()) as runner:
+        return parity(model, [runner], check, example.dtype)[0]
+
+
+@dataclass(frozen=True)
+class Quantising:
+    """A file that is to be quantised.
+
+    Args:
+        int8: How.
+        check: Batches to check with; None: those that give the ranges.
+        example: A batch, to time.
+        format: The file's format.
+    """
+
+    int8: Int8
+    check: Iterable[Checked] | None
+    example: Tensor
+    format: Format
+
+
+def checked_in_int8(model: nn.Module, plain: Path, made: Path, asked: Quantising) -> tuple[Parity, Int8Report]:
+    """Quantise a file, and hold both against the network and each other."""
+    engine, example, threads = ENGINE[asked.format], asked.example, torch.get_num_threads()
+    images = first_images(asked.int8.images).to(example.dtype)
+    checked(model, plain, engine, [example], example)  # that it runs at all, before what takes minutes
+    done = quantise_file(plain, made, engine=engine, images=images, judges=judges_of(asked.int8, model, images))
+    check = images.split(AT_ONCE) if asked.check is None else asked.check
+    with ExitStack() as stack:
+        files = [stack.enter_context(FileRunner(file, engine, threads=threads)) for file in (plain, made)]
+        in_fp32, in_int8 = parity(model, files, check, example.dtype)
+    with ExitStack() as stack:
+        a, b = (stack.enter_context(FileRunner(file, engine, example, threads=threads)) for file in (plain, made))
+        conditions = Conditions(engine, threads, precisions=("fp32", "int8"))
+        latency = interleaved(a, b, blocks=30, block_ms=60.0, conditions=conditions)
+    sizes = size_mb(plain), size_mb(made)
+    return in_fp32, Int8Report(
+        done.images,
+        done.layers,
+        done.in_fp32,
+        done.overflow_fix,
+        in_int8.output_error,
+        in_int8.agreement,
+        in_int8.top1[1],
+        sizes,
+        latency,
+        what_is_lost(in_int8, controlled=asked.int8.max_accuracy_drop is not None),
+    )
+
+
+@torch.no_grad()
+def judges_of(int8: Int8, model: nn.Module, images: Tensor) -> Judges | None:
+    """The images that judge an accuracy drop, with their labels, or with the network's own answers."""
+    if int8.max_accuracy_drop is None:
+        return None
+    inputs, labels = [], []
+    with evaluating(model):
+        for item in images.split(AT_ONCE) if int8.judges is None else int8.judges:
+            x, *rest = (item,) if isinstance(item, Tensor) else item
+            answers = tensors_in(model(x.to(images.dtype).to(device_of(model))))
+            if len(answers) != 1 or answers[0].ndim != 2:
+                raise InputError(
+                    f"{type(model).__name__} does not answer with one of several classes, as an accuracy that may drop "
+                    f"needs: leave {spelled('max_accuracy_drop')} out"
+                )
+            inputs.append(x.to(images.dtype).cpu())
+            labels.append(rest[0].cpu() if rest else answers[0].argmax(1).cpu())
+    if not inputs:
+        raise InputError("an accuracy drop is judged by images: expected some")
+    return Judges(torch.cat(inputs), torch.cat(labels), int8.max_accuracy_drop / 100)
+
+
+def what_is_lost(found: Parity, *, controlled: bool) -> str:
+    """A sentence where int8 costs much, and what helps."""
+    before, after = found.top1
+    parts = []
+    if before is not None and after is not None and 100 * (before - after) > LOST_POINTS:
+        parts.append(f"{100 * (before - after):.1f} points of top-1")
+    if found.agreement is not None and found.agreement < SAME_ANSWERS:
+        parts.append(f"the first answer of {100 * (1 - found.agreement):.1f} % of the images")
+    if found.agreement is None and found.output_error > LOST_VARIANCE:
+        parts.append(f"{found.output_error:.0%} of its outputs' variance")
+    if not parts:
+        return ""
+    remedy = "the file in float32 has none of it"
+    if not controlled and found.classifies:
+        remedy = f"{spelled('max_accuracy_drop', 1)} leaves layers in float32 until no more than a point is lost"
+    return f"int8 costs this network {' and '.join(parts)}: {remedy}"
 
 
 @contextmanager
@@ -275,59 +428,6 @@ def write_openvino(model: nn.Module, path: Path, example: Tensor) -> None:
 
 
 @torch.no_grad()
-def parity(
-    model: nn.Module, runner: FileRunner, check: Iterable[Checked], dtype: torch.dtype | None = None
-) -> dict[str, Any]:
-    """How far the file's outputs are from the network's, and how often both are right.
-
-    Args:
-        dtype: Data type that both take their inputs in; None: that of the batches.
-    """
-    largest: dict[int, float] = {}  # by the output's place
-    worst: Tensor | None = None  # the batch of the largest of all
-    scale: dict[int, float] = {}
-    images = same = labelled = right_before = right_after = 0
-    classifies, device = True, device_of(model)
-    with evaluating(model), whole_float32():
-        for item in check:
-            x, *rest = (item,) if isinstance(item, Tensor) else item
-            labels = rest[0].cpu() if rest else None
-            x = x.to(dtype)
-            before = [tensor.cpu() for tensor in tensors_in(model(x.to(device)))]
-            after = runner.outputs(x)
-            if [b.shape for b in before] != [a.shape for a in after]:
-                raise InputError(f"the file returns {[list(a.shape) for a in after]}, not the network's shapes")
-            for place, (b, a) in enumerate(zip(before, after, strict=True)):
-                # In double, as there may be truth values. Of a NaN on either side, nothing can be said: it counts as a
-                # difference.
-                apart = (a.double() - b.double()).abs().nan_to_num(torch.inf)
-                if worst is None or float(apart.max()) > largest.get(place, 0.0):
-                    worst = x
-                largest[place] = max(largest.get(place, 0.0), float(apart.max()))
-                scale[place] = max(scale.get(place, 0.0), float(b.double().abs().max()))
-            images += len(x)
-            classifies &= len(before) == 1 and before[0].ndim == 2
-            if classifies:
-                first_before, first_after = before[0].argmax(1), after[0].argmax(1)
-                same += int((first_before == first_after).sum())
-                if labels is not None:
-                    labelled += len(labels)
-                    right_before += int((first_before == labels).sum())
-                    right_after += int((first_after == labels).sum())
-    if not images:
-        raise InputError(f"{spelled('check')}: expected at least one batch")
-    scored = classifies and labelled == images
-    return {
-        "images": images,
-        "difference": max(largest[place] / (scale[place] or 1) for place in largest),
-        "worst": worst,
-        "agreement": same / images if classifies else None,
-        "top1_before": right_before / images if scored else None,
-        "top1_after": right_after / images if scored else None,
-    }
-
-
-@torch.no_grad()
 def rounding_of(model: nn.Module, deployed: Deployed, x: Tensor) -> float:
     """The difference that rounding in float32 makes to a network: as it is or deployed, the larger one.
 
@@ -347,31 +447,11 @@ def rounding_of(model: nn.Module, deployed: Deployed, x: Tensor) -> float:
         return 0.0
 
 
-@contextmanager
-def whole_float32() -> Iterator[None]:
-    """Keep a GPU from rounding float32 to TF32's ten bits in convolutions and products, more than a file may differ."""
-    conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # a property of what stands in the module's place
-    kinds = (conv, torch.backends.cuda.matmul)
-    before = [kind.fp32_precision for kind in kinds]
-    try:
-        for kind in kinds:
-            kind.fp32_precision = "ieee"
-        yield
-    finally:
-        for kind, precision in zip(kinds, before, strict=True):
-            kind.fp32_precision = precision
-
-
 def types_in(deployed: Deployed, example: Tensor) -> set[torch.dtype]:
     """The floating-point types of a network's weights, of its input, and of what it makes of both by the way."""
     held = {tensor.dtype for tensor in (*deployed.parameters(), *deployed.buffers(), example)}
     made = {value for node in deployed.network.graph.nodes for value in tree_leaves((node.args, dict(node.kwargs)))}
     return {value for value in held | made if isinstance(value, torch.dtype) and value.is_floating_point}
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """The device of a network's weights; the CPU without any."""
-    return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
 
 def refuse_difference(report: ExportReport, tolerance: float) -> None:
@@ -396,5 +476,6 @@ def describe(report: ExportReport, example: Tensor, preprocessing: dict[str, Any
             "top1_before": report.top1_before,
             "top1_after": report.top1_after,
         },
+        "int8": None if report.int8 is None else asdict(report.int8),
         "versions": {name: module_version(name) for name in ("ghostify", "torch", "onnx", "onnxscript", report.engine)},
     }

@@ -2,11 +2,12 @@
 
 Two engines' threads in one process wait for each other, and PyTorch's for both. So this file is run as a program that
 imports the one engine and nothing of ours; it answers lines of JSON on its standard input with lines on its output.
-``engines.FileRunner`` asks.
+``process.Process`` asks.
 """
 
 import ctypes
 import importlib
+import importlib.util
 import json
 import signal
 import sys
@@ -41,7 +42,10 @@ class OnnxRuntime:
         if example is not None:  # the engine plans for this batch, as OpenVINO does
             options.add_free_dimension_override_by_name("batch", len(example))
         self.session = self.library.InferenceSession(self.path, options, providers=[self.provider])
-        self.input = self.session.get_inputs()[0].name
+        given = self.session.get_inputs()
+        self.input, self.shape = given[0].name, [size if isinstance(size, int) else None for size in given[0].shape]
+        if len(given) != 1:
+            raise ValueError(f"it takes {len(given)} inputs: expected one, the images")
 
     def run(self, x: Any) -> Arrays:
         return list(self.session.run(None, {self.input: x}))
@@ -83,6 +87,12 @@ class OpenVino:
         if bf16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise ValueError("openvino has no bf16 on this processor")  # it would take float32 without a word
         model = core.read_model(self.path)
+        if len(model.inputs) != 1:
+            raise ValueError(f"it takes {len(model.inputs)} inputs: expected one, the images")
+        shape = model.inputs[0].partial_shape
+        if shape.rank.is_dynamic:
+            raise ValueError("it does not say how many dimensions its input has")
+        self.shape = [None if size.is_dynamic else size.get_length() for size in shape]
         if example is not None:
             model.reshape(list(example.shape))
         self.request = core.compile_model(model, "CPU", self.settings).create_infer_request()
@@ -134,7 +144,7 @@ class Worker:
     def open(
         self, engine: str, path: str, example: str | None, device: str, threads: int, bf16: bool, profile: bool
     ) -> dict[str, Any]:
-        """Load and call once: seconds to load, milliseconds of the first call."""
+        """Load and call once: seconds to load, milliseconds of the first call, the input's shape as the file has it."""
         self.example = np.load(example) if example else None
         self.engine = ENGINES[engine](path, device, threads, bf16, profile)
         self.before_mb = resident_mb("VmRSS") if CLEAR.exists() else None
@@ -145,7 +155,8 @@ class Worker:
         loaded = time.perf_counter()
         if self.example is not None:
             self.engine.run(self.example)
-        return {"load_s": loaded - started, "first_ms": (time.perf_counter() - loaded) * 1e3}
+        first_ms = (time.perf_counter() - loaded) * 1e3
+        return {"load_s": loaded - started, "first_ms": first_ms, "shape": self.engine.shape}
 
     def time(self, calls: int) -> list[float]:
         """Milliseconds of each call."""
@@ -168,6 +179,16 @@ class Worker:
     def run(self, inputs: str, outputs: str) -> None:
         """The outputs for an array's file, into a file."""
         np.savez(outputs, *self.engine.run(np.load(inputs)))
+
+    def quantize(self, **details: Any) -> dict[str, Any]:
+        """Quantise a file: what ``quantizer.quantize`` says of it."""
+        spec = importlib.util.spec_from_file_location("quantizer", Path(__file__).with_name("quantizer.py"))
+        assert spec is not None
+        assert spec.loader is not None
+        quantizer = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(quantizer)
+        found: dict[str, Any] = quantizer.quantize(**details)
+        return found
 
 
 def stay_with_parent() -> None:

@@ -22,6 +22,16 @@ def computes_in_bf16(device: torch.device) -> bool:
     return any(cpu_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
+def sums_int8_exactly() -> bool:
+    """True if the processor sums products of int8 without overflow.
+
+    On x86 without such instructions (VNNI) two products are first added in 16 bits, which saturates.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64", "i386", "i686"):
+        return True
+    return any(cpu_capabilities().get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+
+
 # A gap between two readings of the clock that is longer than a system call or an interrupt takes.
 GAP_SECONDS = 1e-3
 # Share of the time below which the core of a busy loop counts as shared with other programs.

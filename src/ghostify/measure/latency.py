@@ -17,13 +17,15 @@ class Conditions:
         engine: Name of the engine.
         threads: CPU threads.
         device: PyTorch's name of the device.
-        dtype: PyTorch's name of the data type, without ``torch.``.
+        dtype: PyTorch's name of the input's data type, without ``torch.``.
+        precisions: Precision in which a computed, and b: "fp32" (as the input is), "bf16" or "int8".
     """
 
     engine: str = "eager"
     threads: int = 1
     device: str = "cpu"
     dtype: str = "float32"
+    precisions: tuple[str, str] = ("fp32", "fp32")
 
 
 EAGER = Conditions()
@@ -63,6 +65,7 @@ class Comparison:
     threads: int
     device: str
     dtype: str
+    precisions: tuple[str, str]
 
     @property
     def different(self) -> bool:
@@ -142,6 +145,7 @@ def summarise(
         threads=conditions.threads,
         device=conditions.device,
         dtype=conditions.dtype,
+        precisions=conditions.precisions,
     )
 
 

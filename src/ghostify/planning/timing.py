@@ -12,8 +12,8 @@ from ghostify.changes import AnyPlan
 from ghostify.changes.layer_plan import plan_from
 from ghostify.inference.compare import compare
 from ghostify.inference.deploy import deploy
-from ghostify.inference.engines import engine_version
-from ghostify.inference.explain import layer_ms
+from ghostify.inference.engines import Precision, engine_version
+from ghostify.inference.explain import ProfileConditions, layer_ms
 from ghostify.measure.environment import describe_environment
 from ghostify.measure.latency import Comparison
 from ghostify.modes import evaluating
@@ -35,10 +35,12 @@ class EngineTiming:
     Args:
         engine: "openvino" or "onnxruntime".
         threads: CPU threads.
+        precision: That of the planned networks; the original is timed in float32.
     """
 
     engine: str
     threads: int = 1
+    precision: Precision = "fp32"
 
     def described(self) -> dict[str, Any]:
         """Machine, engine and versions."""
@@ -46,6 +48,7 @@ class EngineTiming:
             "engine": self.engine,
             "engine_version": engine_version(self.engine),
             "threads": self.threads,
+            "precision": self.precision,
         }
 
 
@@ -63,7 +66,9 @@ class Timing:
     def samples(self, offer: Offer, seed: int) -> list[Sample]:
         """Profiles of the original and of networks of random options."""
         environment = self.engine.described()
-        conditions = {name: environment[name] for name in (*MACHINE, "engine", "engine_version", "threads")}
+        conditions = {
+            name: environment[name] for name in (*MACHINE, "engine", "engine_version", "threads", "precision")
+        }
         conditions |= {"offered": offer.kinds, "round_to": offer.sizes.round_to, "seed": seed}
         conditions |= {"layers": len(self.candidates), "example": list(self.example.shape)}
         rows = [row for row in self.known.of("profile") if row.get("conditions") == conditions]
@@ -80,9 +85,8 @@ class Timing:
     def profile(self, plans: Mapping[str, AnyPlan]) -> dict[str, float]:
         """Milliseconds of each layer of a network with these plans."""
         with evaluating(self.model), torch.no_grad():
-            return layer_ms(
-                self.shaped(plans), self.example, self.engine.engine, self.engine.threads, homes=self.candidates
-            )
+            conditions = ProfileConditions(self.engine.engine, self.engine.threads, self.engine.precision)
+            return layer_ms(self.shaped(plans), self.example, conditions, homes=self.candidates)
 
     def of(self, plans: Mapping[str, AnyPlan]) -> Comparison:
         """The latency of a network with these plans over the original's."""

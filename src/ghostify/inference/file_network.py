@@ -1,0 +1,112 @@
+"""A network in an exported file, as a module."""
+
+import json
+import os
+import weakref
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ghostify.errors import InputError, spelled
+from ghostify.inference.engines import FILE_ENGINES, FileRunner, Precision, check_engine
+
+# The engine of each kind of file by default, and all that read it.
+READERS = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",)}
+
+
+class FileNetwork(nn.Module):
+    """A network in an ONNX or OpenVINO file; its engine runs it on the CPU, in a process of its own.
+
+    Args:
+        path: The file; what ``export`` wrote beside it is read, too.
+        engine: "onnxruntime" or "openvino"; None: ONNX Runtime for ``.onnx``, OpenVINO for ``.xml``.
+        threads: CPU threads; None: as many as PyTorch has.
+        precision: "fp32": the file as it is, with whatever it has in int8; "bf16": what is in float32 is computed in
+            bf16.
+    Attributes:
+        about: What ``export`` wrote beside the file; empty where there is nothing.
+    Raises:
+        InputError: If there is no such file, or the engine cannot read its kind.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        engine: str | None = None,
+        threads: int | None = None,
+        precision: Precision = "fp32",
+    ) -> None:
+        super().__init__()
+        self.path = Path(path)
+        if not is_exported(self.path):
+            raise InputError(f"{self.path.name}: expected an exported file, which ends in {' or '.join(READERS)}")
+        if not self.path.is_file():
+            raise InputError(f"there is no file {self.path}")
+        self.engine = engine or READERS[self.path.suffix][0]
+        check_engine(self.engine, FILE_ENGINES)
+        refuse_other_reader(self.path, self.engine)
+        self.threads, self.precision = threads, precision
+        self.about = read_about(self.path)
+        self.running: FileRunner | None = None
+        self.train(False)
+
+    @property
+    def input_shape(self) -> tuple[int, ...] | None:
+        """Shape of one input without batch; None where a size is free, and nothing beside the file says it."""
+        own = self.runner.input_shape[1:]
+        said = tuple(self.about.get("input", {}).get("shape", ())[1:])
+        sizes = [size for size in (own if None not in own else said) if type(size) is int]
+        return tuple(sizes) if len(sizes) == len(own) else None
+
+    @property
+    def runner(self) -> FileRunner:
+        """The file in its engine, opened when it is first needed."""
+        if self.running is None:
+            threads = self.threads or torch.get_num_threads()
+            self.running = FileRunner(self.path, self.engine, threads=threads, bf16=self.precision == "bf16")
+            weakref.finalize(self, self.running.close)
+        return self.running
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The outputs for a batch ``[batch, channels, height, width]``, on its device."""
+        outputs = tuple(output.to(x.device) for output in self.runner.outputs(x))
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def extra_repr(self) -> str:
+        return f"{self.path.name}, engine={self.engine!r}"
+
+
+def refuse_other_reader(path: Path, engine: str) -> None:
+    """Refuse an engine that does not read files of this kind."""
+    readers = READERS[path.suffix]
+    if engine not in readers:
+        raise InputError(
+            f"{path.name} cannot run in {engine}: expected {spelled('engine')} to be {' or '.join(readers)}"
+        )
+
+
+def is_exported(path: str | os.PathLike[str]) -> bool:
+    """True for the name of an exported file."""
+    return Path(path).suffix in READERS
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """What ``export`` wrote beside a file: its input, preprocessing and check.
+
+    Raises:
+        InputError: If something else lies there.
+    """
+    note = path.with_suffix(".json")
+    if not note.exists():
+        return {}
+    try:
+        about = json.loads(note.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{note} is not what export wrote beside {path.name}: {error}") from error
+    parts = ("input", "preprocessing")
+    if not isinstance(about, dict) or not all(isinstance(about.get(part, {}), dict) for part in parts):
+        raise InputError(f"{note} is not what export wrote beside {path.name}: expected a JSON object")
+    return about

@@ -1,0 +1,104 @@
+"""A process that imports an engine and nothing of ours, and answers questions."""
+
+import json
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import IO, Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ghostify.errors import InputError, first_sentence
+from ghostify.inference import worker
+
+ENDING_S = 10  # for which a process that no longer answers is awaited, seconds
+
+
+class Process:
+    """A worker (``worker.py``) that is asked one question after the other; use it in a ``with``.
+
+    Args:
+        engine: Its name in messages.
+        does: What it does with networks, in messages.
+    """
+
+    def __init__(self, engine: str, does: str = "run") -> None:
+        self.engine, self.does = engine, does
+        self.folder = TemporaryDirectory()
+        # -P: the worker's neighbours must not be found where the engine imports something of their name.
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", worker.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def ask(self, question: str, **details: Any) -> Any:
+        """The answer to a question.
+
+        Raises:
+            InputError: If the engine refuses, or the process died.
+        """
+        stdin, stdout = pipes(self.process)
+        self.send("SIGCONT")
+        try:
+            stdin.write(json.dumps({"ask": question, **details}) + "\n")
+            stdin.flush()
+            line = stdout.readline()
+        except OSError:  # a broken pipe
+            line = ""
+        if not line.endswith("\n"):  # none, or one that was begun
+            raise InputError(f"the process of {self.engine} died: {self.ending()}")
+        # An engine's threads go on looking for work when there is none, on cores that another may be timed on.
+        self.send("SIGSTOP")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise InputError(f"{self.engine} cannot {self.does} the network: {first_sentence(answer['error'])}")
+        return answer["answer"]
+
+    def stored(self, name: str, x: Tensor) -> str:
+        """The path of a file with an array, which the process reads."""
+        path = Path(self.folder.name) / f"{name}.npy"
+        x = x.detach().cpu()
+        np.save(path, (x.float() if x.dtype == torch.bfloat16 else x).numpy())  # NumPy has no bfloat16
+        return str(path)
+
+    def send(self, name: str) -> None:
+        """Send the process a signal, where the system has it."""
+        if hasattr(signal, name):
+            self.process.send_signal(getattr(signal, name))
+
+    def ending(self) -> str:
+        """With which status the process ended, and by which signal."""
+        try:
+            status = self.process.wait(ENDING_S)
+        except subprocess.TimeoutExpired:  # it closed its pipes and goes on
+            self.process.kill()
+            status = self.process.wait()
+        names = {-number: f", {number.name}" for number in signal.Signals}
+        return f"exit status {status}{names.get(status, '')}"
+
+    def close(self) -> None:
+        for pipe in pipes(self.process):
+            with suppress(OSError):  # a question is left that a dead process did not take
+                pipe.close()
+        self.process.kill()  # stopped or in the middle of a question: there is nothing that it must finish
+        self.process.wait()
+        self.folder.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def pipes(process: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    return process.stdin, process.stdout

@@ -1,0 +1,167 @@
+"""int8 by NNCF: a file's convolutions and products in eight bits, without training."""
+
+import atexit
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ghostify.errors import InputError, spelled
+from ghostify.inference.process import Process
+from ghostify.measure.environment import sums_int8_exactly
+
+MOST = 300  # images whose ranges are taken; NNCF's own number
+Batch = Tensor | tuple[Tensor, ...] | list[Tensor]
+
+
+@dataclass(frozen=True)
+class Int8:
+    """How a network is quantised.
+
+    Args:
+        images: Batches of inputs, as a ``DataLoader`` gives them; labels beside them are not looked at. The ranges of
+            all maps are taken from the first 300 images.
+        max_accuracy_drop: Points of top-1 that may be lost, 0 to below 100: layers are left in float32 until no more
+            is; None: all are quantised.
+        judges: Pairs of batches and labels by which that is judged, no test images; None: ``images``, and right is
+            what the network itself answers.
+    """
+
+    images: Iterable[Batch]
+    max_accuracy_drop: float | None = None
+    judges: Iterable[Batch] | None = None
+
+    def __post_init__(self) -> None:
+        drop = self.max_accuracy_drop
+        if drop is not None and not 0 <= drop < 100:
+            raise InputError(
+                f"{spelled('max_accuracy_drop')} is {drop:g}: expected points of top-1 from 0 to below 100"
+            )
+        if self.judges is not None and drop is None:
+            raise InputError(f"images judge an accuracy drop: expected {spelled('max_accuracy_drop')} beside them")
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Images that judge an accuracy.
+
+    Args:
+        inputs: ``[images, channels, height, width]``.
+        labels: ``[images]``.
+        most_lost: Share of right answers that may be lost, 0..1.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    most_lost: float
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """What became of a file.
+
+    Args:
+        layers: How many layers have weights.
+        in_fp32: Names of those that were left in float32.
+        overflow_fix: True where weights use half of their range, as on processors without VNNI.
+        images: Images whose ranges were taken.
+    """
+
+    layers: int
+    in_fp32: tuple[str, ...]
+    overflow_fix: bool
+    images: int
+
+
+def refuse_without_nncf() -> None:
+    """Refuse quantisation where its package is not installed."""
+    if find_spec("nncf") is None:
+        raise InputError("int8 needs the package nncf, which is not installed: pip install nncf")
+
+
+@cache
+def quantizer() -> Process:
+    """The process that quantises: importing NNCF takes seconds, so that it is kept."""
+    started = Process("nncf", "quantise")
+    atexit.register(started.close)
+    return started
+
+
+def first_images(batches: Iterable[Batch], most: int = MOST) -> Tensor:
+    """The first inputs, as one batch.
+
+    Raises:
+        InputError: If there are none, or they are of several shapes.
+    """
+    kept: list[Tensor] = []
+    for item in batches:
+        x = item if isinstance(item, Tensor) else item[0]
+        if not isinstance(x, Tensor):
+            raise InputError(f"{spelled('int8')}: expected batches of inputs [batch, channels, height, width]")
+        if kept and x.shape[1:] != kept[0].shape[1:]:
+            shapes = " and ".join(str(tuple(batch.shape[1:])) for batch in (kept[0], x))
+            raise InputError(f"{spelled('int8')}: batches of {shapes}: expected one shape for all")
+        kept.append(x.detach().cpu())
+        if sum(map(len, kept)) >= most:
+            break
+    if not sum(map(len, kept)):
+        raise InputError(f"{spelled('int8')}: expected images from which ranges are taken")
+    return torch.cat(kept)[:most]
+
+
+def quantise_file(path: Path, out: Path, *, engine: str, images: Tensor, judges: Judges | None = None) -> Quantised:
+    """Write a file's network in int8.
+
+    Args:
+        path: An ONNX or OpenVINO file.
+        out: ONNX for "onnxruntime", OpenVINO's ``.xml`` for "openvino".
+        images: Inputs ``[images, channels, height, width]`` from which the ranges of maps are taken.
+        judges: Images that judge what may be lost; None: everything that can be is quantised.
+    Raises:
+        InputError: If NNCF is missing or cannot quantise it.
+    """
+    refuse_without_nncf()
+    process = quantizer()
+    overflow_fix = not sums_int8_exactly()
+    asked: dict[str, Any] = {"judges": None, "max_drop": None}
+    if judges is not None:
+        stored = [process.stored(name, x) for name, x in (("judging", judges.inputs), ("labels", judges.labels))]
+        asked = {"judges": stored, "max_drop": judges.most_lost}
+    try:
+        found: dict[str, Any] = process.ask(
+            "quantize",
+            engine=engine,
+            path=str(path.resolve()),
+            images=process.stored("images", images),
+            out=str(out.resolve()),
+            overflow_fix=overflow_fix,
+            **asked,
+        )
+    except InputError:
+        if process.process.poll() is not None:  # the next network gets another one
+            quantizer.cache_clear()
+        raise
+    layers: dict[str, bool] = found["layers"]
+    if judges is not None and found["lost"] > judges.most_lost + 1e-9:
+        raise InputError(
+            f"with no choice of layers in int8 it keeps to a drop of {100 * judges.most_lost:g} points: "
+            f"{100 * found['lost']:.2f} are lost by the images that judge it"
+        )
+    left = [layer_of(name) for name, quantised in layers.items() if not quantised]
+    return Quantised(len(layers), tuple(left), overflow_fix, len(images))
+
+
+def layer_of(operator: str) -> str:
+    """The layer that ``write_onnx`` named an operator after; the operator's own name in other files."""
+    return operator.partition("/")[0].removeprefix("network.")
+
+
+def size_mb(path: Path) -> float:
+    """Megabytes (10⁶ bytes) of a file and of the weights beside it."""
+    beside: Sequence[Path] = (path, path.with_suffix(".bin"), path.with_name(f"{path.name}.data"))
+    return sum(file.stat().st_size for file in dict.fromkeys(beside) if file.exists()) / 1e6
