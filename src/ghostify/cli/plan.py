@@ -85,6 +85,18 @@ class Choice:
     merging: bool | None
 
 
+@dataclass(frozen=True)
+class PlannedTiming(Timing):
+    """How the planned network is to run.
+
+    Args:
+        int8, bf16: See ``plan``.
+    """
+
+    int8: bool = False
+    bf16: bool = False
+
+
 @click.command()
 @bundle("named", NamedNetwork, click.argument("model"), source_options, classes_option())
 @bundle(
@@ -110,9 +122,11 @@ class Choice:
 )
 @bundle(
     "timing",
-    Timing,
+    PlannedTiming,
     engine_option(FILE_ENGINES, "openvino"),
     batch_size_option(1, "Images of the batch that is timed."),
+    click.option("--int8", is_flag=True, help="Plan for the times in int8, as `ghostify export --int8` writes a file."),
+    click.option("--bf16", is_flag=True, help="Plan for the times in bf16, where the engine computes in it."),
 )
 @data_options(required=False)
 @bundle(
@@ -153,7 +167,7 @@ class Choice:
 def plan(
     named: NamedNetwork,
     target: Target,
-    timing: Timing,
+    timing: PlannedTiming,
     images: NamedImages,
     choice: Choice,
     out: Path,
@@ -198,6 +212,8 @@ def plan(
             calibration=calibration,
             engine=timing.engine,
             threads=timing.threads,
+            int8=timing.int8,
+            bf16=timing.bf16,
             skip=choice.skip,
             round_to=choice.round_to,
             whole_blocks=choice.whole_blocks,
@@ -224,6 +240,7 @@ def plan(
         "reachable": found.limit,
         "macs": found.macs,
         "speedup": found.speedup,
+        "speedup_same_precision": found.speedup_same_precision,
         "output_error": found.output_error,
         "curve": [dataclasses.asdict(point) for point in found.curve],
         "layers": {name: layer.row() for name, layer in found.items()},
@@ -232,6 +249,11 @@ def plan(
         "trials": [dataclasses.asdict(trial) for trial in trials],
     }
     show(result, printing.as_json, lambda: print_plan(found, trials, out, all_layers=printing.all_layers))
+
+
+def in_precision(found: Plan) -> str:
+    precision = found.made_on.get("precision", "fp32")
+    return "" if precision == "fp32" else f" and {precision} as the original in fp32"
 
 
 def print_plan(found: Plan, trials: Sequence[Trial], out: Path, *, all_layers: bool) -> None:
@@ -263,9 +285,13 @@ def print_plan(found: Plan, trials: Sequence[Trial], out: Path, *, all_layers: b
     if found.speedup:
         speed, low, high = found.speedup
         say(
-            f"Planned: {speed:.2f} times as fast ({low:.2f}–{high:.2f}), measured in {found.made_on['engine']}, "
+            f"Planned: {speed:.2f} times as fast ({low:.2f}–{high:.2f}) in {found.made_on['engine']}"
+            f"{in_precision(found)}, "
             f"for a target of {target:g}; {found.macs:.3f} of the multiply-adds, output error {found.output_error:.4f}."
         )
+        if found.speedup_same_precision:
+            speed, low, high = found.speedup_same_precision
+            say(f"Over the original in {found.made_on['precision']}, too: {speed:.2f} times ({low:.2f}–{high:.2f}).")
     else:
         say(
             f"Planned: {found.macs:.3f} of the multiply-adds, "

@@ -48,6 +48,8 @@ class Plan(Mapping[str, AnyPlan]):
         made_on: Machine, versions, engine and threads.
         unprunable: Why no channels of a convolution can be dropped, by its name; those that are not here can lose some.
         network: The network for which it was made, see ``made_for``; None: any that has the layers.
+        speedup_same_precision: Speed-up and interval over the original in the precision that was planned for; None
+            where that is float32.
     """
 
     layers: Mapping[str, AnyPlan]
@@ -60,6 +62,7 @@ class Plan(Mapping[str, AnyPlan]):
     made_on: Mapping[str, Any] = field(default_factory=dict)
     unprunable: Mapping[str, str] = field(default_factory=dict)
     network: Shapes | None = None
+    speedup_same_precision: tuple[float, float, float] | None = None
 
     def __getitem__(self, name: str) -> AnyPlan:
         return self.layers[name]
@@ -99,6 +102,7 @@ def write_plan(plan: Plan, path: Path) -> None:
         "output_error": plan.output_error,
         "limit": plan.limit,
         "speedup": plan.speedup,
+        "speedup_same_precision": plan.speedup_same_precision,
         "made_on": dict(plan.made_on),
     }
     lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in about.items()]
@@ -156,6 +160,7 @@ def read_plan(path: Path) -> Plan:
             dict(found["made_on"]),
             dict(found.get("unprunable", {})),
             network_of(path, found.get("network")),
+            tuple(same) if (same := found.get("speedup_same_precision")) else None,
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(

@@ -18,9 +18,11 @@ from ghostify.errors import InputError, OutOfReachError, spelled
 from ghostify.fitting.calibration import FEW, checked_batches, first_images
 from ghostify.fitting.precision import in_float32
 from ghostify.fitting.trial import Trial
-from ghostify.inference.engines import FILE_ENGINES
+from ghostify.inference.engines import FILE_ENGINES, Precision
+from ghostify.inference.quantize import refuse_without_nncf
 from ghostify.measure.count import count
 from ghostify.measure.environment import describe_environment
+from ghostify.measure.latency import Comparison
 from ghostify.modes import random_state_kept, without_autocast, without_inference_mode
 from ghostify.plain_part import is_detector
 from ghostify.planning.candidates import Candidate, Candidates, find_candidates, inputs_left, offer_for, why_nothing
@@ -55,6 +57,8 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
     target_speedup: float | None = None,
     engine: str = "openvino",
     threads: int = 1,
+    int8: bool = False,
+    bf16: bool = False,
     skip: Sequence[str] = (),
     round_to: int | None = None,
     whole_blocks: bool | None = None,
@@ -75,9 +79,12 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
         example: An input ``[batch, channels, height, width]`` such as users will have, for timing.
         calibration: Batches of inputs, as in ``convert``; the first images are used.
         target_macs: Share of the original's multiply-adds not to exceed; or
-        target_speedup: how many times as fast, both deployed.
+        target_speedup: how many times as fast as the original in float32, both deployed.
         engine: "openvino" or "onnxruntime".
         threads: CPU threads of the engine.
+        int8: The planned network is to run in int8, as ``export(int8=…)`` writes it: its layers' times are those in
+            int8. The output errors are those of the changes alone.
+        bf16: It is to run in bf16, which OpenVINO computes in by itself where the processor does.
         skip: Module names or patterns of convolutions to leave.
         round_to: Kept channels are a multiple of this number; None: 4 for a speed, 1 for multiply-adds.
         whole_blocks: Let residual blocks change as a whole; None: for a speed only.
@@ -103,6 +110,7 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
         raise InputError(
             f"{spelled('engine')} is {engine!r}: expected one of {', '.join(FILE_ENGINES)}, which time layers"
         )
+    timed_in = EngineTiming(engine, threads, precision_for(int8=int8, bf16=bf16, timed=target_speedup is not None))
     # Changes that save multiply-adds need not save time, and the other way round: docs/planning.md.
     offer = offer_for(
         "macs" if target_speedup is None else "speedup",
@@ -144,11 +152,27 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
             return replace(planner.for_macs(target_macs), network=shapes)
         assert target_speedup is not None
         # The engines are the CPU's, wherever the errors were measured.
-        timing = Timing(
-            copy.deepcopy(model).cpu(), candidates, example.cpu(), EngineTiming(engine, threads), known, progress
-        )
+        timing = Timing(copy.deepcopy(model).cpu(), candidates, example.cpu(), timed_in, known, progress)
         found = planner.for_speedup(target_speedup, timing, timing.samples(offer, seed))
         return replace(found, network=shapes)
+
+
+def precision_for(*, int8: bool, bf16: bool, timed: bool) -> Precision:
+    """The precision in which times are measured.
+
+    Raises:
+        InputError: If both are asked for, there is nothing to be timed, or NNCF is missing.
+    """
+    if int8 and bf16:
+        raise InputError(f"expected at most one of {spelled('int8')} and {spelled('bf16')}")
+    if (int8 or bf16) and not timed:
+        raise InputError(
+            f"multiply-adds are the same in every precision: leave {spelled('int8' if int8 else 'bf16')} out, or give "
+            f"{spelled('target_speedup')}"
+        )
+    if int8:
+        refuse_without_nncf()
+    return "int8" if int8 else "bf16" if bf16 else "fp32"
 
 
 def images_of_trials(batches: Sequence[Tensor], macs: int) -> tuple[Tensor, ...]:
@@ -338,14 +362,21 @@ class Planner:
             options = self.choose(costs, share * (1 + 1e-9))
             predicted = bias * (costs.of(options) + model.rest) / original
             curve.append(Point(self.macs_share(options), float(1 / predicted), self.error(options)))
+        alike = timing.in_same_precision(self.plans(best))
         return Plan(
             self.plans(best),
             ("speedup", target),
             self.macs_share(best),
             self.error(best),
             1 / limit.ratio_high,
-            (1 / measured.ratio, 1 / measured.ratio_high, 1 / measured.ratio_low),
+            speed_of(measured),
             tuple(curve),
             timing.engine.described(),
             self.unprunable,
+            speedup_same_precision=None if alike is None else speed_of(alike),
         )
+
+
+def speed_of(measured: Comparison) -> tuple[float, float, float]:
+    """How many times as fast, and the ends of its interval."""
+    return 1 / measured.ratio, 1 / measured.ratio_high, 1 / measured.ratio_low

@@ -89,18 +89,27 @@ class Timing:
             return layer_ms(self.shaped(plans), self.example, conditions, homes=self.candidates)
 
     def of(self, plans: Mapping[str, AnyPlan]) -> Comparison:
-        """The latency of a network with these plans over the original's."""
+        """The latency of a network with these plans, in the precision that is planned for, over the original's."""
         self.say("measure the whole", "", 0, 1)
+        found = self.compared(plans, "fp32")
+        self.say("measure the whole", f"{1 / found.ratio:.2f} times as fast", 1, 1)
+        return found
+
+    def in_same_precision(self, plans: Mapping[str, AnyPlan]) -> Comparison | None:
+        """The same over the original in the precision that is planned for; None where that is float32."""
+        return None if self.engine.precision == "fp32" else self.compared(plans, self.engine.precision)
+
+    def compared(self, plans: Mapping[str, AnyPlan], precision: Precision) -> Comparison:
+        """The latency of a network with these plans over that of the original in some precision."""
         with evaluating(self.model), torch.no_grad():
-            found = compare(
+            return compare(
                 self.original,
                 self.shaped(plans),
                 self.example,
                 engine=self.engine.engine,
                 threads=self.engine.threads,
+                precision=(precision, self.engine.precision),
             )
-        self.say("measure the whole", f"{1 / found.ratio:.2f} times as fast", 1, 1)
-        return found
 
     @cached_property
     def original(self) -> nn.Module:
