@@ -9,6 +9,8 @@ original as teacher: by labels and its answers, or by its logits and its maps at
 labels (`--learning`; `--hints-lr` is to be chosen by `val_top1`). `--time` measures, on a quiet machine, every network
 of `--made` whose rows have no time yet against the original in OpenVINO, both deployed, in three pairs of processes:
 the median of the ratios, from the lowest end of their 95 % intervals to the highest; training does not change it.
+`--in int8 bf16` scores each network in these precisions, too, as a file in OpenVINO (int8 by NNCF, ranges from 300
+of the calibration images), and times it against the original in float32; `planned for int8` are plans for these times.
 Torch-Pruning's criterion is the one that keeps most on images held out of train, at half of the multiply-adds; the row
 names it. Rows that are there already are not made again. The plot has all that are timed.
 """
@@ -23,6 +25,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -34,11 +37,13 @@ from rows import read_rows, write_rows
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
-from ghostify import InputError, compare, convert, count, create_model, deploy, load, plan
+from ghostify import FileNetwork, InputError, compare, convert, count, create_model, deploy, export, load, plan
 from ghostify.allocator import keep_freed_memory
 from ghostify.data import ImageData, load_data
 from ghostify.data.sample import draw_inputs
+from ghostify.fitting.calibration import first_images
 from ghostify.fitting.refine import Refinement, refine_whole_
+from ghostify.inference.engines import Precision
 from ghostify.jobs.learn import RunOptions
 from ghostify.jobs.train import Teacher, train
 from ghostify.measure.environment import describe_environment
@@ -51,7 +56,13 @@ TEST_IMAGES = 10_000
 LEARNING = {"answers": (TUNE, 0.9), "hints": (replace(TUNE, optimizer="adamw", lr=1e-3, freeze_norm=True), 1.0)}
 LOWEST = 10  # points below the best: the plot ends there
 # Columns that `--time` fills.
-TIME = ("time_ratio", "time_ratio_low", "time_ratio_high", "engine_threads", "timed_on", "timed_core_share")
+RATIO = ("time_ratio", "time_ratio_low", "time_ratio_high")
+TIME = (*RATIO, "engine_threads", "timed_on", "timed_core_share")
+# Other precisions, and the columns of each.
+PRECISIONS: tuple[Precision, ...] = ("int8", "bf16")
+SCORES = ("val_top1", "test_top1")
+IN_PRECISIONS = [f"{precision}_{column}" for precision in PRECISIONS for column in (*RATIO, *SCORES)]
+RANGES_FROM = 300  # images
 
 
 def parsed() -> argparse.Namespace:
@@ -71,6 +82,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--made", type=Path, required=True, help="folder that keeps the networks as made, and trainings"
     )
+    parser.add_argument(
+        "--in", dest="precisions", nargs="*", choices=PRECISIONS, default=[], help="score in these, too"
+    )
     parser.add_argument("--time", action="store_true", help="measure what has no time yet")
     parser.add_argument("--threads", type=int, default=1, help="of the engine")
     parser.add_argument("--comparisons", type=int, default=3, help="of each network with the original, for its time")
@@ -88,7 +102,7 @@ def main() -> None:
     images = tuple(draw_inputs(data, arguments.images, arguments.seed))
     measured = arguments.made / f"{arguments.network}, measured"
     start = Start(original, images, data, arguments.seed, arguments.threads, measured)
-    rows = read_rows(arguments.out)
+    rows = [{**row, **{column: row.get(column, "") for column in IN_PRECISIONS}} for row in read_rows(arguments.out)]
     done = {(row["method"], row["asked"], row["epochs"], row["learning"], row["seed"]) for row in rows}
     trainings = [(e, how) for e in sorted(arguments.epochs) for how in (arguments.learning if e else [""])]
     for method in arguments.methods:
@@ -134,6 +148,8 @@ def main() -> None:
                     **dict.fromkeys(TIME, ""),
                     "val_top1": f"{top1(model, data, arguments.device, held_out=True):.4f}",
                     "test_top1": f"{top1(model, data, arguments.device, held_out=False):.4f}",
+                    **dict.fromkeys(IN_PRECISIONS, ""),
+                    **{k: v for p in arguments.precisions for k, v in scores_in(p, model, data, images).items()},
                     "remark": remark,
                     "seconds_to_make": f"{made:.0f}",
                     **describe_environment(arguments.device),
@@ -148,6 +164,17 @@ def main() -> None:
         plot([row for row in rows if row["time_ratio"]], arguments.plot)
 
 
+def scores_in(precision: Precision, model: nn.Module, data: ImageData, images: Sequence[Tensor]) -> dict[str, str]:
+    """Right answers of the network's OpenVINO file in a precision."""
+    with TemporaryDirectory() as folder:
+        path, example = Path(folder) / "network.xml", images[0][:1]
+        in_int8 = first_images(images, RANGES_FROM).split(50) if precision == "int8" else None
+        export(model.cpu(), path, example, format="openvino", int8=in_int8)
+        network = FileNetwork(path, precision="bf16" if precision == "bf16" else "fp32")
+        found = (f"{top1(network, data, 'cpu', held_out=held_out):.4f}" for held_out in (True, False))
+        return dict(zip((f"{precision}_{column}" for column in SCORES), found, strict=True))
+
+
 def made_file(arguments: argparse.Namespace, method: str, asked: str) -> Path:
     """Where the network of a row is kept: `keep.py` names those that it makes, too, the same."""
     size = "" if asked == "0.5" else f", {asked}"
@@ -159,12 +186,19 @@ def measure_times(
 ) -> None:
     """Time each network that has rows without a time against the original, and write that into all its rows."""
     before = deploy(original, example, engine="openvino")
-    untimed = [row for row in rows if not row["time_ratio"] and str(row["seed"]) == str(arguments.seed)]
-    for method, asked in dict.fromkeys((row["method"], row["asked"]) for row in untimed):
+    columns = {"fp32": RATIO} | {precision: [f"{precision}_{c}" for c in RATIO] for precision in arguments.precisions}
+    own = [row for row in rows if str(row["seed"]) == str(arguments.seed)]
+    untimed = {
+        (row["method"], row["asked"], precision)
+        for row in own
+        for precision, (first, *_) in columns.items()
+        if not row[first] and (precision == "fp32" or row[f"{precision}_test_top1"])
+    }
+    for method, asked, precision in sorted(untimed):
         model = load(made_file(arguments, method, asked))
         after = deploy(model, example, engine="openvino")
         timed = [
-            compare(before, after, example, engine="openvino", threads=arguments.threads)
+            compare(before, after, example, engine="openvino", threads=arguments.threads, precision=("fp32", precision))
             for _ in range(arguments.comparisons)
         ]
         # Where a process has its weights in memory tells in its time, too: an interval of one comparison does not know.
@@ -174,13 +208,14 @@ def measure_times(
             max(one.ratio_high for one in timed),
         )
         environment = describe_environment()
-        ratios = [f"{value:.4f}" for value in (ratio, low, high)]
-        told = [*ratios, arguments.threads, environment["processor"], environment["core_share"]]
-        for row in untimed:
+        told = dict(zip(columns[precision], (f"{value:.4f}" for value in (ratio, low, high)), strict=True))
+        told |= {"engine_threads": arguments.threads, "timed_on": environment["processor"]}
+        told |= {"timed_core_share": environment["core_share"]}
+        for row in own:
             if (row["method"], row["asked"]) == (method, asked):
-                row.update(zip(TIME, told, strict=True))
+                row.update(told)
         write_rows(arguments.out, rows)
-        print(f"{method} at {asked}: {ratio:.3f} of the time", file=sys.stderr)
+        print(f"{method} at {asked}, {precision}: {ratio:.3f} of the time", file=sys.stderr)
 
 
 @dataclass(frozen=True)
@@ -204,13 +239,13 @@ def for_macs(start: Start, share: float, *, merging: bool) -> nn.Module:
     return planned(start, "multiply-adds", merging, target_macs=share)[0]
 
 
-def for_time(start: Start, share: float, *, merging: bool) -> Made:
-    """The plan of least output error at a share of the time."""
-    model, limit = planned(start, "time", merging, target_speedup=1 / share, threads=start.threads)
+def for_time(start: Start, share: float, *, merging: bool, int8: bool = False) -> Made:
+    """The plan of least output error at a share of the time, in int8 of that in float32."""
+    model, limit = planned(start, "time", merging, target_speedup=1 / share, threads=start.threads, int8=int8)
     return model, f"at most {limit:.2f} times as fast can be reached"
 
 
-def planned(start: Start, what: str, merging: bool, **target: float) -> tuple[nn.Module, float]:
+def planned(start: Start, what: str, merging: bool, **target: Any) -> tuple[nn.Module, float]:
     """The network by a plan, and what the plan says can be reached; what was measured serves all sizes."""
     what = f"{what}, merging" if merging else what
     found = plan(
@@ -223,6 +258,13 @@ def planned(start: Start, what: str, merging: bool, **target: float) -> tuple[nn
         **target,
     )
     return convert(start.original, calibration=start.images, plan=found, seed=start.seed).model, found.limit
+
+
+def unchanged(start: Start, share: float) -> nn.Module:
+    """The original, to be quantised alone."""
+    if share != 1:
+        raise InputError("the original has one size")
+    return start.original
 
 
 def published(start: Start, share: float) -> Made:
@@ -260,6 +302,8 @@ def refined(start: Start, share: float) -> Made:
 
 
 METHODS: dict[str, Callable[[Start, float], nn.Module | Made]] = {
+    "original": unchanged,
+    "planned for int8": partial(for_time, merging=False, int8=True),
     "planned for time, merging": partial(for_time, merging=True),
     "planned for time": partial(for_time, merging=False),
     "planned, merging": partial(for_macs, merging=True),

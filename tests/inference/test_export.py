@@ -22,7 +22,8 @@ from ghostify.cli import main
 from ghostify.cli.export import export as verb
 from ghostify.errors import first_sentence
 from ghostify.inference.engines import FileRunner, Operator, undisturbed_ms
-from ghostify.inference.export import ROUNDINGS, SUFFIX, TOLERANCE, move_together, parity
+from ghostify.inference.export import ROUNDINGS, SUFFIX, TOLERANCE, move_together
+from ghostify.inference.parity import parity
 
 
 class Small(nn.Module):
@@ -206,9 +207,10 @@ def test_numbers_and_text_beside_the_tensors_are_left_out(tmp_path: Path) -> Non
 def test_each_output_is_checked_against_its_own_largest() -> None:
     network, x = Several().eval(), torch.randn(2, 3, 6, 5)
     large, small, mask, _ = network(x).values()
-    found = parity(network, Told([large, small * 1.5, mask]), [x])
-    assert found["difference"] == pytest.approx(0.5)
-    assert parity(network, Told([large, small, ~mask]), [x])["difference"] == 1
+    told = [Told([large, small * 1.5, mask]), Told([large, small, ~mask])]
+    half, whole = parity(network, told, [x])
+    assert half.difference == pytest.approx(0.5)
+    assert whole.difference == 1
 
 
 def test_what_is_no_tensor_is_left_out_and_a_loader_checks_a_file_whose_name_has_brackets(tmp_path: Path) -> None:
@@ -310,8 +312,8 @@ class OnAnotherDevice(nn.Module):
 def test_a_check_moves_its_batches_to_the_network_which_computes_in_whole_float32(small: nn.Module) -> None:
     x = torch.ones(2, 3, 9, 7)
     before = torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision
-    found = parity(OnAnotherDevice(small), Told([small(x)]), [(x, small(x).argmax(1))])
-    assert (found["difference"], found["top1_before"], found["top1_after"]) == (0, 1, 1)
+    (found,) = parity(OnAnotherDevice(small), [Told([small(x)])], [(x, small(x).argmax(1))])
+    assert (found.difference, *found.top1) == (0, 1, 1)
     assert before == (torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision)
 
 

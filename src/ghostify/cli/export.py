@@ -43,10 +43,10 @@ HELD_OUT, JUDGES = 0.1, 1000  # share of the training images, of which so many j
 
 @dataclass(frozen=True)
 class EightBits:
-    """Whether the file is quantised, and how.
+    """The user's wish for int8.
 
     Args:
-        wanted: It is.
+        wanted: The file is quantised.
         photographs: Folder of photographs that give the ranges; None: training images.
         max_accuracy_drop: Points of top-1 that may be lost; None: any.
     """
@@ -241,7 +241,7 @@ def print_report(report: ExportReport) -> None:
 
 
 def print_int8(report: ExportReport, int8: Int8Report) -> None:
-    """What int8 costs and gains, as a table and in words."""
+    """Print the cost and the gain of int8, as a table and in words."""
     latency = int8.latency
     columns = ("file", "top-1, %", "same answers, %", "MB", "ms", "times as fast")
     speed = [f"{1 / ratio:.2f}" for ratio in (latency.ratio, latency.ratio_high, latency.ratio_low)]

@@ -78,7 +78,7 @@ class ExportReport:
         top1_before: Share of right first answers of the network, where all images had labels.
         top1_after: The same of the file in float32.
         ghosts: Form of each ghost layer in the file.
-        int8: What became of it in int8; None for a file in float32.
+        int8: Costs and gains of int8; None for a file in float32.
     """
 
     path: Path
@@ -257,7 +257,7 @@ def checked_in_int8(model: nn.Module, plain: Path, made: Path, asked: Quantising
     with ExitStack() as stack:
         a, b = (stack.enter_context(FileRunner(file, engine, example, threads=threads)) for file in (plain, made))
         conditions = Conditions(engine, threads, precisions=("fp32", "int8"))
-        latency = interleaved(a, b, blocks=30, block_ms=60.0, conditions=conditions)
+        latency = interleaved(a, b, blocks=30, block_ms=30.0, conditions=conditions)
     sizes = size_mb(plain), size_mb(made)
     return in_fp32, Int8Report(
         done.images,

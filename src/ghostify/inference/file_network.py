@@ -20,13 +20,13 @@ class FileNetwork(nn.Module):
     """A network in an ONNX or OpenVINO file; its engine runs it on the CPU, in a process of its own.
 
     Args:
-        path: The file; what ``export`` wrote beside it is read, too.
+        path: The file; the note that ``export`` wrote beside it is read, too.
         engine: "onnxruntime" or "openvino"; None: ONNX Runtime for ``.onnx``, OpenVINO for ``.xml``.
         threads: CPU threads; None: as many as PyTorch has.
         precision: "fp32": the file as it is, with whatever it has in int8; "bf16": what is in float32 is computed in
             bf16.
     Attributes:
-        about: What ``export`` wrote beside the file; empty where there is nothing.
+        about: The note that ``export`` wrote beside the file; empty where there is none.
     Raises:
         InputError: If there is no such file, or the engine cannot read its kind.
     """
@@ -94,7 +94,7 @@ def is_exported(path: str | os.PathLike[str]) -> bool:
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """What ``export`` wrote beside a file: its input, preprocessing and check.
+    """The note that ``export`` wrote beside a file: its input, preprocessing and check.
 
     Raises:
         InputError: If something else lies there.

@@ -29,7 +29,7 @@ class Parity:
     Args:
         largest: The largest difference of each output.
         scale: The largest of each output of the network.
-        sums: Of each output the number of values, their sum, that of their squares, and that of squared differences.
+        sums: Four numbers by output: how many values, their sum, that of their squares, that of squared differences.
         worst: The batch with the largest difference of all.
     """
 

@@ -25,7 +25,7 @@ class Process:
 
     Args:
         engine: Its name in messages.
-        does: What it does with networks, in messages.
+        does: Its work on networks, as a verb, in messages.
     """
 
     def __init__(self, engine: str, does: str = "run") -> None:

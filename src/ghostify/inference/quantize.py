@@ -63,7 +63,7 @@ class Judges:
 
 @dataclass(frozen=True)
 class Quantised:
-    """What became of a file.
+    """A file that was quantised.
 
     Args:
         layers: How many layers have weights.
