@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,11 @@ FORMAT_1 = {
         "h": {"kept": 0, "ghosted": 8},
     },
 }
+
+
+def test_a_speed_over_the_original_in_the_same_precision_comes_back(tmp_path: Path) -> None:
+    write_plan(replace(A_PLAN, speedup_same_precision=(1.2, 1.1, 1.3)), tmp_path / "plan.json")
+    assert read_plan(tmp_path / "plan.json").speedup_same_precision == (1.2, 1.1, 1.3)
 
 
 def test_a_plan_comes_back_from_its_file(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from ghostify.changes import BlockPlan
 from ghostify.changes.layer_plan import inside_changed_block
 from ghostify.errors import OutOfReachError
 from ghostify.planning.candidates import Candidates, find_candidates, offer_for
+from ghostify.planning.timing import EngineTiming
 from ghostify.transform.untrained import untrained
 
 SHAPE = (3, 16, 16)
@@ -94,7 +95,8 @@ def test_a_speed_is_reached_where_the_whole_is_measured(merging: bool | None, ba
     assert 1.3 <= found.speedup[1] < 1.4
     assert found.limit > 1.4
     assert found.made_on["engine"] == "openvino"
-    timing = SteadyTiming(model, candidates_of_plan(model), EXAMPLE, None, None, None)  # type: ignore[arg-type]  # not used
+    engine = EngineTiming("openvino")
+    timing = SteadyTiming(model, candidates_of_plan(model), EXAMPLE, engine, None, None)  # type: ignore[arg-type]  # not used
     speed = 1 / timing.of(found).ratio
     assert speed == pytest.approx(found.speedup[0])
     message = r"target_speedup is 100: at most \d+\.\d+ can be reached in openvino"
@@ -103,3 +105,32 @@ def test_a_speed_is_reached_where_the_whole_is_measured(merging: bool | None, ba
     assert 1 < refused.value.limit < 100
     with torch.no_grad():
         assert untrained(model, found, EXAMPLE)(EXAMPLE).shape == (1, 10)
+
+
+@pytest.mark.usefixtures("steady")
+def test_a_plan_for_int8_reaches_a_speed_over_the_original_in_float32(batches: list[torch.Tensor]) -> None:
+    pytest.importorskip("openvino")
+    model = Blocks().eval()
+    found = plan(model, example=EXAMPLE, calibration=batches, target_speedup=3.9, int8=True)
+    assert found.speedup is not None
+    assert found.speedup_same_precision is not None
+    assert 3.9 <= found.speedup[1] < 4.2
+    assert found.speedup_same_precision[0] == pytest.approx(found.speedup[0] / 3)
+    assert found.made_on["precision"] == "int8"
+    quick = plan(model, example=EXAMPLE, calibration=batches, target_speedup=2, int8=True)
+    assert not any(layer.changes for layer in quick.values()), "int8 alone is fast enough"
+    assert plan(model, example=EXAMPLE, calibration=batches, target_speedup=1.3).speedup_same_precision is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target_speedup": 2, "int8": True, "bf16": True}, "at most one of int8 and bf16"),
+        ({"target_macs": 0.5, "bf16": True}, "leave bf16 out, or give target_speedup"),
+    ],
+)
+def test_precisions_that_do_not_go_together_are_refused(
+    options: dict[str, Any], message: str, batches: list[torch.Tensor]
+) -> None:
+    with pytest.raises(InputError, match=message):
+        plan(Blocks().eval(), example=EXAMPLE, calibration=batches, **options)

@@ -33,3 +33,21 @@ def test_layers_and_networks_of_a_plan_are_timed_in_the_engine(engine: str) -> N
     found = timing.of(plans)
     assert (found.engine, found.threads) == (engine, 1)
     assert 0 < found.ratio_low <= found.ratio <= found.ratio_high
+
+
+def test_in_int8_layers_have_their_own_times_and_the_original_is_in_float32() -> None:
+    model = Blocks().eval()
+    offer = offer_for("speedup", round_to=4)
+    candidates = find_candidates(model, EXAMPLE, count(model, SHAPE), offer, images=torch.randn(4, *SHAPE))
+    timing = Timing(
+        model, candidates, EXAMPLE, EngineTiming("openvino", precision="int8"), Measurements(None, {}), None
+    )
+    plans: dict[str, AnyPlan] = {"blocks.0.conv2": LayerPlan(PointwiseGhosts(8, 8))}
+    ms = timing.profile(plans)
+    assert set(ms) == {*candidates, ""}
+    assert all(ms[name] > 0 for name in ("blocks.0.conv1", "blocks.0.conv2", "blocks.2.conv1"))
+    assert timing.of(plans).precisions == ("fp32", "int8")
+    alike = timing.in_same_precision(plans)
+    assert alike is not None
+    assert alike.precisions == ("int8", "int8")
+    assert timing.engine.described()["precision"] == "int8"

@@ -15,7 +15,8 @@ from ghostify.transform.blueprint import blueprint_of
 # Packages that only some verbs need.
 EXPORTING = ("onnx", "onnxscript")
 ENGINES_NEED = {"openvino": (*EXPORTING, "openvino"), "onnxruntime": (*EXPORTING, "onnxruntime")}
-EXTRAS = frozenset({"matplotlib", "jinja2", "tensorboard", "pycocotools", "onnx_ir", *EXPORTING, *ENGINES_NEED})
+PRECISIONS_NEED = {"int8": ("nncf",)}
+EXTRAS = frozenset({"matplotlib", "jinja2", "tensorboard", "pycocotools", "onnx_ir", "nncf", *EXPORTING, *ENGINES_NEED})
 
 
 def refuse_missing(*packages: str) -> None:
@@ -29,9 +30,10 @@ def missing(package: str) -> InputError:
     return InputError(f"this needs the package {package}, which is not installed: pip install {package}")
 
 
-def refuse_engine(engine: str) -> None:
-    """Refuse an engine that is not installed, or that files cannot be written for."""
-    refuse_missing(*ENGINES_NEED.get(engine, ()))
+def refuse_engine(engine: str, *precisions: str) -> None:
+    """Refuse an engine that is not installed, or that files of these precisions cannot be written for."""
+    needed = (package for precision in precisions for package in PRECISIONS_NEED.get(precision, ()))
+    refuse_missing(*ENGINES_NEED.get(engine, ()), *needed)
 
 
 def open_before(named: NamedNetwork, *, detector: bool = False) -> nn.Module | None:

@@ -78,9 +78,8 @@ def compare(
     engine = engine_for(timing.engine, first, b)
     if engine in FILE_ENGINES and click.get_current_context().get_parameter_source("device") not in BY_USER:
         device = "cpu"  # which OpenVINO and the usual ONNX Runtime are for
-    refuse_engine(engine)
-    first = dataclasses.replace(first, engine=engine if first.exported else None)
-    second = dataclasses.replace(first, model=b, engine=engine if is_exported(b) else None)
+    refuse_engine(engine, *form.precision)
+    first, second = (side(first, model, engine) for model in (first.model, b))
     network_a, network_b = (named.open().to(device) for named in (first, second))
     sized = second if first.designed_shape is None else first
     input_shape = sized.checked_shape(network_a, network_b)
@@ -118,6 +117,14 @@ def compare(
             say(disturbance(environment))
 
     show(result, as_json, tables)
+
+
+def side(named: NamedNetworkOrFile, model: str, engine: str) -> NamedNetworkOrFile:
+    """One side, with the options that are for it: a file is run by the engine, and built by nobody."""
+    exported = is_exported(model)
+    return dataclasses.replace(
+        named, model=model, engine=engine if exported else None, factory=None if exported else named.factory
+    )
 
 
 def engine_for(engine: str | None, first: NamedNetworkOrFile, b: str) -> str:

@@ -71,7 +71,7 @@ def explain(
     GHOST is a network with the same module names, such as a file of `ghostify convert`; left out, the
     ghost that --ratio and --cheap make.
     """
-    refuse_engine(timing.engine)
+    refuse_engine(timing.engine, *profile.precision)
     torch.manual_seed(0)
     network = named.open()
     shape = named.checked_shape(network)

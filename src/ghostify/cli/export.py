@@ -33,7 +33,7 @@ from ghostify.inference.deploy import Form
 from ghostify.inference.export import ENGINE, FORMATS, SUFFIX, ExportReport, Int8Report
 from ghostify.inference.export import export as export_network
 from ghostify.inference.forms import choose_forms as measured_forms
-from ghostify.inference.quantize import MOST, Int8, refuse_without_nncf
+from ghostify.inference.quantize import MOST, Int8
 from ghostify.jobs.evaluate import check_fit
 from ghostify.plain_part import is_detector, what_it_takes
 from ghostify.transform.detector import plain_inputs
@@ -55,8 +55,12 @@ class EightBits:
     photographs: Path | None
     max_accuracy_drop: float | None
 
-    def refuse_without(self, images: NamedImages) -> None:
-        """Refuse quantisation without its package or without images, and its options without it."""
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        return ("int8",) * self.wanted
+
+    def refuse_idle(self, images: NamedImages) -> None:
+        """Refuse quantisation without images, and its options without it."""
         if not self.wanted:
             if self.photographs is not None:
                 raise InputError(
@@ -65,11 +69,10 @@ class EightBits:
             if self.max_accuracy_drop is not None:
                 raise InputError("--max-accuracy-drop is what --int8 may lose: expected --int8 beside it")
             return
-        refuse_without_nncf()
-        if self.photographs is not None:
-            find_photographs(self.photographs)
-        elif images.data_name is None:
+        if self.photographs is None:
             check_sources(images, None, needed_by="--int8")
+        else:
+            find_photographs(self.photographs)
 
     def of(self, named: NamedNetwork, images: NamedImages, found: "Exported") -> Int8 | None:
         """The images for it."""
@@ -149,8 +152,8 @@ def export(  # one parameter for each kind of question
     The file is for the CPU and checked there; --device is where the network computes what it is checked against.
     With --int8 accuracy, size and latency of the quantised file stand beside those in float32.
     """
-    refuse_engine(ENGINE[kind])
-    eight.refuse_without(images)
+    refuse_engine(ENGINE[kind], *eight.precisions)
+    eight.refuse_idle(images)
     with_boxes = images.data_name is None or images.data_name.startswith("coco:")
     found = (checked_by_boxes if with_boxes else checked_by_classes)(named, images, image_count)
     network, shape = found.network.eval(), found.shape

@@ -96,6 +96,11 @@ class PlannedTiming(Timing):
     int8: bool = False
     bf16: bool = False
 
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Those that are asked for."""
+        return tuple(name for name in ("int8", "bf16") if getattr(self, name))
+
 
 @click.command()
 @bundle("named", NamedNetwork, click.argument("model"), source_options, classes_option())
@@ -184,7 +189,7 @@ def plan(
         raise InputError("--max-accuracy-drop needs images with classes that judge it: name them with --data")
     check_sources(images, choice.photographs, needed_by="a plan")
     if target.target_macs is None:
-        refuse_engine(timing.engine)
+        refuse_engine(timing.engine, *timing.precisions)
     torch.manual_seed(seed)
     network = named.open().to(images.device).eval()
     if is_detector(network):
