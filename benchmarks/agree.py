@@ -5,30 +5,37 @@
 
 DIR holds a folder of photographs per class. Half of them, drawn by the seed, are for calibration; the other half is
 judged: the share of photographs with the same first answer as the original's. Rows that are there already are not
-made again.
+made again. `--in int8` judges each network as a file in OpenVINO's int8, too. `--time` then measures on a quiet machine
+what has no time yet: over the original in float32, both deployed. `asked` is a share of the multiply-adds, for `planned
+for int8` of the original's time in float32.
 """
 
 import argparse
 import shlex
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
+from keep import made_once
+from precisions import OTHERS, RATIO, columns_of, in_openvino, measured_ratio
 from rivals import pruned, unfold_norms_
 from rows import read_rows, write_rows
 from torch import Tensor, nn
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from ghostify import convert, count, create_model, plan
+from ghostify import InputError, convert, count, create_model, deploy, load, plan
 from ghostify.allocator import keep_freed_memory
+from ghostify.inference.engines import Precision
 from ghostify.measure.environment import describe_environment
 from ghostify.models.weights import load_weights_
 
 SIDE = 224
 SHAPE = (3, SIDE, SIDE)
+JUDGED = ("agreement", "top1")
+COLUMNS = [*RATIO, *(name for other in OTHERS for name in columns_of(other, (*JUDGED, *RATIO))), "timed_core_share"]
 
 
 def main() -> None:
@@ -43,6 +50,9 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="+", default=[0.8, 0.6], help="of the original's multiply-adds")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--calibrate", type=int, default=500, help="photographs, at most half")
+    parser.add_argument("--in", dest="precisions", nargs="*", choices=OTHERS, default=[], help="judge in these, too")
+    parser.add_argument("--made", type=Path, required=True, help="folder that keeps the networks as made")
+    parser.add_argument("--time", action="store_true", help="measure what has no time yet")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
 
@@ -57,7 +67,8 @@ def main() -> None:
         ]
     )
     photographs = ImageFolder(arguments.images, to_input)
-    rows = read_rows(arguments.out)
+    blank = dict.fromkeys(COLUMNS, "")
+    rows = [row | {column: row.get(column, "") for column in blank} for row in read_rows(arguments.out)]
     done = {(row["method"], row["asked"], row["seed"]) for row in rows}
     for seed in arguments.seeds:
         drawn = torch.randperm(len(photographs), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -71,9 +82,13 @@ def main() -> None:
             for share in arguments.shares:
                 if (method, f"{share:g}", str(seed)) in done:
                     continue
-                started = time.perf_counter()
-                model = METHODS[method](original, images, share, seed)
-                made = time.perf_counter() - started
+                torch.manual_seed(seed)
+                make = partial(METHODS[method], original, images, share, seed)
+                try:
+                    model, made, _ = made_once(made_file(arguments, method, f"{share:g}", seed), make)
+                except InputError as error:
+                    print(f"{method} at {share:g}: {error}", file=sys.stderr)
+                    continue
                 given = first_answers(model, judged)
                 row = {
                     "network": arguments.network,
@@ -87,11 +102,52 @@ def main() -> None:
                     "calibrated_on": sum(map(len, images)),
                     "judged_on": len(labels),
                     "seconds_to_make": f"{made:.0f}",
+                    **blank,
+                    **{
+                        k: v
+                        for p in arguments.precisions
+                        for k, v in judged_in(p, model, images, judged, answers, labels)
+                    },
                     **describe_environment(),
                     "command": "python " + shlex.join(sys.argv),
                 }
                 rows.append(row)
                 print(f"{method} at {share:g}: {row['agreement']} agree", file=sys.stderr)
+                write_rows(arguments.out, rows)
+
+    if arguments.time:
+        measure_times(rows, original, batches(photographs, [0])[0], arguments)
+
+
+def judged_in(
+    precision: Precision, model: nn.Module, images: list[Tensor], judged: list[Tensor], answers: Tensor, labels: Tensor
+) -> dict[str, str]:
+    """Agreement and right answers of the network's file in a precision."""
+    with in_openvino(model, precision, images) as network:
+        given = first_answers(network, judged)
+    shares = ((given == answers).float().mean(), (given == labels).float().mean())
+    return dict(zip(columns_of(precision, JUDGED), (f"{share:.4f}" for share in shares), strict=True))
+
+
+def made_file(arguments: argparse.Namespace, method: str, asked: str, seed: int) -> Path:
+    return arguments.made / f"{arguments.network.partition(':')[2]}, {method}, {asked}, draw {seed}.safetensors"
+
+
+def measure_times(
+    rows: list[dict[str, str]], original: nn.Module, example: Tensor, arguments: argparse.Namespace
+) -> None:
+    """Time what has none yet against the original."""
+    before = deploy(original, example, engine="openvino")
+    for row in rows:
+        file = made_file(arguments, row["method"], row["asked"], int(row["seed"]))
+        if not file.exists():
+            continue
+        after = deploy(load(file), example, engine="openvino")
+        for precision in ("fp32", *arguments.precisions):
+            judged, ratio = columns_of(precision, JUDGED)[0], columns_of(precision, RATIO)[0]
+            if row[judged] and not row[ratio]:
+                row |= measured_ratio(before, after, example, precision, threads=1, comparisons=3)
+                row["timed_core_share"] = str(describe_environment()["core_share"])
                 write_rows(arguments.out, rows)
 
 
@@ -111,6 +167,19 @@ def planned(original: nn.Module, images: list[Tensor], share: float, seed: int) 
     return convert(original, calibration=images, plan=found, seed=seed).model
 
 
+def planned_for_int8(original: nn.Module, images: list[Tensor], share: float, seed: int) -> nn.Module:
+    """The plan of least output error for a time in int8."""
+    found = plan(original, example=images[0][:1], calibration=images, target_speedup=1 / share, int8=True)
+    return convert(original, calibration=images, plan=found, seed=seed).model
+
+
+def unchanged(original: nn.Module, images: list[Tensor], share: float, seed: int) -> nn.Module:
+    """The original, to be quantised alone."""
+    if share != 1:
+        raise InputError("the original has one size")
+    return original
+
+
 def pruned_to(original: nn.Module, images: list[Tensor], share: float, seed: int) -> nn.Module:
     """Torch-Pruning by magnitude, BatchNorm statistics estimated anew."""
     return pruned(original, images, SHAPE, int(share * count(original, SHAPE).macs))
@@ -122,6 +191,8 @@ def cost(model: nn.Module, original: nn.Module) -> float:
 
 
 METHODS: dict[str, Callable[[nn.Module, list[Tensor], float, int], nn.Module]] = {
+    "original": unchanged,
+    "planned for int8": planned_for_int8,
     "planned": planned,
     "pruned": pruned_to,
 }

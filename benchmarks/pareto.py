@@ -18,30 +18,28 @@ names it. Rows that are there already are not made again. The plot has all that 
 import argparse
 import copy
 import shlex
-import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from arithmetic import add_arithmetic, in_arithmetic
 from keep import SHAPE, TUNE, Made, kept, made_once, stem_of, top1
 from matplotlib.figure import Figure
+from precisions import OTHERS, RATIO, columns_of, in_openvino, measured_ratio
 from rivals import CRITERIA, pruned
 from rows import read_rows, write_rows
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
-from ghostify import FileNetwork, InputError, compare, convert, count, create_model, deploy, export, load, plan
+from ghostify import InputError, convert, count, create_model, deploy, load, plan
 from ghostify.allocator import keep_freed_memory
 from ghostify.data import ImageData, load_data
 from ghostify.data.sample import draw_inputs
-from ghostify.fitting.calibration import first_images
 from ghostify.fitting.refine import Refinement, refine_whole_
 from ghostify.inference.engines import Precision
 from ghostify.jobs.learn import RunOptions
@@ -56,13 +54,9 @@ TEST_IMAGES = 10_000
 LEARNING = {"answers": (TUNE, 0.9), "hints": (replace(TUNE, optimizer="adamw", lr=1e-3, freeze_norm=True), 1.0)}
 LOWEST = 10  # points below the best: the plot ends there
 # Columns that `--time` fills.
-RATIO = ("time_ratio", "time_ratio_low", "time_ratio_high")
 TIME = (*RATIO, "engine_threads", "timed_on", "timed_core_share")
-# Other precisions, and the columns of each.
-PRECISIONS: tuple[Precision, ...] = ("int8", "bf16")
 SCORES = ("val_top1", "test_top1")
-IN_PRECISIONS = [f"{precision}_{column}" for precision in PRECISIONS for column in (*RATIO, *SCORES)]
-RANGES_FROM = 300  # images
+IN_OTHERS = [column for precision in OTHERS for column in columns_of(precision, (*RATIO, *SCORES))]
 
 
 def parsed() -> argparse.Namespace:
@@ -82,9 +76,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--made", type=Path, required=True, help="folder that keeps the networks as made, and trainings"
     )
-    parser.add_argument(
-        "--in", dest="precisions", nargs="*", choices=PRECISIONS, default=[], help="score in these, too"
-    )
+    parser.add_argument("--in", dest="precisions", nargs="*", choices=OTHERS, default=[], help="score in these, too")
     parser.add_argument("--time", action="store_true", help="measure what has no time yet")
     parser.add_argument("--threads", type=int, default=1, help="of the engine")
     parser.add_argument("--comparisons", type=int, default=3, help="of each network with the original, for its time")
@@ -102,7 +94,7 @@ def main() -> None:
     images = tuple(draw_inputs(data, arguments.images, arguments.seed))
     measured = arguments.made / f"{arguments.network}, measured"
     start = Start(original, images, data, arguments.seed, arguments.threads, measured)
-    rows = [{**row, **{column: row.get(column, "") for column in IN_PRECISIONS}} for row in read_rows(arguments.out)]
+    rows = [{**row, **{column: row.get(column, "") for column in IN_OTHERS}} for row in read_rows(arguments.out)]
     done = {(row["method"], row["asked"], row["epochs"], row["learning"], row["seed"]) for row in rows}
     trainings = [(e, how) for e in sorted(arguments.epochs) for how in (arguments.learning if e else [""])]
     for method in arguments.methods:
@@ -148,7 +140,7 @@ def main() -> None:
                     **dict.fromkeys(TIME, ""),
                     "val_top1": f"{top1(model, data, arguments.device, held_out=True):.4f}",
                     "test_top1": f"{top1(model, data, arguments.device, held_out=False):.4f}",
-                    **dict.fromkeys(IN_PRECISIONS, ""),
+                    **dict.fromkeys(IN_OTHERS, ""),
                     **{k: v for p in arguments.precisions for k, v in scores_in(p, model, data, images).items()},
                     "remark": remark,
                     "seconds_to_make": f"{made:.0f}",
@@ -165,14 +157,10 @@ def main() -> None:
 
 
 def scores_in(precision: Precision, model: nn.Module, data: ImageData, images: Sequence[Tensor]) -> dict[str, str]:
-    """Right answers of the network's OpenVINO file in a precision."""
-    with TemporaryDirectory() as folder:
-        path, example = Path(folder) / "network.xml", images[0][:1]
-        in_int8 = first_images(images, RANGES_FROM).split(50) if precision == "int8" else None
-        export(model.cpu(), path, example, format="openvino", int8=in_int8)
-        network = FileNetwork(path, precision="bf16" if precision == "bf16" else "fp32")
-        found = (f"{top1(network, data, 'cpu', held_out=held_out):.4f}" for held_out in (True, False))
-        return dict(zip((f"{precision}_{column}" for column in SCORES), found, strict=True))
+    """Right answers of the network's file in a precision."""
+    with in_openvino(model.cpu(), precision, images) as network:
+        found = [f"{top1(network, data, 'cpu', held_out=held_out):.4f}" for held_out in (True, False)]
+    return dict(zip(columns_of(precision, SCORES), found, strict=True))
 
 
 def made_file(arguments: argparse.Namespace, method: str, asked: str) -> Path:
@@ -186,36 +174,25 @@ def measure_times(
 ) -> None:
     """Time each network that has rows without a time against the original, and write that into all its rows."""
     before = deploy(original, example, engine="openvino")
-    columns = {"fp32": RATIO} | {precision: [f"{precision}_{c}" for c in RATIO] for precision in arguments.precisions}
     own = [row for row in rows if str(row["seed"]) == str(arguments.seed)]
     untimed = {
         (row["method"], row["asked"], precision)
         for row in own
-        for precision, (first, *_) in columns.items()
-        if not row[first] and (precision == "fp32" or row[f"{precision}_test_top1"])
+        for precision in ("fp32", *arguments.precisions)
+        if row[columns_of(precision, SCORES)[1]] and not row[columns_of(precision, RATIO)[0]]
     }
     for method, asked, precision in sorted(untimed):
-        model = load(made_file(arguments, method, asked))
-        after = deploy(model, example, engine="openvino")
-        timed = [
-            compare(before, after, example, engine="openvino", threads=arguments.threads, precision=("fp32", precision))
-            for _ in range(arguments.comparisons)
-        ]
-        # Where a process has its weights in memory tells in its time, too: an interval of one comparison does not know.
-        ratio, low, high = (
-            statistics.median(one.ratio for one in timed),
-            min(one.ratio_low for one in timed),
-            max(one.ratio_high for one in timed),
-        )
+        after = deploy(load(made_file(arguments, method, asked)), example, engine="openvino")
+        conditions = {"threads": arguments.threads, "comparisons": arguments.comparisons}
+        told: dict[str, Any] = {**measured_ratio(before, after, example, precision, **conditions)}
         environment = describe_environment()
-        told = dict(zip(columns[precision], (f"{value:.4f}" for value in (ratio, low, high)), strict=True))
         told |= {"engine_threads": arguments.threads, "timed_on": environment["processor"]}
         told |= {"timed_core_share": environment["core_share"]}
         for row in own:
             if (row["method"], row["asked"]) == (method, asked):
                 row.update(told)
         write_rows(arguments.out, rows)
-        print(f"{method} at {asked}, {precision}: {ratio:.3f} of the time", file=sys.stderr)
+        print(f"{method} at {asked}, {precision}: {told}", file=sys.stderr)
 
 
 @dataclass(frozen=True)
