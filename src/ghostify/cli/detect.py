@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ghostify.atomic import replacing
-from ghostify.cli.beforehand import open_before, refuse_missing, refuse_other_kind, refuse_unsavable
+from ghostify.cli.beforehand import open_before, refuse_engine, refuse_missing, refuse_other_kind, refuse_unsavable
 from ghostify.cli.opening import Channels, NamedNetwork
 from ghostify.cli.options import (
     PIXELS,
@@ -37,6 +37,8 @@ from ghostify.cli.options import (
 )
 from ghostify.cli.output import first_process, kept, percent, print_history, print_table, progress_bars, say, show
 from ghostify.data.coco import DetectionData, load_coco
+from ghostify.inference.file_detector import detector_by_file
+from ghostify.inference.file_network import FileNetwork
 from ghostify.jobs.boxes import draw_boxes, find_in_files, image_files
 from ghostify.jobs.coco_score import NUMBERS, CocoScore
 from ghostify.jobs.detect import check_detector, evaluate_detector, train_detector
@@ -228,14 +230,27 @@ def train(
 @detect.command()
 @bundle("named", NamedDetector, click.argument("model"), detector_options)
 @bundle("images", BoxImages, coco_option, machine_options)
+@click.option(
+    "--file",
+    "exported",
+    type=ExistingFile(),
+    help="Take the outputs of MODEL's plain part from this file of `ghostify export`, such as network.int8.onnx.",
+)
 @click.option("--per-class", is_flag=True, help="Print the average precision of each category, the least first.")
 @out_option("Folder for detections.json, COCO's result rows.", DETECTIONS, required=False)
 @json_option
-def evaluate(named: NamedDetector, images: BoxImages, per_class: bool, out: Path | None, as_json: bool) -> None:
+def evaluate(  # one parameter for each kind of question
+    named: NamedDetector, images: BoxImages, exported: Path | None, per_class: bool, out: Path | None, as_json: bool
+) -> None:
     """Score MODEL on the val images: COCO's twelve numbers."""
     refuse_missing("pycocotools")
+    file = None if exported is None else FileNetwork(exported)
+    if file is not None:
+        refuse_engine(file.engine)
     network, data = named.open_with(images)
     network.to(images.device)
+    if file is not None:
+        network = detector_by_file(network, file)
     started = time.perf_counter()
     with progress_bars() as progress:
         score, found = evaluate_detector(
@@ -247,6 +262,7 @@ def evaluate(named: NamedDetector, images: BoxImages, per_class: bool, out: Path
             temporary.write_text(json.dumps(found) + "\n")
     result = {
         "model": named.model,
+        "file": None if exported is None else str(exported),
         "data": images.data_name,
         **dataclasses.asdict(score),
         "images_per_second": round(per_second, 2),

@@ -30,6 +30,7 @@ from ghostify.data.folder import find_photographs
 from ghostify.data.sample import draw, draw_inputs
 from ghostify.errors import InputError
 from ghostify.inference.deploy import Form
+from ghostify.inference.engines import Precision
 from ghostify.inference.export import ENGINE, FORMATS, SUFFIX, ExportReport, Int8Report
 from ghostify.inference.export import export as export_network
 from ghostify.inference.forms import choose_forms as measured_forms
@@ -56,8 +57,8 @@ class EightBits:
     max_accuracy_drop: float | None
 
     @property
-    def precisions(self) -> tuple[str, ...]:
-        return ("int8",) * self.wanted
+    def precision(self) -> Precision:
+        return "int8" if self.wanted else "fp32"
 
     def refuse_idle(self, images: NamedImages) -> None:
         """Refuse quantisation without images, and its options without it."""
@@ -152,7 +153,7 @@ def export(  # one parameter for each kind of question
     The file is for the CPU and checked there; --device is where the network computes what it is checked against.
     With --int8 accuracy, size and latency of the quantised file stand beside those in float32.
     """
-    refuse_engine(ENGINE[kind], *eight.precisions)
+    refuse_engine(ENGINE[kind], eight.precision)
     eight.refuse_idle(images)
     with_boxes = images.data_name is None or images.data_name.startswith("coco:")
     found = (checked_by_boxes if with_boxes else checked_by_classes)(named, images, image_count)
@@ -164,7 +165,7 @@ def export(  # one parameter for each kind of question
         format=kind,
         check=found.check,
         preprocessing=found.extra,
-        forms=fastest_forms(network, shape, ENGINE[kind]) if choose_forms else None,
+        forms=fastest_forms(network, shape, ENGINE[kind], eight.precision) if choose_forms else None,
         int8=eight.of(named, images, found),
     )
     show(dataclasses.asdict(report) | {"path": str(report.path)}, as_json, lambda: print_report(report))
@@ -213,10 +214,15 @@ def checked_by_classes(named: NamedNetwork, images: NamedImages, image_count: in
     return Exported(network, shape, extra, draw(data.test, data, image_count, workers=images.workers), data)
 
 
-def fastest_forms(network: nn.Module, shape: tuple[int, ...], engine: str) -> dict[str, Form]:
+def fastest_forms(network: nn.Module, shape: tuple[int, ...], engine: str, precision: Precision) -> dict[str, Form]:
     with progress_bars() as progress:
         forms, _ = measured_forms(
-            network, torch.randn(1, *shape), engine=engine, threads=torch.get_num_threads(), progress=progress
+            network,
+            torch.randn(1, *shape),
+            engine=engine,
+            threads=torch.get_num_threads(),
+            precision=precision,
+            progress=progress,
         )
     return forms
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ghostify.errors import InputError
 from ghostify.inference.compare import compare
 from ghostify.inference.deploy import FORMS, Form, check_example, chosen_form, deploy, ghost_layers
-from ghostify.inference.engines import check_engine
+from ghostify.inference.engines import Precision, check_engine
 from ghostify.measure.count import count
 from ghostify.measure.latency import Comparison
 from ghostify.modes import evaluating
@@ -43,6 +43,7 @@ def choose_forms(
     *,
     engine: str = "onnxruntime",
     threads: int = 1,
+    precision: Precision = "fp32",
     blocks: int = 20,
     block_ms: float = 60.0,
     progress: Progress | None = None,
@@ -57,6 +58,7 @@ def choose_forms(
         example: One batch ``[batch, channels, height, width]``.
         engine: Engine, as for ``compare``.
         threads: CPU threads.
+        precision: "fp32", "bf16" or "int8", as for ``compare``: quantisers on two tensors cost more than on one.
         blocks: Blocks of each comparison.
         block_ms: Intended length of one, milliseconds.
         progress: Called at each trial.
@@ -88,6 +90,7 @@ def choose_forms(
                 example,
                 engine=engine,
                 threads=threads,
+                precision=precision,
                 blocks=blocks,
                 block_ms=block_ms,
             )
