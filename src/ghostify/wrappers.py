@@ -25,6 +25,16 @@ CONTENTS: dict[type[nn.Module], str] = {
 MARKS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
 
+class Closed(nn.Module):
+    """A module that runs, and has no layers to change or count.
+
+    Attributes:
+        only_runs: A sentence that refuses it, with what to give.
+    """
+
+    only_runs: str
+
+
 def unwrapped(model: nn.Module, *, quiet: bool = False) -> nn.Module:
     """The network that is to be counted, changed or saved, without wrappers around it or inside; one line is logged.
 
@@ -115,6 +125,8 @@ def refuse_other_kinds(model: Any) -> None:
     kind = type(model).__name__
     if isinstance(model, torch.export.ExportedProgram | torch.jit.ScriptModule):
         raise InputError(f"{kind} is a program without layers to change: give the nn.Module that it was made from")
+    if isinstance(model, Closed):
+        raise InputError(model.only_runs)
     if isinstance(model, nn.Module):
         sharded = any(hasattr(module, "_fsdp_wrapped_module") for module in model.modules())
         if sharded or any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):

@@ -1,5 +1,6 @@
 """A file in int8: what NNCF makes of it, what it costs and gains, and a collapse that is said and mended."""
 
+import copy
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -249,6 +250,8 @@ def test_what_cannot_serve_is_refused_in_a_line(
     for batches, why in (([], "expected images"), ([images, images[..., :4]], "one shape for all"), ([["a"]], "batch")):
         with pytest.raises(InputError, match=f"int8.*{why}"):
             export(small, path, images[:1], int8=batches)
+    with pytest.raises(InputError, match="a network is quantised from float32"):
+        export(copy.deepcopy(small).half(), path, images[:1].half(), int8=[images])
     export(small, path, images[:1], int8=[images])
     with pytest.raises(InputError, match=r"nncf cannot quantise the network: .*it is quantised already"):
         quantise_file(path, tmp_path / "twice.onnx", engine="onnxruntime", images=images)

@@ -31,9 +31,10 @@ from ghostify.data.sample import draw, draw_inputs
 from ghostify.errors import InputError
 from ghostify.inference.deploy import Form
 from ghostify.inference.engines import Precision
-from ghostify.inference.export import ENGINE, FORMATS, SUFFIX, ExportReport, Int8Report
+from ghostify.inference.export import ENGINE, FORMATS, SUFFIX, ExportReport
 from ghostify.inference.export import export as export_network
 from ghostify.inference.forms import choose_forms as measured_forms
+from ghostify.inference.in_int8 import Int8Report
 from ghostify.inference.quantize import MOST, Int8
 from ghostify.jobs.evaluate import check_fit
 from ghostify.plain_part import is_detector, what_it_takes

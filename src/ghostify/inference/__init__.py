@@ -3,9 +3,10 @@
 from ghostify.inference.compare import compare
 from ghostify.inference.deploy import Deployed, DeployedGhost, deploy
 from ghostify.inference.explain import Explanation, explain
-from ghostify.inference.export import ExportReport, Int8Report, export
+from ghostify.inference.export import ExportReport, export
 from ghostify.inference.file_network import FileNetwork
 from ghostify.inference.forms import choose_forms
+from ghostify.inference.in_int8 import Int8Report
 from ghostify.inference.quantize import Int8
 
 __all__ = [

@@ -33,13 +33,12 @@ from ghostify.inference.deploy import (
     outputs_of,
     unlogged,
 )
-from ghostify.inference.engines import FileRunner, module_version
-from ghostify.inference.in_turn import interleaved
+from ghostify.inference.engines import module_version
+from ghostify.inference.in_int8 import Int8Report, checked_in_int8
 from ghostify.inference.onnx_decompositions import with_known_operators
 from ghostify.inference.onnx_operators import suit_onnxruntime_
-from ghostify.inference.parity import Checked, Parity, device_of, parity
-from ghostify.inference.quantize import Int8, Judges, first_images, quantise_file, refuse_without_nncf, size_mb
-from ghostify.measure.latency import Comparison, Conditions
+from ghostify.inference.parity import Checked, device_of, file_parity
+from ghostify.inference.quantize import Int8, refuse_without_nncf
 from ghostify.modes import evaluating
 from ghostify.plain_part import plain_part
 from ghostify.structure.surgery import tensors_in
@@ -57,10 +56,6 @@ HALF_TOLERANCE = 2e-2
 # file may differ by so many times as much, at most by the larger tolerance.
 ROUNDINGS = 4
 EXACT = 1e-8  # in float64
-# What int8 may cost without a word: points of top-1, the share of equal first answers, of outputs without classes the
-# mean squared difference over their variance.
-LOST_POINTS, SAME_ANSWERS, LOST_VARIANCE = 1.0, 0.9, 0.1
-AT_ONCE = 50  # images in a batch that is checked
 
 
 @dataclass(frozen=True)
@@ -92,37 +87,7 @@ class ExportReport:
     top1_before: float | None
     top1_after: float | None
     ghosts: tuple[DeployedGhost, ...]
-    int8: "Int8Report | None" = None
-
-
-@dataclass(frozen=True)
-class Int8Report:
-    """A file in int8 beside the same in float32.
-
-    Args:
-        images: How many gave their ranges.
-        layers: How many layers have weights.
-        in_fp32: Those of them that were left in float32.
-        overflow_fix: True where weights use half of their range, as on x86 without VNNI.
-        output_error: Mean squared difference from the network's outputs over their variance.
-        agreement: Share of images with the network's first answer, 0..1; None where outputs are not
-            ``[batch, classes]``.
-        top1: Share of right first answers, where all images had labels.
-        size_mb: Megabytes (10⁶ bytes) in float32 and in int8.
-        latency: int8 over float32, in the file's engine, for the example.
-        lost: A sentence where int8 costs much, and what helps; "" where it does not.
-    """
-
-    images: int
-    layers: int
-    in_fp32: tuple[str, ...]
-    overflow_fix: bool
-    output_error: float
-    agreement: float | None
-    top1: float | None
-    size_mb: tuple[float, float]
-    latency: Comparison
-    lost: str
+    int8: Int8Report | None = None
 
 
 def export(  # noqa: PLR0913  # the front door: the promised names, each a setting of the user's
@@ -177,19 +142,19 @@ def export(  # noqa: PLR0913  # the front door: the promised names, each a setti
             f"the network computes in bfloat16, in which {ENGINE[format]} takes no network: expected one in "
             "float32, as model.float() makes it, without torch.autocast; an engine computes in bfloat16 by itself"
         )
+    if quantised is not None and types != {torch.float32}:
+        raise InputError("a network is quantised from float32: expected one in it, as model.float() makes it")
     with kept_if_done(target.parent), TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
         made, plain = Path(folder) / target.name, Path(folder) / "fp32" / target.name
         plain.parent.mkdir()
         (write_onnx if format == "onnx" else write_openvino)(deployed, plain, example)
         try:
+            in_int8 = None
             if quantised is None:
                 move_together(plain, made)
-                found, in_int8 = (
-                    checked(model, made, ENGINE[format], [example] if check is None else check, example),
-                    None,
-                )
+                found = file_parity(model, made, ENGINE[format], [example] if check is None else check, example)
             else:
-                found, in_int8 = checked_in_int8(model, plain, made, Quantising(quantised, check, example, format))
+                found, in_int8 = checked_in_int8(model, plain, made, quantised, check, example, ENGINE[format])
         except InputError as error:
             if types <= {torch.float32}:
                 raise
@@ -219,98 +184,6 @@ def export(  # noqa: PLR0913  # the front door: the promised names, each a setti
         rmtree(plain.parent)
         move_together(made, target)
     return report
-
-
-def checked(model: nn.Module, file: Path, engine: str, check: Iterable[Checked], example: Tensor) -> Parity:
-    """A file in its engine beside the network."""
-    with FileRunner(file, engine, threads=torch.get_num_threads()) as runner:
-        return parity(model, [runner], check, example.dtype)[0]
-
-
-@dataclass(frozen=True)
-class Quantising:
-    """A file that is to be quantised.
-
-    Args:
-        int8: How.
-        check: Batches to check with; None: those that give the ranges.
-        example: A batch, to time.
-        format: The file's format.
-    """
-
-    int8: Int8
-    check: Iterable[Checked] | None
-    example: Tensor
-    format: Format
-
-
-def checked_in_int8(model: nn.Module, plain: Path, made: Path, asked: Quantising) -> tuple[Parity, Int8Report]:
-    """Quantise a file, and hold both against the network and each other."""
-    engine, example, threads = ENGINE[asked.format], asked.example, torch.get_num_threads()
-    images = first_images(asked.int8.images).to(example.dtype)
-    checked(model, plain, engine, [example], example)  # that it runs at all, before what takes minutes
-    done = quantise_file(plain, made, engine=engine, images=images, judges=judges_of(asked.int8, model, images))
-    check = images.split(AT_ONCE) if asked.check is None else asked.check
-    with ExitStack() as stack:
-        files = [stack.enter_context(FileRunner(file, engine, threads=threads)) for file in (plain, made)]
-        in_fp32, in_int8 = parity(model, files, check, example.dtype)
-    with ExitStack() as stack:
-        a, b = (stack.enter_context(FileRunner(file, engine, example, threads=threads)) for file in (plain, made))
-        conditions = Conditions(engine, threads, precisions=("fp32", "int8"))
-        latency = interleaved(a, b, blocks=30, block_ms=30.0, conditions=conditions)
-    sizes = size_mb(plain), size_mb(made)
-    return in_fp32, Int8Report(
-        done.images,
-        done.layers,
-        done.in_fp32,
-        done.overflow_fix,
-        in_int8.output_error,
-        in_int8.agreement,
-        in_int8.top1[1],
-        sizes,
-        latency,
-        what_is_lost(in_int8, controlled=asked.int8.max_accuracy_drop is not None),
-    )
-
-
-@torch.no_grad()
-def judges_of(int8: Int8, model: nn.Module, images: Tensor) -> Judges | None:
-    """The images that judge an accuracy drop, with their labels, or with the network's own answers."""
-    if int8.max_accuracy_drop is None:
-        return None
-    inputs, labels = [], []
-    with evaluating(model):
-        for item in images.split(AT_ONCE) if int8.judges is None else int8.judges:
-            x, *rest = (item,) if isinstance(item, Tensor) else item
-            answers = tensors_in(model(x.to(images.dtype).to(device_of(model))))
-            if len(answers) != 1 or answers[0].ndim != 2:
-                raise InputError(
-                    f"{type(model).__name__} does not answer with one of several classes, as an accuracy that may drop "
-                    f"needs: leave {spelled('max_accuracy_drop')} out"
-                )
-            inputs.append(x.to(images.dtype).cpu())
-            labels.append(rest[0].cpu() if rest else answers[0].argmax(1).cpu())
-    if not inputs:
-        raise InputError("an accuracy drop is judged by images: expected some")
-    return Judges(torch.cat(inputs), torch.cat(labels), int8.max_accuracy_drop / 100)
-
-
-def what_is_lost(found: Parity, *, controlled: bool) -> str:
-    """A sentence where int8 costs much, and what helps."""
-    before, after = found.top1
-    parts = []
-    if before is not None and after is not None and 100 * (before - after) > LOST_POINTS:
-        parts.append(f"{100 * (before - after):.1f} points of top-1")
-    if found.agreement is not None and found.agreement < SAME_ANSWERS:
-        parts.append(f"the first answer of {100 * (1 - found.agreement):.1f} % of the images")
-    if found.agreement is None and found.output_error > LOST_VARIANCE:
-        parts.append(f"{found.output_error:.0%} of its outputs' variance")
-    if not parts:
-        return ""
-    remedy = "the file in float32 has none of it"
-    if not controlled and found.classifies:
-        remedy = f"{spelled('max_accuracy_drop', 1)} leaves layers in float32 until no more than a point is lost"
-    return f"int8 costs this network {' and '.join(parts)}: {remedy}"
 
 
 @contextmanager

@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ghostify.errors import InputError, spelled
 from ghostify.inference.engines import FILE_ENGINES, FileRunner, Precision, check_engine
+from ghostify.wrappers import Closed
 
 # The engine of each kind of file by default, and all that read it.
 READERS = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",)}
 
 
-class FileNetwork(nn.Module):
+class FileNetwork(Closed):
     """A network in an ONNX or OpenVINO file; its engine runs it on the CPU, in a process of its own.
 
     Args:
@@ -49,6 +50,10 @@ class FileNetwork(nn.Module):
         check_engine(self.engine, FILE_ENGINES)
         refuse_other_reader(self.path, self.engine)
         self.threads, self.precision = threads, precision
+        self.only_runs = (
+            f"{self.path.name} is an exported file, which evaluate and compare take: expected the network that it was "
+            "made of"
+        )
         self.about = read_about(self.path)
         self.running: FileRunner | None = None
         self.train(False)
@@ -71,7 +76,15 @@ class FileNetwork(nn.Module):
         return self.running
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """The outputs for a batch ``[batch, channels, height, width]``, on its device."""
+        """The outputs for a batch ``[batch, channels, height, width]``, on its device.
+
+        Raises:
+            InputError: If the file takes inputs of another size, or its engine fails.
+        """
+        wanted = self.runner.input_shape
+        if len(wanted) != x.ndim or any(size not in (None, own) for size, own in zip(wanted, x.shape, strict=True)):
+            sizes = ["batch" if size is None else size for size in wanted]
+            raise InputError(f"{self.path.name} takes inputs {sizes}, not {list(x.shape)}")
         outputs = tuple(output.to(x.device) for output in self.runner.outputs(x))
         return outputs[0] if len(outputs) == 1 else outputs
 

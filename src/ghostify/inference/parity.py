@@ -3,12 +3,14 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ghostify.errors import InputError, spelled
+from ghostify.inference.engines import FileRunner
 from ghostify.modes import evaluating
 from ghostify.structure.surgery import tensors_in
 
@@ -124,6 +126,12 @@ def parity(
     if not all(each.images for each in found):
         raise InputError(f"{spelled('check')}: expected at least one batch")
     return found
+
+
+def file_parity(model: nn.Module, file: Path, engine: str, check: Iterable[Checked], example: Tensor) -> Parity:
+    """One file in its engine beside the network, both with inputs of the example's data type."""
+    with FileRunner(file, engine, threads=torch.get_num_threads()) as runner:
+        return parity(model, [runner], check, example.dtype)[0]
 
 
 def device_of(model: nn.Module) -> torch.device:
