@@ -99,7 +99,8 @@ def cli() -> None:
     """Make a convolutional network faster by ghost maps, and measure what it costs.
 
     MODEL is a name from `ghostify models`, torchvision:NAME, timm:NAME, package.module:factory, or a file
-    that ghostify wrote. DATA is digits, cifar10:DIR, npz:FILE, imagefolder:DIR or imagenet:DIR; with boxes, coco:DIR.
+    that ghostify wrote; for evaluate and compare also an exported .onnx or .xml. DATA is digits, cifar10:DIR,
+    npz:FILE, imagefolder:DIR or imagenet:DIR; with boxes, coco:DIR.
     """
 
 
