@@ -106,7 +106,7 @@ def main() -> None:
                     **{
                         k: v
                         for p in arguments.precisions
-                        for k, v in judged_in(p, model, images, judged, answers, labels)
+                        for k, v in judged_in(p, model, images, judged, answers, labels).items()
                     },
                     **describe_environment(),
                     "command": "python " + shlex.join(sys.argv),
