@@ -125,9 +125,10 @@ def refuse_other_kinds(model: Any) -> None:
     kind = type(model).__name__
     if isinstance(model, torch.export.ExportedProgram | torch.jit.ScriptModule):
         raise InputError(f"{kind} is a program without layers to change: give the nn.Module that it was made from")
-    if isinstance(model, Closed):
-        raise InputError(model.only_runs)
     if isinstance(model, nn.Module):
+        for module in model.modules():
+            if isinstance(module, Closed):
+                raise InputError(module.only_runs)
         sharded = any(hasattr(module, "_fsdp_wrapped_module") for module in model.modules())
         if sharded or any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
             raise InputError(

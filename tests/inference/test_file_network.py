@@ -1,8 +1,15 @@
 """An exported file is a module that gives what the file gives, and is refused where layers are needed."""
 
+import copy
 import json
+import multiprocessing
+import pickle
+import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -11,6 +18,7 @@ from torch import Tensor, nn
 
 import ghostify
 from ghostify import FileNetwork, InputError, compare, export
+from ghostify.inference import process
 
 
 class Two(nn.Module):
@@ -96,7 +104,87 @@ CALLS: dict[str, Callable[[nn.Module, Path], object]] = {
 def test_what_needs_layers_refuses_a_file(name: str, files: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a\.onnx is an exported file, .*: expected the network that it was made of"):
         CALLS[name](FileNetwork(files["onnx"]), tmp_path)
+    with pytest.raises(InputError, match=r"a\.onnx is an exported file"):
+        CALLS[name](nn.Sequential(FileNetwork(files["onnx"])), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def wrong_in(file: FileNetwork, batch: Tensor, calls: int) -> int:
+    """How often a file gives for a batch what it does not give for it alone."""
+    with torch.no_grad():
+        wanted = network()(batch)
+    return sum(not torch.allclose(file(batch), wanted, atol=1e-4) for _ in range(calls))
+
+
+def test_threads_get_their_own_answers(files: dict[str, Path]) -> None:
+    file = FileNetwork(files["onnx"])
+    batches = [torch.randn(n, 3, 9, 7) for n in (1, 2, 5)]
+    with ThreadPoolExecutor(3) as pool:
+        assert sum(pool.map(lambda batch: wrong_in(file, batch, 30), batches)) == 0
+
+
+def test_a_worker_that_ended_with_its_thread_is_replaced(files: dict[str, Path]) -> None:
+    file = FileNetwork(files["onnx"])
+    thread = Thread(target=lambda: file(X))
+    thread.start()
+    thread.join()
+    assert file.running is not None
+    with suppress(subprocess.TimeoutExpired):  # only Linux ends it
+        file.running.process.wait(5)
+    assert wrong_in(file, X, 2) == 0
+
+
+def test_an_interrupted_question_is_not_answered_to_the_next_one(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = FileNetwork(files["onnx"])
+    file(X)
+    assert file.running is not None
+    stdout = file.running.process.stdout
+
+    class Interrupted:
+        def readline(self) -> str:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(process, "pipes", lambda running: (running.stdin, Interrupted()))
+    with pytest.raises(KeyboardInterrupt):
+        file(torch.randn(1, 3, 9, 7))
+    monkeypatch.undo()
+    file.running.process.wait(5)
+    assert wrong_in(file, X, 2) == 0
+    assert file.running.process.stdout is not stdout
+
+
+def asked_in_child(file: FileNetwork, answer: Any) -> None:
+    answer.put(wrong_in(file, X, 1))
+
+
+def test_a_forked_process_opens_its_own(files: dict[str, Path]) -> None:
+    file = FileNetwork(files["onnx"])
+    torch.set_num_threads(1)
+    file(X)
+    forking = multiprocessing.get_context("fork")
+    answer = forking.Queue()
+    child = forking.Process(target=asked_in_child, args=(file, answer))
+    child.start()
+    assert answer.get(timeout=60) == 0
+    child.join()
+    assert wrong_in(file, X, 1) == 0
+
+
+def test_copies_are_of_the_same_file(files: dict[str, Path]) -> None:
+    file = FileNetwork(files["onnx"], engine="openvino")
+    file(X)
+    for other in (copy.deepcopy(file), pickle.loads(pickle.dumps(file))):
+        assert (other.path, other.engine, other.running) == (file.path, "openvino", None)
+        assert wrong_in(other, X, 1) == 0
+
+
+def test_a_relative_path_stays_what_it_was(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(files["onnx"].parent)
+    file = FileNetwork("a.onnx")
+    monkeypatch.chdir("/")
+    assert wrong_in(file, X, 1) == 0
 
 
 def test_what_is_no_file_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
@@ -114,7 +202,11 @@ def test_what_is_no_file_is_refused(files: dict[str, Path], tmp_path: Path) -> N
     broken.write_bytes(b"no network")
     with pytest.raises(InputError, match="onnxruntime cannot run the network"):
         FileNetwork(broken)(X)
-    for note in ("[]", "{", json.dumps({"preprocessing": 1})):
+    for odd in ({"precision": "int8"}, {"threads": 0}, {"threads": "a"}):
+        with pytest.raises(InputError, match=f"{next(iter(odd))} is"):
+            FileNetwork(files["onnx"], **odd)  # type: ignore[arg-type]  # that is what is tried
+    notes = [{"preprocessing": 1}, {"preprocessing": {"classes": 5}}, {"preprocessing": {"classes": [1]}}]
+    for note in ("[]", "{", *map(json.dumps, [*notes, {"input": {"shape": 5}}])):
         broken.with_suffix(".json").write_text(note)
         with pytest.raises(InputError, match=r"is not what export wrote beside broken\.onnx"):
             FileNetwork(broken)

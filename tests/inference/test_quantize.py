@@ -16,10 +16,10 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from ghostify import InputError, Int8, deploy, export
-from ghostify.inference import quantize
+from ghostify.inference import in_int8, quantize
 from ghostify.inference.export import SUFFIX, Format, write_onnx, write_openvino
 from ghostify.inference.file_network import FileNetwork
-from ghostify.inference.quantize import first_images, layer_of, quantise_file, quantizer
+from ghostify.inference.quantize import images_for_ranges, layer_of, quantise_file, quantizer
 from ghostify.measure.environment import sums_int8_exactly
 
 FORMATS: tuple[Format, ...] = ("onnx", "openvino")
@@ -51,6 +51,12 @@ class Lopsided(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.conv(self.stem(x).relu()).relu().mean((2, 3)))
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Timings of a few calls: how long they take is no matter here."""
+    monkeypatch.setattr(in_int8, "BLOCK_MS", 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -196,21 +202,24 @@ def test_a_collapse_is_said_and_accuracy_control_leaves_what_causes_it_in_float3
     assert "max_accuracy_drop=1" in collapsed.lost
     mended = export(lopsided, path, images[:1], format=format, int8=Int8([images], 0.0)).int8
     assert mended is not None
-    assert (mended.agreement, mended.lost) == (1, "")
+    assert mended.agreement == 1
+    assert mended.judges == 60
     assert "conv" in mended.in_fp32
+    assert mended.lost in ("", "no layer could stay in int8: the file in float32 is as good")
+    assert bool(mended.lost) == (len(mended.in_fp32) == mended.layers)
 
 
 def test_images_with_labels_judge_a_drop_where_there_are_some(
     lopsided: nn.Module, images: Tensor, labels: Tensor, tmp_path: Path
 ) -> None:
     left = {}
-    for name, said in (("right", labels), ("wrong", (labels + 1) % 4)):
+    for name, said in (("right", labels), ("wrong", torch.zeros(60))):
         judges = [(images[:30], said[:30]), (images[30:], said[30:])]
         report = export(lopsided, tmp_path / "net.onnx", images[:1], int8=Int8([images], 1, judges))
         assert report.int8 is not None
         left[name] = report.int8.in_fp32
     assert "conv" in left["right"]
-    assert left["wrong"] == ()  # where every answer is wrong before, nothing can be lost
+    assert left["wrong"] == ()  # where hardly an answer is right before, nothing can be lost
 
 
 def test_a_drop_that_cannot_be_kept_to_is_refused_and_nothing_is_left(
@@ -247,9 +256,30 @@ def test_what_cannot_serve_is_refused_in_a_line(
     with pytest.raises(InputError, match="expected max_accuracy_drop beside them"):
         Int8([images], judges=[images])
     path = tmp_path / "net.onnx"
-    for batches, why in (([], "expected images"), ([images, images[..., :4]], "one shape for all"), ([["a"]], "batch")):
-        with pytest.raises(InputError, match=f"int8.*{why}"):
+    for batches, why in (
+        ([], "expected images"),
+        ([images, images[..., :4]], r"images of \(3, 8, 4\): expected \(3, 8, 8\)"),
+        ([["a"]], "expected batches .* not a list"),
+        ([{"x": images}], "not a dict"),
+        ([()], "not a tuple"),
+        (images, "expected several batches .* not a tensor"),
+        (True, "not a bool"),
+        (5, "not a int"),
+        ([images * torch.nan], "NaN or infinite"),
+    ):
+        with pytest.raises(InputError, match=f"int8: .*{why}"):
             export(small, path, images[:1], int8=batches)
+    assert export(small, path, images[:1], int8=False).int8 is None
+    for labels in (torch.zeros(60, 1), torch.zeros(60, 4), torch.zeros(59), torch.full((60,), 0.5), [0] * 60, None):
+        for asked in ({"check": [(images, labels)]}, {"int8": Int8([images], 1, [(images, labels)])}):
+            with pytest.raises(InputError, match="expected the number of a class for each of 60 images"):
+                export(small, path, images[:1], **asked)
+    with pytest.raises(InputError, match="the network is right for none of them"):
+        export(small, path, images[:1], int8=Int8([images], 1, [(images, torch.full((60,), 77))]))
+    (tmp_path / "folder.onnx").mkdir()
+    for odd in (tmp_path / "folder.onnx", path / "under_a_file.onnx"):
+        with pytest.raises(InputError, match="cannot be written"):
+            export(small, odd, images[:1], int8=[images])
     with pytest.raises(InputError, match="a network is quantised from float32"):
         export(copy.deepcopy(small).half(), path, images[:1].half(), int8=[images])
     export(small, path, images[:1], int8=[images])
@@ -260,17 +290,78 @@ def test_what_cannot_serve_is_refused_in_a_line(
         export(small, path, images[:1], int8=[images])
 
 
-def test_a_process_that_died_is_replaced(small: nn.Module, images: Tensor, tmp_path: Path) -> None:
+def test_a_process_that_died_is_replaced_and_one_that_dies_is_said(
+    small: nn.Module, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     quantizer().process.kill()
+    quantizer().process.wait()
+    assert export(small, tmp_path / "net.onnx", images[:1], int8=[images]).int8 is not None
+    process = quantizer()
+    stored = process.stored
+
+    def dying(name: str, x: Tensor) -> str:
+        process.process.kill()
+        return stored(name, x)
+
+    monkeypatch.setattr(process, "stored", dying)
     with pytest.raises(InputError, match="the process of nncf died"):
         export(small, tmp_path / "net.onnx", images[:1], int8=[images])
-    assert export(small, tmp_path / "net.onnx", images[:1], int8=[images]).int8 is not None
 
 
 def test_ranges_come_from_the_first_images() -> None:
+    example = torch.zeros(1, 1, 2, 2)
     batches = [(torch.full((4, 1, 2, 2), float(i)), torch.zeros(4)) for i in range(5)]
-    assert first_images(batches, 10)[:, 0, 0, 0].tolist() == [0] * 4 + [1] * 4 + [2] * 2
-    assert len(first_images(iter(batches), 100)) == 20
+    assert images_for_ranges(batches, example, 10)[:, 0, 0, 0].tolist() == [0] * 4 + [1] * 4 + [2] * 2
+    assert len(images_for_ranges(iter(batches), example, 100)) == 20
+    assert images_for_ranges([torch.zeros(2, 1, 2, 2, dtype=torch.uint8)], example).dtype == torch.float32
+
+
+class WithState(nn.Module):
+    """An LSTM over the rows of an image, and a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.head = nn.LSTM(24, 8, batch_first=True), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.rows(x.transpose(1, 2).flatten(2))[0][:, -1])
+        return out
+
+
+class Twice(nn.Module):
+    """A convolution that runs twice is one layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.conv(x).relu())
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_layers_are_counted_once_and_those_in_float32_are_named(format: Format, images: Tensor, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    state = export(WithState().eval(), tmp_path / f"a{SUFFIX[format]}", images[:1], format=format, int8=[images]).int8
+    assert state is not None
+    assert state.layers == 2
+    assert len(state.in_fp32) == (format == "onnx")  # in OpenVINO's files NNCF quantises the LSTM, too
+    twice = export(Twice().eval(), tmp_path / f"b{SUFFIX[format]}", images[:1], format=format, int8=[images]).int8
+    assert twice is not None
+    assert (twice.layers, twice.in_fp32) == (1, ())
+    with pytest.raises(InputError, match="no convolution and no product with weights that could be in int8"):
+        export(nn.AvgPool2d(2), tmp_path / f"c{SUFFIX[format]}", images[:1], format=format, int8=[images])
+
+
+def test_one_output_is_no_choice_of_classes(lopsided: nn.Module, images: Tensor, tmp_path: Path) -> None:
+    one = copy.deepcopy(lopsided)
+    one.head = nn.Linear(8, 1)
+    int8 = export(one.eval(), tmp_path / "net.onnx", images[:1], int8=[images]).int8
+    assert int8 is not None
+    assert int8.agreement is None
+    assert "of its outputs' variance" in int8.lost
+    with pytest.raises(InputError, match="does not answer with one of several classes"):
+        export(one, tmp_path / "net.onnx", images[:1], int8=Int8([images], 0))
 
 
 def test_layers_are_named_as_in_the_network() -> None:

@@ -29,6 +29,7 @@ from ghostify.data.coco import draw_images, load_coco
 from ghostify.data.folder import find_photographs
 from ghostify.data.sample import draw, draw_inputs
 from ghostify.errors import InputError
+from ghostify.fitting.calibration import FEWEST_IMAGES
 from ghostify.inference.deploy import Form
 from ghostify.inference.engines import Precision
 from ghostify.inference.export import ENGINE, FORMATS, SUFFIX, ExportReport
@@ -281,6 +282,10 @@ def print_int8(report: ExportReport, int8: Int8Report) -> None:
     )
     if int8.in_fp32:
         say(f"{len(int8.in_fp32)} of {int8.layers} layers are in float32: {', '.join(int8.in_fp32)}.")
+    if int8.judges:
+        say(f"{int8.judges} images judged what may be lost.")
+    if int8.images < FEWEST_IMAGES:
+        say(f"Ranges from {int8.images} images may be too narrow: better some hundreds.")
     if int8.overflow_fix:
         say("This processor has no VNNI: weights use half of their range, so that no sum overflows.")
     if latency.ratio_low > 1:

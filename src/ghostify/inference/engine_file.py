@@ -9,7 +9,7 @@ from ghostify.inference.deploy import copied
 from ghostify.inference.engines import Precision
 from ghostify.inference.export import write_onnx
 from ghostify.inference.file_network import FileNetwork
-from ghostify.inference.quantize import first_images, quantise_file
+from ghostify.inference.quantize import images_for_ranges, quantise_file
 
 WRITTEN = "network.onnx"
 QUANTISED = {"onnxruntime": "network.int8.onnx", "openvino": "network.int8.xml"}
@@ -33,7 +33,7 @@ def engine_file(network: nn.Module, folder: Path, example: Tensor, *, engine: st
             write_onnx(own, file, example, engine=engine)
     if precision == "int8":
         quantised = folder / QUANTISED[engine]
-        quantise_file(file, quantised, engine=engine, images=first_images([example]))
+        quantise_file(file, quantised, engine=engine, images=images_for_ranges([example], example))
         file = quantised
     return file
 

@@ -42,7 +42,10 @@ def precisions_of(
     """
     if precision is None:
         precision = "bf16" if example.dtype == torch.bfloat16 else "fp32"
-    a, b = (precision, precision) if isinstance(precision, str) else precision
+    pair = (precision, precision) if isinstance(precision, str) else precision
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise InputError(f"{spelled('precision')} is {precision!r}: expected one of {', '.join(PRECISIONS)}, or a pair")
+    a, b = pair
     for each in (a, b):
         if each not in PRECISIONS:
             raise InputError(f"{spelled('precision')} is {each!r}: expected one of {', '.join(PRECISIONS)}")
@@ -151,9 +154,10 @@ class FileRunner(Process):
     def outputs(self, x: Tensor) -> list[Tensor]:
         """The network's outputs, in its order."""
         answer = Path(self.folder.name) / "outputs.npz"
-        self.ask("run", inputs=self.stored("inputs", x), outputs=str(answer))
-        with np.load(answer) as arrays:
-            return [torch.from_numpy(arrays[name]) for name in arrays]
+        with self.lock:
+            self.ask("run", inputs=self.stored("inputs", x), outputs=str(answer))
+            with np.load(answer) as arrays:
+                return [torch.from_numpy(arrays[name]) for name in arrays]
 
 
 def undisturbed_ms(operators: Sequence[Operator]) -> float:

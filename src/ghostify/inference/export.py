@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.utils._pytree import tree_leaves
 
-from ghostify.atomic import replacing
+from ghostify.atomic import check_writable, replacing
 from ghostify.errors import InputError, first_sentence, spelled
 from ghostify.hooks import hooked
 from ghostify.inference.deploy import (
@@ -100,7 +100,7 @@ def export(  # noqa: PLR0913  # the front door: the promised names, each a setti
     tolerance: float | None = None,
     preprocessing: Mapping[str, Any] | None = None,
     forms: Mapping[str, Form] | None = None,
-    int8: Iterable[Checked] | Int8 | None = None,
+    int8: Iterable[Checked] | Int8 | Literal[False] | None = None,
 ) -> ExportReport:
     """Write a network as a file for ONNX Runtime or OpenVINO, and check that the file gives the same.
 
@@ -130,7 +130,8 @@ def export(  # noqa: PLR0913  # the front door: the promised names, each a setti
     if target.suffix != SUFFIX[format]:
         raise InputError(f"{target.name}: expected a name that ends in {SUFFIX[format]}")
     check_example(example)
-    quantised = int8 if isinstance(int8, Int8 | None) else Int8(int8)
+    refuse_unwritable(target)
+    quantised = None if int8 is False else int8 if isinstance(int8, Int8 | None) else Int8(int8)
     if quantised is not None:
         refuse_without_nncf()
     model = plain_part(unwrapped(model))
@@ -184,6 +185,15 @@ def export(  # noqa: PLR0913  # the front door: the promised names, each a setti
         rmtree(plain.parent)
         move_together(made, target)
     return report
+
+
+def refuse_unwritable(target: Path) -> None:
+    """Refuse a path where no file can be written, before there is one to be written."""
+    beside = (target.with_suffix(suffix).name for suffix in (".bin", ".json"))
+    try:
+        check_writable(target.parent, target.name, *beside)
+    except OSError as error:
+        raise InputError(f"{target} cannot be written: {error}") from error
 
 
 @contextmanager

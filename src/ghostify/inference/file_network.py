@@ -3,6 +3,7 @@
 import json
 import os
 import weakref
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ghostify.errors import InputError, spelled
 from ghostify.inference.engines import FILE_ENGINES, FileRunner, Precision, check_engine
 from ghostify.wrappers import Closed
 
+IN_FILES: tuple[Precision, ...] = ("fp32", "bf16")
 # The engine of each kind of file by default, and all that read it.
 READERS = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",)}
 
@@ -41,7 +43,7 @@ class FileNetwork(Closed):
         precision: Precision = "fp32",
     ) -> None:
         super().__init__()
-        self.path = Path(path)
+        self.path = Path(path).absolute()
         if not is_exported(self.path):
             raise InputError(f"{self.path.name}: expected an exported file, which ends in {' or '.join(READERS)}")
         if not self.path.is_file():
@@ -49,6 +51,10 @@ class FileNetwork(Closed):
         self.engine = engine or READERS[self.path.suffix][0]
         check_engine(self.engine, FILE_ENGINES)
         refuse_other_reader(self.path, self.engine)
+        if precision not in IN_FILES:
+            raise InputError(f"{spelled('precision')} is {precision!r}: expected one of {', '.join(IN_FILES)}")
+        if threads is not None and (type(threads) is not int or threads < 1):
+            raise InputError(f"{spelled('threads')} is {threads!r}: expected at least 1")
         self.threads, self.precision = threads, precision
         self.only_runs = (
             f"{self.path.name} is an exported file, which evaluate and compare take: expected the network that it was "
@@ -68,8 +74,8 @@ class FileNetwork(Closed):
 
     @property
     def runner(self) -> FileRunner:
-        """The file in its engine, opened when it is first needed."""
-        if self.running is None:
+        """The file in its engine, opened when it is first needed, and anew where its process is no more."""
+        if self.running is None or not self.running.answers:
             threads = self.threads or torch.get_num_threads()
             self.running = FileRunner(self.path, self.engine, threads=threads, bf16=self.precision == "bf16")
             weakref.finalize(self, self.running.close)
@@ -87,6 +93,13 @@ class FileNetwork(Closed):
             raise InputError(f"{self.path.name} takes inputs {sizes}, not {list(x.shape)}")
         outputs = tuple(output.to(x.device) for output in self.runner.outputs(x))
         return outputs[0] if len(outputs) == 1 else outputs
+
+    def __deepcopy__(self, memo: Any) -> "FileNetwork":
+        """Another process for the same file."""
+        return FileNetwork(self.path, engine=self.engine, threads=self.threads, precision=self.precision)
+
+    def __reduce__(self) -> Any:
+        return partial(FileNetwork, engine=self.engine, threads=self.threads, precision=self.precision), (self.path,)
 
     def extra_repr(self) -> str:
         return f"{self.path.name}, engine={self.engine!r}"
@@ -119,7 +132,19 @@ def read_about(path: Path) -> dict[str, Any]:
         about = json.loads(note.read_bytes())
     except (ValueError, RecursionError) as error:
         raise InputError(f"{note} is not what export wrote beside {path.name}: {error}") from error
-    parts = ("input", "preprocessing")
-    if not isinstance(about, dict) or not all(isinstance(about.get(part, {}), dict) for part in parts):
-        raise InputError(f"{note} is not what export wrote beside {path.name}: expected a JSON object")
+    if not is_note(about):
+        raise InputError(
+            f"{note} is not what export wrote beside {path.name}: expected an object with the input's shape and the "
+            "preprocessing"
+        )
     return about
+
+
+def is_note(about: Any) -> bool:
+    """True for what ``export`` writes, or a part of it."""
+    if not isinstance(about, dict) or not all(isinstance(about.get(p, {}), dict) for p in ("input", "preprocessing")):
+        return False
+    shape = about.get("input", {}).get("shape", [])
+    classes = about.get("preprocessing", {}).get("classes", [])
+    named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    return isinstance(shape, list) and named

@@ -11,8 +11,16 @@ from torch import Tensor, nn
 from ghostify.errors import InputError, spelled
 from ghostify.inference.engines import FileRunner
 from ghostify.inference.in_turn import interleaved
-from ghostify.inference.parity import Checked, Parity, device_of, file_parity, parity
-from ghostify.inference.quantize import Int8, Judges, first_images, quantise_file, size_mb
+from ghostify.inference.parity import (
+    Checked,
+    Parity,
+    device_of,
+    file_parity,
+    images_and_labels,
+    names_classes,
+    parity,
+)
+from ghostify.inference.quantize import Int8, Judges, images_for_ranges, quantise_file, size_mb
 from ghostify.measure.latency import Comparison, Conditions
 from ghostify.modes import evaluating
 from ghostify.structure.surgery import tensors_in
@@ -39,6 +47,7 @@ class Int8Report:
         top1: Share of right first answers, where all images had labels.
         size_mb: Megabytes (10⁶ bytes) in float32 and in int8.
         latency: int8 over float32, in the file's engine, for the example.
+        judges: How many judged a drop of accuracy; 0 without one.
         lost: A sentence where int8 costs much, and what helps; "" where it does not.
     """
 
@@ -51,6 +60,7 @@ class Int8Report:
     top1: float | None
     size_mb: tuple[float, float]
     latency: Comparison
+    judges: int
     lost: str
 
 
@@ -76,9 +86,10 @@ def checked_in_int8(
         The file in float32 beside the network, and that in int8 beside both.
     """
     threads = torch.get_num_threads()
-    images = first_images(int8.images).to(example.dtype)
+    images = images_for_ranges(int8.images, example)
     file_parity(model, plain, engine, [example], example)  # that it runs at all, before what takes minutes
-    done = quantise_file(plain, made, engine=engine, images=images, judges=judges_of(int8, model, images))
+    judges = judges_of(int8, model, images)
+    done = quantise_file(plain, made, engine=engine, images=images, judges=judges)
     with ExitStack() as stack:
         files = [stack.enter_context(FileRunner(file, engine, threads=threads)) for file in (plain, made)]
         batches = images.split(AT_ONCE) if check is None else check
@@ -97,7 +108,8 @@ def checked_in_int8(
         in_int8.top1[1],
         (size_mb(plain), size_mb(made)),
         latency,
-        what_is_lost(in_int8, controlled=int8.max_accuracy_drop is not None),
+        0 if judges is None else len(judges.labels),
+        what_is_lost(in_int8, in_int8=done.layers - len(done.in_fp32), controlled=judges is not None),
     )
 
 
@@ -106,27 +118,42 @@ def judges_of(int8: Int8, model: nn.Module, images: Tensor) -> Judges | None:
     """The images that judge an accuracy drop, with their labels, or with the network's own answers."""
     if int8.max_accuracy_drop is None:
         return None
-    inputs, labels = [], []
+    inputs, labels, right = [], [], 0
     with evaluating(model):
         for item in images.split(AT_ONCE) if int8.judges is None else int8.judges:
-            x, *rest = (item,) if isinstance(item, Tensor) else item
-            answers = tensors_in(model(x.to(images.dtype).to(device_of(model))))
-            if len(answers) != 1 or answers[0].ndim != 2:
+            x, said = images_and_labels(item, "judges")
+            x = x.cpu().to(images.dtype)
+            if x.shape[1:] != images.shape[1:]:
+                shapes = [tuple(batch.shape[1:]) for batch in (x, images)]
+                raise InputError(f"{spelled('judges')}: images of {shapes[0]}: expected {shapes[1]}, as of the others")
+            answers = tensors_in(model(x.to(device_of(model))))
+            if not names_classes(answers):
                 raise InputError(
                     f"{type(model).__name__} does not answer with one of several classes, as an accuracy that may drop "
                     f"needs: leave {spelled('max_accuracy_drop')} out"
                 )
-            inputs.append(x.to(images.dtype).cpu())
-            labels.append(rest[0].cpu() if rest else answers[0].argmax(1).cpu())
+            own = answers[0].argmax(1).cpu()
+            inputs.append(x)
+            labels.append(own if said is None else said)
+            right += int((own == labels[-1]).sum())
     if not inputs:
-        raise InputError("an accuracy drop is judged by images: expected some")
+        raise InputError(f"{spelled('judges')}: expected images")
+    if not right:
+        raise InputError(f"{spelled('judges')}: the network is right for none of them: expected its classes as labels")
     return Judges(torch.cat(inputs), torch.cat(labels), int8.max_accuracy_drop / 100)
 
 
-def what_is_lost(found: Parity, *, controlled: bool) -> str:
-    """A sentence where int8 costs much, and what helps."""
+def what_is_lost(found: Parity, *, in_int8: int, controlled: bool) -> str:
+    """A sentence where int8 costs much, or gives nothing, and what helps.
+
+    Args:
+        in_int8: Number of layers in it.
+        controlled: Layers were put back into float32.
+    """
     before, after = found.top1
     parts = []
+    if not in_int8:
+        return "no layer could stay in int8: the file in float32 is as good"
     if before is not None and after is not None and 100 * (before - after) > LOST_POINTS:
         parts.append(f"{100 * (before - after):.1f} points of top-1")
     if found.agreement is not None and found.agreement < SAME_ANSWERS:

@@ -89,7 +89,7 @@ class Parity:
             sums = torch.stack([count, b.sum(), b.square().sum(), apart.square().sum()])
             self.sums[place] = self.sums.get(place, 0) + sums
         self.images += len(x)
-        self.classifies &= len(before) == 1 and before[0].ndim == 2
+        self.classifies &= names_classes(before)
         if self.classifies:
             first_before, first_after = before[0].argmax(1), after[0].argmax(1)
             self.same += int((first_before == first_after).sum())
@@ -117,8 +117,7 @@ def parity(
     device = device_of(model)
     with evaluating(model), whole_float32():
         for item in check:
-            x, *rest = (item,) if isinstance(item, Tensor) else item
-            labels = rest[0].cpu() if rest else None
+            x, labels = images_and_labels(item, "check")
             x = x.to(dtype)
             before = [tensor.cpu() for tensor in tensors_in(model(x.to(device)))]
             for file, so_far in zip(files, found, strict=True):
@@ -126,6 +125,42 @@ def parity(
     if not all(each.images for each in found):
         raise InputError(f"{spelled('check')}: expected at least one batch")
     return found
+
+
+def names_classes(outputs: Sequence[Tensor]) -> bool:
+    """True where a network answers with one of several classes: one output ``[batch, classes]``."""
+    return len(outputs) == 1 and outputs[0].ndim == 2 and outputs[0].shape[1] > 1
+
+
+def images_and_labels(item: Any, parameter: str) -> tuple[Tensor, Tensor | None]:
+    """A batch as a network gets it, and its labels where it has any.
+
+    Args:
+        parameter: The parameter that the batches were given as, for messages.
+    Raises:
+        InputError: If it is neither a batch nor a pair of a batch and labels ``[batch]``.
+    """
+    x, *rest = item if isinstance(item, tuple | list) and item else (item,)
+    if not isinstance(x, Tensor) or x.ndim < 2 or not len(x):
+        raise InputError(
+            f"{spelled(parameter)}: expected batches [batch, channels, height, width], or pairs of these and labels "
+            f"[batch], not {described(item)}"
+        )
+    if not rest:
+        return x, None
+    labels = rest[0]
+    whole = isinstance(labels, Tensor) and not (labels.is_floating_point() and bool((labels != labels.round()).any()))
+    if not whole or labels.shape != x.shape[:1]:
+        raise InputError(
+            f"{spelled(parameter)}: expected the number of a class for each of {len(x)} images, [{len(x)}], as labels, "
+            f"not {described(labels)}"
+        )
+    return x, labels.detach().cpu().long()
+
+
+def described(value: Any) -> str:
+    """A value's kind, and a tensor's shape."""
+    return f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
 def file_parity(model: nn.Module, file: Path, engine: str, check: Iterable[Checked], example: Tensor) -> Parity:

@@ -1,9 +1,11 @@
 """A process that imports an engine and nothing of ours, and answers questions."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,15 +28,29 @@ class Process:
     Args:
         engine: Its name in messages.
         does: Its work on networks, as a verb, in messages.
+    Attributes:
+        lock: Held by a thread from what it stores for a question to what it reads of the answer.
     """
 
     def __init__(self, engine: str, does: str = "run") -> None:
         self.engine, self.does = engine, does
+        self.lock, self.owner = threading.RLock(), os.getpid()
         self.folder = TemporaryDirectory()
-        # -P: the worker's neighbours must not be found where the engine imports something of their name.
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", worker.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        # Engines write of files that they cannot read in their own way, and say the same in their answer.
+        with open(Path(self.folder.name) / "stderr", "wb") as unread:
+            # -P: the worker's neighbours must not be found where the engine imports something of their name.
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", worker.__file__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=unread,
+                text=True,
+            )
+
+    @property
+    def answers(self) -> bool:
+        """True unless it died, or belongs to the process that this one was forked from."""
+        return self.owner == os.getpid() and self.process.poll() is None
 
     def ask(self, question: str, **details: Any) -> Any:
         """The answer to a question.
@@ -42,22 +58,33 @@ class Process:
         Raises:
             InputError: If the engine refuses, or the process died.
         """
-        stdin, stdout = pipes(self.process)
-        self.send("SIGCONT")
-        try:
-            stdin.write(json.dumps({"ask": question, **details}) + "\n")
-            stdin.flush()
-            line = stdout.readline()
-        except OSError:  # a broken pipe
-            line = ""
+        with self.lock:
+            line = self.line_for(json.dumps({"ask": question, **details}))
         if not line.endswith("\n"):  # none, or one that was begun
             raise InputError(f"the process of {self.engine} died: {self.ending()}")
-        # An engine's threads go on looking for work when there is none, on cores that another may be timed on.
-        self.send("SIGSTOP")
         answer = json.loads(line)
         if "error" in answer:
             raise InputError(f"{self.engine} cannot {self.does} the network: {first_sentence(answer['error'])}")
         return answer["answer"]
+
+    def line_for(self, question: str) -> str:
+        """The line that answers a line; less than a line where the process died."""
+        if self.owner != os.getpid():
+            raise InputError(f"the process of {self.engine} belongs to another process: open the file in this one")
+        stdin, stdout = pipes(self.process)
+        self.send("SIGCONT")
+        try:
+            stdin.write(question + "\n")
+            stdin.flush()
+            line = stdout.readline()
+        except OSError:  # a broken pipe
+            return ""
+        except BaseException:  # whoever asked was interrupted: the answer must not be taken for that of the next one
+            self.process.kill()
+            raise
+        # An engine's threads go on looking for work when there is none, on cores that another may be timed on.
+        self.send("SIGSTOP")
+        return line
 
     def stored(self, name: str, x: Tensor) -> str:
         """The path of a file with an array, which the process reads."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ghostify.errors import InputError, spelled
+from ghostify.inference.parity import described, images_and_labels
 from ghostify.inference.process import Process
 from ghostify.measure.environment import sums_int8_exactly
 
@@ -38,10 +39,16 @@ class Int8:
 
     def __post_init__(self) -> None:
         drop = self.max_accuracy_drop
-        if drop is not None and not 0 <= drop < 100:
+        if drop is not None and not (isinstance(drop, int | float) and 0 <= drop < 100):
             raise InputError(
-                f"{spelled('max_accuracy_drop')} is {drop:g}: expected points of top-1 from 0 to below 100"
+                f"{spelled('max_accuracy_drop')} is {drop!r}: expected points of top-1 from 0 to below 100"
             )
+        for name, batches in (("int8", self.images), ("judges", self.judges)):
+            if isinstance(batches, bool | Tensor) or not isinstance(batches, Iterable | None):
+                raise InputError(
+                    f"{spelled(name)}: expected several batches of images, such as a list of them, not "
+                    f"{described(batches)}"
+                )
         if self.judges is not None and drop is None:
             raise InputError(f"images judge an accuracy drop: expected {spelled('max_accuracy_drop')} beside them")
 
@@ -84,34 +91,42 @@ def refuse_without_nncf() -> None:
         raise InputError("int8 needs the package nncf, which is not installed: pip install nncf")
 
 
-@cache
 def quantizer() -> Process:
-    """The process that quantises: importing NNCF takes seconds, so that it is kept."""
+    """The process that quantises: importing NNCF takes seconds, so that it is kept while it answers."""
+    if not kept_quantizer().answers:
+        kept_quantizer.cache_clear()
+    return kept_quantizer()
+
+
+@cache
+def kept_quantizer() -> Process:
     started = Process("nncf", "quantise")
     atexit.register(started.close)
     return started
 
 
-def first_images(batches: Iterable[Batch], most: int = MOST) -> Tensor:
-    """The first inputs, as one batch.
+def images_for_ranges(batches: Iterable[Batch], example: Tensor, most: int = MOST) -> Tensor:
+    """The first inputs, as one batch in the example's data type.
 
     Raises:
-        InputError: If there are none, or they are of several shapes.
+        InputError: If there are none, they are of another shape than the example, or not finite.
     """
     kept: list[Tensor] = []
     for item in batches:
-        x = item if isinstance(item, Tensor) else item[0]
-        if not isinstance(x, Tensor):
-            raise InputError(f"{spelled('int8')}: expected batches of inputs [batch, channels, height, width]")
-        if kept and x.shape[1:] != kept[0].shape[1:]:
-            shapes = " and ".join(str(tuple(batch.shape[1:])) for batch in (kept[0], x))
-            raise InputError(f"{spelled('int8')}: batches of {shapes}: expected one shape for all")
-        kept.append(x.detach().cpu())
+        # Labels are not looked at.
+        x, _ = images_and_labels(item[:1] if isinstance(item, tuple | list) else item, "int8")
+        if x.shape[1:] != example.shape[1:]:
+            shapes = [tuple(batch.shape[1:]) for batch in (x, example)]
+            raise InputError(f"{spelled('int8')}: images of {shapes[0]}: expected {shapes[1]}, as the example has")
+        kept.append(x.detach().cpu().to(example.dtype))
         if sum(map(len, kept)) >= most:
             break
-    if not sum(map(len, kept)):
+    if not kept:
         raise InputError(f"{spelled('int8')}: expected images from which ranges are taken")
-    return torch.cat(kept)[:most]
+    images = torch.cat(kept)[:most]
+    if not bool(images.isfinite().all()):
+        raise InputError(f"{spelled('int8')}: the images hold NaN or infinite numbers: expected finite ones")
+    return images
 
 
 def quantise_file(path: Path, out: Path, *, engine: str, images: Tensor, judges: Judges | None = None) -> Quantised:
@@ -128,11 +143,11 @@ def quantise_file(path: Path, out: Path, *, engine: str, images: Tensor, judges:
     refuse_without_nncf()
     process = quantizer()
     overflow_fix = not sums_int8_exactly()
-    asked: dict[str, Any] = {"judges": None, "max_drop": None}
-    if judges is not None:
-        stored = [process.stored(name, x) for name, x in (("judging", judges.inputs), ("labels", judges.labels))]
-        asked = {"judges": stored, "max_drop": judges.most_lost}
-    try:
+    with process.lock:
+        asked: dict[str, Any] = {"judges": None, "max_drop": None}
+        if judges is not None:
+            stored = [process.stored(name, x) for name, x in (("judging", judges.inputs), ("labels", judges.labels))]
+            asked = {"judges": stored, "max_drop": judges.most_lost}
         found: dict[str, Any] = process.ask(
             "quantize",
             engine=engine,
@@ -142,17 +157,17 @@ def quantise_file(path: Path, out: Path, *, engine: str, images: Tensor, judges:
             overflow_fix=overflow_fix,
             **asked,
         )
-    except InputError:
-        if process.process.poll() is not None:  # the next network gets another one
-            quantizer.cache_clear()
-        raise
-    layers: dict[str, bool] = found["layers"]
+    layers: dict[str, bool] = {}
+    for operator, quantised in found["layers"].items():
+        layers[layer_of(operator)] = layers.get(layer_of(operator), True) and quantised
+    if not layers:
+        raise InputError("the network has no convolution and no product with weights that could be in int8")
     if judges is not None and found["lost"] > judges.most_lost + 1e-9:
         raise InputError(
             f"with no choice of layers in int8 it keeps to a drop of {100 * judges.most_lost:g} points: "
             f"{100 * found['lost']:.2f} are lost by the images that judge it"
         )
-    left = [layer_of(name) for name, quantised in layers.items() if not quantised]
+    left = [name for name, quantised in layers.items() if not quantised]
     return Quantised(len(layers), tuple(left), overflow_fix, len(images))
 
 

@@ -49,14 +49,18 @@ class Onnx:
 
     def layers(self, model: Any) -> dict[str, bool]:
         """Operators with weights, by name; True where these are quantised."""
-        makers = {value: node.op_type for node in model.graph.node for value in node.output}
         constants = {tensor.name for tensor in model.graph.initializer}
+        scaled = {
+            node.output[0]
+            for node in model.graph.node
+            if node.op_type == "DequantizeLinear" and node.input[0] in constants
+        }
         found = {}
         for node in model.graph.node:
-            if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
-                quantised = makers.get(node.input[1]) == "DequantizeLinear"
-                if quantised or node.input[1] in constants:
-                    found[node.name] = quantised
+            if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "Einsum"):
+                weights = [value for value in node.input[:2] if value in constants or value in scaled]
+                if weights:
+                    found[node.name] = any(value in scaled for value in weights)
         return found
 
 
@@ -89,18 +93,22 @@ class OpenVino:
         found = {}
         for node in model.get_ops():
             kind = node.get_type_name()
-            if "Convolution" in kind or kind == "MatMul":
-                behind = self.behind_weights(node)
-                if "Parameter" not in behind:
-                    found[node.get_friendly_name()] = bool(behind & {"FakeQuantize", "i8", "u8"})
+            if "Convolution" in kind or kind in ("MatMul", "Einsum") or kind.startswith(("LSTM", "GRU", "RNN")):
+                sources = [self.behind(value) for value in node.input_values()]
+                weights = [source for source in sources if "Parameter" not in source]
+                if weights:
+                    found[node.get_friendly_name()] = any(w & {"FakeQuantize", "i8", "u8"} for w in weights)
         return found
 
-    def behind_weights(self, node: Any) -> set[str]:
-        """Kinds and types of all that a layer's weights are made of."""
+    def behind(self, value: Any) -> set[str]:
+        """Kinds and types of all that an input is made of, until one of the network's inputs is among them."""
         found: set[str] = set()
-        todo = [node.input_value(1).get_node()]
+        todo, seen = [value.get_node()], set()
         while todo and "Parameter" not in found:
             source = todo.pop()
+            if source.get_friendly_name() in seen:
+                continue
+            seen.add(source.get_friendly_name())
             found |= {source.get_type_name(), source.get_output_element_type(0).get_type_name()}
             todo += [value.get_node() for value in source.input_values()]
         return found

@@ -43,9 +43,9 @@ class OnnxRuntime:
             options.add_free_dimension_override_by_name("batch", len(example))
         self.session = self.library.InferenceSession(self.path, options, providers=[self.provider])
         given = self.session.get_inputs()
-        self.input, self.shape = given[0].name, [size if isinstance(size, int) else None for size in given[0].shape]
         if len(given) != 1:
             raise ValueError(f"it takes {len(given)} inputs: expected one, the images")
+        self.input, self.shape = given[0].name, [size if isinstance(size, int) else None for size in given[0].shape]
 
     def run(self, x: Any) -> Arrays:
         return list(self.session.run(None, {self.input: x}))
