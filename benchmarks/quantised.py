@@ -3,15 +3,13 @@
     python benchmarks/quantised.py --cifar npz:cifar10.npz --photographs imagenet_sample/val \\
         --out benchmarks/results/quantised.csv
 
-Each row: a network of random weights and one format. Images of the size that it is for give the ranges, others are
-checked: `from_nncf` is the largest difference of the file's outputs from those of what `nncf.quantize`, called by
+Each row: a network of random weights and one format. Half of the images give the ranges, the other half is checked: `from_nncf` is the largest difference of the file's outputs from those of what `nncf.quantize`, called by
 nothing of ours, makes of the same file in memory, over the largest output; `agreement` the share of images with the
 float32 network's first answer by the check at export, `agreement_of_file` the same of the file opened anew. Random
 weights make answers that mean nothing: `output_error`, the mean squared difference over the outputs' variance, says
 more. Rows that are there already are not made again.
 """
 
-import argparse
 import shlex
 import subprocess
 import sys
@@ -21,14 +19,13 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from exported import cifar, photographs
+from exported import networks, parsed
 from rows import read_rows, write_rows
 from torch import Tensor, nn
 
-from ghostify import FileNetwork, create_model, deploy, export, list_models
-from ghostify.inference.export import FORMATS, SUFFIX, write_onnx, write_openvino
+from ghostify import FileNetwork, deploy, export
+from ghostify.inference.export import SUFFIX, write_onnx, write_openvino
 from ghostify.measure.environment import describe_environment, sums_int8_exactly
-from ghostify.models.registry import Origin
 
 # As NNCF's documentation has it.
 IN_MEMORY = """
@@ -51,29 +48,11 @@ numpy.save("outputs.npy", outputs)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--networks", nargs="+", default=list_models())
-    parser.add_argument("--cifar", required=True, help="DATA for networks of 32 × 32 pixels")
-    parser.add_argument("--photographs", type=Path, required=True, help="a folder per class, for the others")
-    parser.add_argument("--images", type=int, default=64, help="half of them give the ranges, half are checked")
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
-
+    arguments = parsed(__doc__)
     rows = read_rows(arguments.out)
-    done = {(row["network"], row["format"]) for row in rows}
-    images: dict[int, Tensor] = {}
-    for index, name in enumerate(arguments.networks):
-        side = Origin(name).input_shape[-1]
-        if side not in images:
-            images[side] = cifar(arguments) if side == 32 else photographs(arguments, side)
-        torch.manual_seed(index)
-        model = create_model(name)
-        model(images[side][:32])  # BatchNorm statistics of real images
-        model.eval()
-        ranges, checked = images[side].chunk(2)
-        for kind in FORMATS:
-            if (name, kind) in done:
-                continue
+    for name, model, images, formats in networks(arguments, rows):
+        ranges, checked = images.chunk(2)
+        for kind in formats:
             started = time.perf_counter()
             with TemporaryDirectory() as folder:
                 file = Path(folder) / f"network.int8{SUFFIX[kind]}"

@@ -4,10 +4,8 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 from made_boxes import make_boxes
 from PIL import Image
 
@@ -15,14 +13,6 @@ from ghostify import create_model, save
 from ghostify.atomic import check_writable
 from ghostify.cli import main
 from ghostify.planning.plan_file import Plan, write_plan
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Any:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
 
 # By verb: what must not begin where the verb is refused.
 READING = ("ghostify.cli.opening.load_data", "ghostify.cli.detect.load_coco", "ghostify.cli.convert.load_coco")

@@ -1,12 +1,10 @@
 """Photographs without classes, and plans of another network, at the command line."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from command_line import printed
 from PIL import Image
 
 from ghostify import count, create_model, load, save
@@ -19,13 +17,6 @@ from ghostify.planning.plan_file import Plan, write_plan
 CPU = ["--device", "cpu", "--workers", "0"]
 
 
-@pytest.fixture(autouse=True)
-def threads() -> Any:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def photographs(tmp_path: Path) -> str:
     """Forty photographs, in two folders that are no classes."""
@@ -36,11 +27,6 @@ def photographs(tmp_path: Path) -> str:
         coarse = Image.fromarray(rng.integers(0, 256, (6, 9, 3), dtype=np.uint8))
         coarse.resize((60, 40)).save(place / f"{number}.jpg")
     return str(tmp_path / "photos")
-
-
-def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
-    assert main(arguments) == 0, capsys.readouterr().err
-    return json.loads(capsys.readouterr().out)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

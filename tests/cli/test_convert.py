@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from command_line import refused
 from torch import Tensor, nn
 
 from ghostify.cli import main
@@ -29,14 +30,6 @@ class WithoutConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(x.mean((2, 3)))
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert main(arguments) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    [line] = captured.err.splitlines()
-    return line
 
 
 def test_a_ghost_that_was_made_without_images_is_said_to_know_nothing(

@@ -2,34 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
+from command_line import printed, refused
 from PIL import Image
 
 from ghostify.cli import main
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Any:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
-    assert main(arguments) == 0
-    return json.loads(capsys.readouterr().out)
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line on standard error."""
-    assert main(arguments) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    [line] = captured.err.splitlines()
-    return line
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from command_line import refused
 from counted_reads import CountedReads
 from PIL import Image
 
@@ -15,13 +16,6 @@ from ghostify.cli import main
 from ghostify.cli.opening import NamedImages, NamedNetwork, channels_for
 from ghostify.data import ImageData
 from ghostify.models import registry
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Any:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -105,13 +99,6 @@ def test_photographs_are_normalised_as_a_librarys_own_weights_want_them(file: st
     for name in ("timm:resnet10t", "torchvision:resnet18", "resnet20"):
         assert channels_for(NamedNetwork(name), None, None, ImageData) == of_imagenet
     assert channels_for(NamedNetwork(file, factory="tiny:Tiny"), None, None, ImageData) == {"mean": half, "std": half}
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    status, output = main(arguments), capsys.readouterr()
-    assert (status, output.out) == (2, "")
-    (line,) = output.err.splitlines()
-    return line
 
 
 def counted(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:

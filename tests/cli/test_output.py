@@ -1,11 +1,9 @@
 """No line of a verb's output is longer than 80 characters, whatever it is printed to."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from ghostify.cli import main
 from ghostify.cli.detect import print_score
@@ -13,13 +11,6 @@ from ghostify.cli.output import percent, print_table, say
 from ghostify.cli.run import run_row
 from ghostify.jobs.coco_score import NUMBERS, CocoScore
 from ghostify.jobs.evaluate import Score
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Any:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def longest(text: str) -> int:

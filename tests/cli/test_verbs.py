@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from command_line import printed, refused
 from PIL import Image
 
 from ghostify import InputError, count, create_model, list_detectors, list_models, load, save
@@ -21,27 +22,6 @@ from ghostify.cli.output import print_table
 from ghostify.jobs.recipe import Recipe
 from ghostify.network_file import read_extra
 from ghostify.planning.plan_file import Plan, write_plan
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Any:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
-    assert main(arguments) == 0
-    return json.loads(capsys.readouterr().out)
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line on standard error."""
-    assert main(arguments) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    [line] = captured.err.splitlines()
-    return line
 
 
 def test_models_lists_every_name(capsys: pytest.CaptureFixture[str]) -> None:
