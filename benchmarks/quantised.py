@@ -3,11 +3,12 @@
     python benchmarks/quantised.py --cifar npz:cifar10.npz --photographs imagenet_sample/val \\
         --out benchmarks/results/quantised.csv
 
-Each row: a network of random weights and one format. Half of the images give the ranges, the other half is checked: `from_nncf` is the largest difference of the file's outputs from those of what `nncf.quantize`, called by
-nothing of ours, makes of the same file in memory, over the largest output; `agreement` the share of images with the
-float32 network's first answer by the check at export, `agreement_of_file` the same of the file opened anew. Random
-weights make answers that mean nothing: `output_error`, the mean squared difference over the outputs' variance, says
-more. Rows that are there already are not made again.
+Each row: a network of random weights and one format. Half of the images give the ranges, the other half is checked:
+`from_nncf` is the largest difference of the file's outputs from those of what `nncf.quantize`, called by nothing of
+ours, makes of the same file in memory, over the largest output; `agreement` the share of images with the float32
+network's first answer by the check at export, `agreement_of_file` the same of the file opened anew. Random weights make
+answers that mean nothing: `output_error`, the mean squared difference over the outputs' variance, says more. Rows that
+are there already are not made again.
 """
 
 import shlex
