@@ -100,6 +100,23 @@ CALLS: dict[str, Callable[[nn.Module, Path], object]] = {
 }
 
 
+def test_a_file_in_int8_stays_so_where_int8_is_asked_for(tmp_path: Path) -> None:
+    export(network(), tmp_path / "net.int8.onnx", X[:1], int8=[X])
+    found = compare(
+        network(), tmp_path / "net.int8.onnx", X[:1], engine="onnxruntime", precision="int8", blocks=6, block_ms=1
+    )
+    assert found.precisions == ("int8", "int8")
+
+
+def test_a_note_of_the_other_format_lends_only_what_both_share(files: dict[str, Path]) -> None:
+    twin = files["openvino"].with_suffix(".onnx")
+    export(network(), twin, X[:1], preprocessing={"mean": [0.1] * 3})
+    assert "check" in FileNetwork(twin).about
+    assert FileNetwork(files["openvino"]).about.keys() == {"input", "preprocessing"}
+    twin.unlink()
+    export(network(), files["openvino"], X[:1], format="openvino", preprocessing={"mean": [0.5] * 3})
+
+
 @pytest.mark.parametrize("name", CALLS)
 def test_what_needs_layers_refuses_a_file(name: str, files: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a\.onnx is an exported file, .*: expected the network that it was made of"):
@@ -194,6 +211,10 @@ def test_what_is_no_file_is_refused(files: dict[str, Path], tmp_path: Path) -> N
     ):
         with pytest.raises(InputError, match=why):
             FileNetwork(path)
+    with pytest.raises(InputError, match=r"a\.onnx takes floating-point numbers, not torch\.uint8"):
+        FileNetwork(files["onnx"])(X.byte())
+    with pytest.raises(InputError, match=r"ends in \.onnx, or format='openvino'"):
+        export(network(), tmp_path / "c.xml", X[:1])
     with pytest.raises(InputError, match=r"b\.xml cannot run in onnxruntime"):
         FileNetwork(files["openvino"], engine="onnxruntime")
     with pytest.raises(InputError, match="expected one of onnxruntime, openvino"):

@@ -148,4 +148,5 @@ def print_comparison(a: str, b: str, found: Comparison) -> None:
         for (name, ms, (low, high)), first in zip(sides, cold, strict=True)
     ]
     print_table(("network", "median, ms", "quartiles, ms", "first call, ms"), rows)
-    say(found.verdict(a, b))
+    threads = "1 thread" if found.threads == 1 else f"{found.threads} threads"
+    say(f"In {found.engine} with {threads}: {found.verdict(a, b)}")

@@ -1,5 +1,6 @@
 """`ghostify evaluate`: how often a network is right."""
 
+import sys
 import time
 from typing import Any
 
@@ -69,6 +70,12 @@ def evaluate(named: NamedNetworkOrFile, images: NamedImages, batch_size: int, pe
         batch_size=batch_size,
         workers=images.workers,
     )
+    if named.exported is not None and not named.exported.about:
+        print(
+            f"{named.model} has no {named.exported.path.stem}.json beside it: images were normalised as --mean and "
+            "--std say, else as is usual for DATA",
+            file=sys.stderr,
+        )
     per_second = score.images / (time.perf_counter() - started)
     result = {
         "model": named.model,

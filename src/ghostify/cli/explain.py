@@ -94,30 +94,35 @@ def explain(
     result = {"model": named.model, "ghost": ghost, "input_shape": shape, **dataclasses.asdict(found)}
 
     def tables() -> None:
-        print_explanation(found)
+        print_explanation(found, *(found.precisions if ghost == named.model else ("original", "ghost")))
         if disturbance(environment):
             say(disturbance(environment))
 
     show(result | {"environment": environment}, as_json, tables)
 
 
-def print_explanation(found: Explanation) -> None:
-    headings = ("layer", "M MACs", "of ghost", "ms", "of ghost", "lost ms")
+def print_explanation(found: Explanation, before: str = "original", after: str = "ghost") -> None:
+    """Print where the time goes in two networks.
+
+    Args:
+        before, after: Their names.
+    """
+    headings = ("layer", f"M MACs,\n{before}", after, f"ms,\n{before}", after, "lost ms")
     total = ExplainedLayer("all", found.macs, found.ms, lost_in_all(found), ())
     print_table(headings, [row(layer) for layer in (*found.layers, total)])
     print()
     print_table(
-        ("what takes the time, ms", "original", "ghost"),
-        [(role, f"{ms[0]:.2f}", f"{ms[1]:.2f}") for role, ms in found.roles_ms.items() if any(ms)],
+        ("what takes the time, ms", before, after),
+        [(role, f"{ms[0]:.3f}", f"{ms[1]:.3f}") for role, ms in found.roles_ms.items() if any(ms)],
     )
     print()
     shown = [(kind, ms) for kind, ms in found.kinds_ms.items() if max(ms) >= KERNELS_SHOWN * max(found.ms)]
     print_table(
-        (f"kernel of {found.engine}, ms", "original", "ghost"),
-        [(kind, f"{ms.before:.2f}", f"{ms.after:.2f}") for kind, ms in shown],
+        (f"kernel of {found.engine}, ms", before, after),
+        [(kind, f"{ms.before:.3f}", f"{ms.after:.3f}") for kind, ms in shown],
     )
     print()
-    say(sentence(found))
+    say(sentence(found, before, after))
     for layer in sorted(found.layers, key=lambda layer: -layer.lost_ms):
         for reason in layer.reasons:
             say(f"  {layer.name or 'the rest'}: {reason}", "    ")
@@ -132,8 +137,11 @@ def lost_in_all(found: Explanation) -> float:
     return found.ms[1] - found.ms[0] * found.macs[1] / max(1, found.macs[0])
 
 
-def sentence(found: Explanation) -> str:
+def sentence(found: Explanation, before: str = "original", after: str = "ghost") -> str:
     """The whole, in words."""
+    if found.precisions == (before, after):
+        time = relative_time(found.ms[1] / found.ms[0], before)
+        return f"In {found.engine} {after} is {time}, by the time within its operators alone."
     share = percent(found.macs[1] / max(1, found.macs[0]))
     time = relative_time(found.ms[1] / found.ms[0], "the original")
     text = f"In {found.engine} the ghost is {time}, with {share} % of its multiply-adds."

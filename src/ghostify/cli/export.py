@@ -37,7 +37,7 @@ from ghostify.inference.export import export as export_network
 from ghostify.inference.forms import choose_forms as measured_forms
 from ghostify.inference.in_int8 import Int8Report
 from ghostify.inference.quantize import MOST, Int8
-from ghostify.jobs.evaluate import check_fit
+from ghostify.jobs.evaluate import Score, check_fit
 from ghostify.plain_part import is_detector, what_it_takes
 from ghostify.transform.detector import plain_inputs
 
@@ -153,7 +153,8 @@ def export(  # one parameter for each kind of question
     With --data the file is checked on test images, and its accuracy stands beside the network's;
     network.json says how images become inputs. Of a detector the file holds backbone, pyramid and head.
     The file is for the CPU and checked there; --device is where the network computes what it is checked against.
-    With --int8 accuracy, size and latency of the quantised file stand beside those in float32.
+    With --int8 the file is network.int8.onnx or .xml, and its accuracy, size and latency stand beside those that
+    it had in float32, which is not kept.
     """
     refuse_engine(ENGINE[kind], eight.precision)
     eight.refuse_idle(images)
@@ -242,7 +243,7 @@ def print_report(report: ExportReport) -> None:
             apart += f"; top-1 {percent(report.top1_before)} % before, {percent(report.top1_after)} % after"
         say(f"wrote {report.path} for {taken}: {apart}")
     else:
-        say(f"wrote {report.path} in int8 for {taken}; in float32 {apart}")
+        say(f"wrote {report.path}, in int8, for {taken}; before it was quantised, {apart}")
         print_int8(report, report.int8)
     joined = [ghost for ghost in report.ghosts if ghost.form == "joined"]
     if joined:
@@ -251,23 +252,31 @@ def print_report(report: ExportReport) -> None:
             say(f"  {ghost.name}: {ghost.reason}", "    ")
 
 
+def with_interval(top1: float | None, images: int) -> str:
+    """A share of right answers in per cent, and its 95 % Wilson interval."""
+    if top1 is None:
+        return "–"
+    low, high = Score(((images, round(top1 * images), 0),)).interval
+    return f"{percent(top1)} ({percent(low)}–{percent(high)})"
+
+
 def print_int8(report: ExportReport, int8: Int8Report) -> None:
     """Print the cost and the gain of int8, as a table and in words."""
     latency = int8.latency
-    columns = ("file", "top-1, %", "same answers, %", "MB", "ms", "times as fast")
+    columns = ("file", "top-1, %", "same\nanswers, %", "MB", "ms", "times as fast")
     speed = [f"{1 / ratio:.2f}" for ratio in (latency.ratio, latency.ratio_high, latency.ratio_low)]
     rows = [
         (
             "float32",
-            percent(report.top1_after),
+            with_interval(report.top1_after, report.images),
             percent(report.agreement),
             f"{int8.size_mb[0]:.2f}",
             f"{latency.a_ms:.3f}",
-            "1",
+            "1.00",
         ),
         (
             "int8",
-            percent(int8.top1),
+            with_interval(int8.top1, report.images),
             percent(int8.agreement),
             f"{int8.size_mb[1]:.2f}",
             f"{latency.b_ms:.3f}",
@@ -283,7 +292,11 @@ def print_int8(report: ExportReport, int8: Int8Report) -> None:
     if int8.in_fp32:
         say(f"{len(int8.in_fp32)} of {int8.layers} layers are in float32: {', '.join(int8.in_fp32)}.")
     if int8.judges:
-        say(f"{int8.judges} images judged what may be lost.")
+        left = "no layer went" if not int8.in_fp32 else f"{len(int8.in_fp32)} layers went"
+        say(
+            f"{int8.judges} images judged what may be lost: {100 * (int8.judged_loss or 0):.2f} "
+            f"points of top-1 are; {left} back to float32."
+        )
     if int8.images < FEWEST_IMAGES:
         say(f"Ranges from {int8.images} images may be too narrow: better some hundreds.")
     if int8.overflow_fix:

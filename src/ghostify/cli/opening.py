@@ -15,8 +15,7 @@ from torch import nn
 from ghostify.data import ImageData, load_data
 from ghostify.data.sources import FOLDERS
 from ghostify.errors import InputError
-from ghostify.inference.engines import Precision
-from ghostify.inference.file_network import FileNetwork, is_exported
+from ghostify.inference.file_network import FileNetwork, FilePrecision, is_exported
 from ghostify.measure.count import count
 from ghostify.models.registry import Origin, designed_channels, origin_of, takes_option
 from ghostify.models.weights import OtherHeadError
@@ -182,7 +181,7 @@ class NamedNetworkOrFile(NamedNetwork):
     """
 
     engine: str | None = None
-    precision: Precision = "fp32"
+    precision: FilePrecision = "fp32"
 
     @cached_property
     def exported(self) -> FileNetwork | None:

@@ -1,5 +1,6 @@
 """A network as the file that an engine runs in a precision."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -9,14 +10,14 @@ from ghostify.inference.deploy import copied
 from ghostify.inference.engines import Precision
 from ghostify.inference.export import write_onnx
 from ghostify.inference.file_network import FileNetwork
-from ghostify.inference.quantize import images_for_ranges, quantise_file
+from ghostify.inference.quantize import AlreadyQuantisedError, images_for_ranges, quantise_file
 
 WRITTEN = "network.onnx"
 QUANTISED = {"onnxruntime": "network.int8.onnx", "openvino": "network.int8.xml"}
 
 
 def engine_file(network: nn.Module, folder: Path, example: Tensor, *, engine: str, precision: Precision) -> Path:
-    """Write a network as it is for an engine, to be timed; a file is taken as it is.
+    """Write a network as it is for an engine, to be timed; a file is taken as it is, also one that is in int8.
 
     Quantised, the ranges of its maps are the example's: they hardly change its time, but make answers of no use.
 
@@ -33,8 +34,9 @@ def engine_file(network: nn.Module, folder: Path, example: Tensor, *, engine: st
             write_onnx(own, file, example, engine=engine)
     if precision == "int8":
         quantised = folder / QUANTISED[engine]
-        quantise_file(file, quantised, engine=engine, images=images_for_ranges([example], example))
-        file = quantised
+        with suppress(AlreadyQuantisedError):
+            quantise_file(file, quantised, engine=engine, images=images_for_ranges([example], example))
+            file = quantised
     return file
 
 

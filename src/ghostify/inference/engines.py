@@ -44,11 +44,17 @@ def precisions_of(
         precision = "bf16" if example.dtype == torch.bfloat16 else "fp32"
     pair = (precision, precision) if isinstance(precision, str) else precision
     if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise InputError(f"{spelled('precision')} is {precision!r}: expected one of {', '.join(PRECISIONS)}, or a pair")
+        raise InputError(
+            f"{spelled('precision')} is {precision!r}: expected one of {', '.join(PRECISIONS)}, or one for each side"
+        )
     a, b = pair
     for each in (a, b):
         if each not in PRECISIONS:
-            raise InputError(f"{spelled('precision')} is {each!r}: expected one of {', '.join(PRECISIONS)}")
+            names = ", ".join(PRECISIONS)
+            raise InputError(
+                f"{spelled('precision')} is {each!r}: expected one of {names}, or one for each side, such as "
+                '("fp32", "int8")'
+            )
         if each == "int8" and engine not in FILE_ENGINES:
             raise InputError(f"{engine} has no int8: expected {spelled('engine')} to be {' or '.join(FILE_ENGINES)}")
     return a, b

@@ -128,7 +128,8 @@ def export(  # noqa: PLR0913  # the front door: the promised names, each a setti
     if format not in FORMATS:
         raise InputError(f"{spelled('format')} is {format!r}: expected one of {', '.join(FORMATS)}")
     if target.suffix != SUFFIX[format]:
-        raise InputError(f"{target.name}: expected a name that ends in {SUFFIX[format]}")
+        other = "".join(f", or {spelled('format', kind)}" for kind in FORMATS if SUFFIX[kind] == target.suffix)
+        raise InputError(f"{target.name}: expected a name that ends in {SUFFIX[format]}{other}")
     check_example(example)
     refuse_unwritable(target)
     quantised = None if int8 is False else int8 if isinstance(int8, Int8 | None) else Int8(int8)
@@ -348,6 +349,7 @@ def refuse_difference(report: ExportReport, tolerance: float) -> None:
 def describe(report: ExportReport, example: Tensor, preprocessing: dict[str, Any]) -> dict[str, Any]:
     """The facts that users of the file must know, as JSON values."""
     return {
+        "format": report.format,
         "input": {"name": "images", "shape": ["batch", *example.shape[1:]], "dtype": named(example.dtype)},
         "preprocessing": preprocessing,
         "check": {

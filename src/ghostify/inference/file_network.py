@@ -5,16 +5,18 @@ import os
 import weakref
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from ghostify.errors import InputError, spelled
-from ghostify.inference.engines import FILE_ENGINES, FileRunner, Precision, check_engine
+from ghostify.inference.engines import FILE_ENGINES, FileRunner, check_engine
 from ghostify.wrappers import Closed
 
-IN_FILES: tuple[Precision, ...] = ("fp32", "bf16")
+FilePrecision = Literal["fp32", "bf16"]
+IN_FILES: tuple[FilePrecision, ...] = get_args(FilePrecision)
+FORMATS = {"onnx": ".onnx", "openvino": ".xml"}  # suffixes by the name in a note
 # The engine of each kind of file by default, and all that read it.
 READERS = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",)}
 
@@ -40,19 +42,20 @@ class FileNetwork(Closed):
         *,
         engine: str | None = None,
         threads: int | None = None,
-        precision: Precision = "fp32",
+        precision: FilePrecision = "fp32",
     ) -> None:
         super().__init__()
         self.path = Path(path).absolute()
         if not is_exported(self.path):
             raise InputError(f"{self.path.name}: expected an exported file, which ends in {' or '.join(READERS)}")
         if not self.path.is_file():
-            raise InputError(f"there is no file {self.path}")
+            raise InputError(f"there is no file {path}")
         self.engine = engine or READERS[self.path.suffix][0]
         check_engine(self.engine, FILE_ENGINES)
         refuse_other_reader(self.path, self.engine)
         if precision not in IN_FILES:
-            raise InputError(f"{spelled('precision')} is {precision!r}: expected one of {', '.join(IN_FILES)}")
+            known = " or ".join(IN_FILES)
+            raise InputError(f"{spelled('precision')} is {precision!r}: expected {known}; what is in int8 stays so")
         if threads is not None and (type(threads) is not int or threads < 1):
             raise InputError(f"{spelled('threads')} is {threads!r}: expected at least 1")
         self.threads, self.precision = threads, precision
@@ -87,6 +90,8 @@ class FileNetwork(Closed):
         Raises:
             InputError: If the file takes inputs of another size, or its engine fails.
         """
+        if not x.is_floating_point():
+            raise InputError(f"{self.path.name} takes floating-point numbers, not {x.dtype}: normalise the images")
         wanted = self.runner.input_shape
         if len(wanted) != x.ndim or any(size not in (None, own) for size, own in zip(wanted, x.shape, strict=True)):
             sizes = ["batch" if size is None else size for size in wanted]
@@ -137,7 +142,9 @@ def read_about(path: Path) -> dict[str, Any]:
             f"{note} is not what export wrote beside {path.name}: expected an object with the input's shape and the "
             "preprocessing"
         )
-    return about
+    shared = ("input", "preprocessing")  # with a file of the other format and the same name
+    own = FORMATS.get(about.get("format", "")) in (path.suffix, None)
+    return about if own else {part: about[part] for part in shared if part in about}
 
 
 def is_note(about: Any) -> bool:
@@ -147,4 +154,4 @@ def is_note(about: Any) -> bool:
     shape = about.get("input", {}).get("shape", [])
     classes = about.get("preprocessing", {}).get("classes", [])
     named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
-    return isinstance(shape, list) and named
+    return isinstance(shape, list) and named and isinstance(about.get("format", ""), str)

@@ -48,6 +48,7 @@ class Int8Report:
         size_mb: Megabytes (10⁶ bytes) in float32 and in int8.
         latency: int8 over float32, in the file's engine, for the example.
         judges: How many judged a drop of accuracy; 0 without one.
+        judged_loss: Share of right answers that these say is lost; None without them.
         lost: A sentence where int8 costs much, and what helps; "" where it does not.
     """
 
@@ -61,6 +62,7 @@ class Int8Report:
     size_mb: tuple[float, float]
     latency: Comparison
     judges: int
+    judged_loss: float | None
     lost: str
 
 
@@ -109,6 +111,7 @@ def checked_in_int8(
         (size_mb(plain), size_mb(made)),
         latency,
         0 if judges is None else len(judges.labels),
+        done.lost,
         what_is_lost(in_int8, in_int8=done.layers - len(done.in_fp32), controlled=judges is not None),
     )
 

@@ -29,8 +29,8 @@ class Int8:
             all maps are taken from the first 300 images.
         max_accuracy_drop: Points of top-1 that may be lost, 0 to below 100: layers are left in float32 until no more
             is; None: all are quantised.
-        judges: Pairs of batches and labels by which that is judged, no test images; None: ``images``, and right is
-            what the network itself answers.
+        judges: Pairs of batches and labels by which that is judged, no test images; without labels right is what the
+            network itself answers. None: ``images``, without labels.
     """
 
     images: Iterable[Batch]
@@ -77,12 +77,18 @@ class Quantised:
         in_fp32: Names of those that were left in float32.
         overflow_fix: True where weights use half of their range, as on processors without VNNI.
         images: Images whose ranges were taken.
+        lost: Share of right answers that was lost by the images that judge that; None without them.
     """
 
     layers: int
     in_fp32: tuple[str, ...]
     overflow_fix: bool
     images: int
+    lost: float | None
+
+
+class AlreadyQuantisedError(InputError):
+    """A file is in int8 as it is."""
 
 
 def refuse_without_nncf() -> None:
@@ -138,6 +144,7 @@ def quantise_file(path: Path, out: Path, *, engine: str, images: Tensor, judges:
         images: Inputs ``[images, channels, height, width]`` from which the ranges of maps are taken.
         judges: Images that judge what may be lost; None: everything that can be is quantised.
     Raises:
+        AlreadyQuantisedError: If it is in int8.
         InputError: If NNCF is missing or cannot quantise it.
     """
     refuse_without_nncf()
@@ -157,6 +164,8 @@ def quantise_file(path: Path, out: Path, *, engine: str, images: Tensor, judges:
             overflow_fix=overflow_fix,
             **asked,
         )
+    if found["already"]:
+        raise AlreadyQuantisedError(f"{path.name} is in int8 as it is")
     layers: dict[str, bool] = {}
     for operator, quantised in found["layers"].items():
         layers[layer_of(operator)] = layers.get(layer_of(operator), True) and quantised
@@ -168,7 +177,7 @@ def quantise_file(path: Path, out: Path, *, engine: str, images: Tensor, judges:
             f"{100 * found['lost']:.2f} are lost by the images that judge it"
         )
     left = [name for name, quantised in layers.items() if not quantised]
-    return Quantised(len(layers), tuple(left), overflow_fix, len(images))
+    return Quantised(len(layers), tuple(left), overflow_fix, len(images), found["lost"])
 
 
 def layer_of(operator: str) -> str:

@@ -131,8 +131,9 @@ def quantize(
         judges: Files of two arrays, inputs and labels; None without ``max_drop``.
         max_drop: Share of right answers that may be lost.
     Returns:
-        ``layers``: those with weights, True where these are quantised; ``lost``: the share of right answers that was
-        lost, None without ``max_drop``.
+        ``already``: True where the file is quantised as it is, and nothing is written; else ``layers``: those with
+        weights, True where these are quantised; ``lost``: the share of right answers that was lost, None without
+        ``max_drop``.
     """
     os.environ["NNCF_CI"] = "1"  # else it reports its use to its makers
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no CUDA toolkit beside no GPU
@@ -142,7 +143,7 @@ def quantize(
     format_of = FORMATS[engine]()
     model = format_of.read(path)
     if format_of.is_quantised(model):
-        raise ValueError("it is quantised already")
+        return {"already": True}
     seen = np.load(images, mmap_mode="r")
     shown = nncf.Dataset([format_of.inputs(model, np.array(seen[i : i + 1])) for i in range(len(seen))])
     fix = advanced.OverflowFix.ENABLE if overflow_fix else advanced.OverflowFix.DISABLE
@@ -176,4 +177,4 @@ def quantize(
             lost = before - after
     layers = format_of.layers(made)
     format_of.write(made, out)
-    return {"layers": layers, "lost": lost}
+    return {"already": False, "layers": layers, "lost": lost}
