@@ -38,7 +38,7 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)).eval()
 
 
-X = torch.randn(4, 3, 9, 7)
+NETWORK, X = network(), torch.randn(4, 3, 9, 7)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_what_needs_layers_refuses_a_file(name: str, files: dict[str, Path], tmp
 def wrong_in(file: FileNetwork, batch: Tensor, calls: int) -> int:
     """How often a file gives for a batch what it does not give for it alone."""
     with torch.no_grad():
-        wanted = network()(batch)
+        wanted = NETWORK(batch)
     return sum(not torch.allclose(file(batch), wanted, atol=1e-4) for _ in range(calls))
 
 

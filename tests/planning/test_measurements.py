@@ -9,6 +9,7 @@ from small import SHAPE, Net
 
 from ghostify import InputError, plan
 from ghostify.changes import Prune, layer
+from ghostify.inference.explain import ProfileConditions
 from ghostify.planning import timing
 from ghostify.planning.measurements import Measurements
 
@@ -71,8 +72,8 @@ def test_profiles_of_another_machine_engine_or_version_are_not_taken(
     model, file = Net().eval(), tmp_path / "measurements.jsonl"
     profiled: list[str] = []
 
-    def layer_ms(network: Any, example: Any, engine: str, threads: int, *, homes: Any) -> dict[str, float]:
-        profiled.append(engine)
+    def layer_ms(network: Any, example: Any, conditions: ProfileConditions, *, homes: Any) -> dict[str, float]:
+        profiled.append(conditions.precision)
         return dict.fromkeys((*homes, ""), 1.0)
 
     monkeypatch.setattr(timing, "layer_ms", layer_ms)
@@ -94,6 +95,8 @@ def test_profiles_of_another_machine_engine_or_version_are_not_taken(
     assert profiles() == timing.SAMPLES + 1
     assert profiles() == 0, "an interrupted plan goes on"
     assert profiles(threads=2) == timing.SAMPLES + 1
+    assert profiles(int8=True) == timing.SAMPLES + 1
+    assert set(profiled) == {"int8"}
     environment = timing.describe_environment()
     monkeypatch.setattr(timing, "describe_environment", lambda: environment | {"processor": "another"})
     assert profiles() == timing.SAMPLES + 1
