@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 import pytest
+from command_line import refused
 
-from ghostify.cli import cli, main
+from ghostify.cli import cli
 
 
 def commands(group: click.Group, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
@@ -51,15 +52,6 @@ RANGES = [
 ]
 
 
-def one_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What a verb that is refused says on standard error."""
-    assert main(arguments) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    [line] = captured.err.splitlines()
-    return line
-
-
 def test_the_walk_meets_what_is_required() -> None:
     required = {case.id for case in REQUIRED}
     assert {"train --data", "train --out", "evaluate --data", "evaluate MODEL", "plan --out"} <= required
@@ -84,7 +76,7 @@ def test_what_is_required_and_left_out_is_named(
         if parameter.required and parameter is not left_out:
             value = str(tmp_path / "out") if parameter.name == "out" else "resnet20"
             arguments += [parameter.opts[0], value] if isinstance(parameter, click.Option) else [value]
-    line = one_line(capsys, *verb, *arguments)
+    line = refused(capsys, *verb, *arguments)
     # Of two arguments it is the last that is found to be missing.
     others = [p.make_metavar(click.Context(command)) for p in command.params if isinstance(p, click.Argument)]
     names = left_out.opts if isinstance(left_out, click.Option) else others
@@ -108,7 +100,7 @@ def test_of_options_one_of_which_is_required_neither_all_nor_none_are_taken(
     places = {"PHOTOS": str(tmp_path), "PLAN": str(tmp_path / "plan.json")}
     for given in ([], options):
         arguments = [places.get(word, word) for word in " ".join([verb, *given]).split()]
-        line = one_line(capsys, *arguments, "--out", str(tmp_path / "out"))
+        line = refused(capsys, *arguments, "--out", str(tmp_path / "out"))
         assert all(option.split()[0] in line for option in options)
         assert not (tmp_path / "out").exists()
 
@@ -119,14 +111,14 @@ def test_a_misspelled_option_is_refused_with_the_right_one(
 ) -> None:
     flag = max(option.opts, key=len)
     misspelled = f"{flag[:-1]}{flag[-1]}q"
-    line = one_line(capsys, *verb, misspelled)
+    line = refused(capsys, *verb, misspelled)
     assert f"No such option '{misspelled}'" in line
     assert flag in line.partition("Did you mean")[2]
 
 
 @pytest.mark.parametrize("verb", ["cuont", "tarin", "evalute", "convrt"])
 def test_a_misspelled_verb_is_refused_with_the_right_one(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    line = one_line(capsys, verb, "resnet20")
+    line = refused(capsys, verb, "resnet20")
     assert get_close_matches(verb, cli.commands)[0] in line.partition("Did you mean")[2]
 
 
@@ -134,7 +126,7 @@ def test_a_misspelled_verb_is_refused_with_the_right_one(verb: str, capsys: pyte
 def test_what_is_no_number_is_refused(
     verb: tuple[str, ...], option: click.Option, value: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = one_line(capsys, *verb, option.opts[0], value)
+    line = refused(capsys, *verb, option.opts[0], value)
     assert f"Invalid value for '{option.opts[0]}'" in line
 
 
@@ -144,7 +136,7 @@ def test_what_is_beyond_its_range_is_refused(
 ) -> None:
     assert isinstance(option.type, click.IntRange | click.FloatRange)
     beyond = bound - 1 if bound == option.type.min else bound + 1
-    line = one_line(capsys, *verb, option.opts[0], f"{beyond:g}" if isinstance(beyond, float) else str(beyond))
+    line = refused(capsys, *verb, option.opts[0], f"{beyond:g}" if isinstance(beyond, float) else str(beyond))
     assert f"Invalid value for '{option.opts[0]}'" in line
 
 
@@ -156,9 +148,9 @@ def test_a_recipes_numbers_are_refused_by_their_options_before_anything_is_opene
     if setting == "lr-batch-size" and value == "nan":
         value = "-2"
     train = ["train", "no-such-network", "--data", "nothing", "--out", str(tmp_path / "out")]
-    assert f"--{setting} is {float(value):g}" in one_line(capsys, *train, f"--{setting}", value).replace(".0:", ":")
+    assert f"--{setting} is {float(value):g}" in refused(capsys, *train, f"--{setting}", value).replace(".0:", ":")
 
 
 @pytest.mark.parametrize("option", ["--mean", "--std", "--input-shape"])
 def test_an_empty_value_is_not_taken_for_none(option: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert f"Invalid value for '{option}'" in one_line(capsys, "look", "resnet20", option, "")
+    assert f"Invalid value for '{option}'" in refused(capsys, "look", "resnet20", option, "")

@@ -239,7 +239,7 @@ def train(
 @click.option("--per-class", is_flag=True, help="Print the average precision of each category, the least first.")
 @out_option("Folder for detections.json, COCO's result rows.", DETECTIONS, required=False)
 @json_option
-def evaluate(  # one parameter for each kind of question
+def evaluate(
     named: NamedDetector, images: BoxImages, exported: Path | None, per_class: bool, out: Path | None, as_json: bool
 ) -> None:
     """Score MODEL on the val images: COCO's twelve numbers."""

@@ -138,7 +138,7 @@ class EightBits:
     *(f"network{int8}{suffix}" for int8 in ("", ".int8") for suffix in (*SUFFIX.values(), ".bin", ".json")),
 )
 @json_option
-def export(  # one parameter for each kind of question
+def export(
     named: NamedNetwork,
     kind: Any,
     images: NamedImages,

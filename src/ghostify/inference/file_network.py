@@ -12,11 +12,11 @@ from torch import Tensor
 
 from ghostify.errors import InputError, spelled
 from ghostify.inference.engines import FILE_ENGINES, FileRunner, check_engine
+from ghostify.inference.export import SUFFIX
 from ghostify.wrappers import Closed
 
 FilePrecision = Literal["fp32", "bf16"]
 IN_FILES: tuple[FilePrecision, ...] = get_args(FilePrecision)
-FORMATS = {"onnx": ".onnx", "openvino": ".xml"}  # suffixes by the name in a note
 # The engine of each kind of file by default, and all that read it.
 READERS = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",)}
 
@@ -143,7 +143,7 @@ def read_about(path: Path) -> dict[str, Any]:
             "preprocessing"
         )
     shared = ("input", "preprocessing")  # with a file of the other format and the same name
-    own = FORMATS.get(about.get("format", "")) in (path.suffix, None)
+    own = SUFFIX.get(about.get("format", "")) in (path.suffix, None)
     return about if own else {part: about[part] for part in shared if part in about}
 
 
