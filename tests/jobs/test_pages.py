@@ -12,7 +12,7 @@ from torch import nn
 
 from ghostify import convert
 from ghostify.data.images import ImageData, MemoryImages
-from ghostify.inference.explain import ExplainedLayer, Explanation
+from ghostify.inference.explain import BeforeAfter, ExplainedLayer, Explanation
 from ghostify.jobs.look import layers_to_pick, look
 from ghostify.jobs.look_page import write_look
 from ghostify.jobs.report import write_report
@@ -265,9 +265,10 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "calibration": {"images": 64, "effort": "fast"},
         **{"ratio": 2, "cheap": "depthwise", "cheap_kernel_size": 3},
     }
+    macs, ms = BeforeAfter(10**10, 10**10 // 2), BeforeAfter(40.0, 30.0)
     layer = "stages.3.blocks.11.conv_pointwise_linear"
-    layers = tuple(ExplainedLayer(f"{layer}.{n}", (1234.5e6, 617.2e6), (12.345, 9.876), 1.0, ()) for n in range(3))
-    explanation = Explanation(layers, {}, (10**10, 10**10 // 2), (40.0, 30.0), "onnxruntime", 16)
+    layers = tuple(ExplainedLayer(f"{layer}.{n}", macs, ms, 1.0, ()) for n in range(3))
+    explanation = Explanation(layers, {}, {}, macs, ms, "onnxruntime", 16, ("fp32", "fp32"))
     images = MemoryImages(torch.randint(0, 256, (4, 3, 24, 24), dtype=torch.uint8), torch.zeros(4, dtype=torch.long))
     data = ImageData("noise", images, None, images, ("ant",), 24)
     path = tmp_path_factory.mktemp("report") / "report.html"
