@@ -133,14 +133,7 @@ def ends_apart(
         def loss_of(x: Tensor) -> Tensor:
             with torch.no_grad():
                 target = original(x.clone())
-            output = ghost(x.clone())
-            parts = [ends_distance(outputs, targets, ends)] if ends else []
-            returned = [
-                apart(*pair) for pair in zip(tensors_in(output), tensors_in(target), strict=True) if has_numbers(*pair)
-            ]
-            if returned:
-                parts.append(torch.stack(returned).mean())
-            return torch.stack(parts).sum()
+            return hints_distance(ghost(x.clone()), target, ends, outputs, targets)
 
         yield loss_of
 
@@ -199,6 +192,28 @@ def apart(output: Tensor, target: Tensor) -> Tensor:
     """Mean squared error over variance."""
     target = target.float()
     return nn.functional.mse_loss(output.float(), target) / target.var().clamp_min(1e-12)
+
+
+def hints_distance(
+    output: Any,
+    target: Any,
+    ends: Mapping[str, Tensor | None],
+    outputs: Mapping[str, Tensor],
+    targets: Mapping[str, Tensor],
+) -> Tensor:
+    """Distance of a network's output from its original's, and of the ends of its blocks.
+
+    Args:
+        output: The network's output, in any nesting of tensors.
+        target: The original's, which may lack the last of these tensors: some networks add others in training.
+        ends, outputs, targets: See ``ends_distance``; there may be none.
+    """
+    pairs = zip(tensors_in(output), tensors_in(target), strict=False)
+    returned = [apart(*pair) for pair in pairs if has_numbers(*pair)]
+    parts = [torch.stack(returned).mean()] if returned else []
+    if ends:
+        parts.append(ends_distance(outputs, targets, ends))
+    return torch.stack(parts).sum()
 
 
 def ends_distance(

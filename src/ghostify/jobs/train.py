@@ -14,18 +14,17 @@ from ghostify.data.images import Batch, ImageData, MemoryImages, count_images, j
 from ghostify.data.sample import draw_inputs
 from ghostify.data.sources import augmented
 from ghostify.errors import InputError, spelled
-from ghostify.fitting.refine import apart, ends_distance
+from ghostify.fitting.refine import hints_distance
 from ghostify.jobs.accelerator import accelerator_on
 from ghostify.jobs.checkpoint import Epoch
 from ghostify.jobs.evaluate import Score, check_fit, evaluate, logits_of
+from ghostify.jobs.hints import IMAGES_TO_MATCH
 from ghostify.jobs.learn import ON_THE_CPU, AfterEpoch, Answer, RunOptions, drops_last, learn, memory_format_of
 from ghostify.jobs.recipe import Recipe
 from ghostify.planning.measurements import fingerprint
 from ghostify.progress import Progress
 from ghostify.structure.blocks import ends_of
 from ghostify.transform.match import match_ends
-
-IMAGES_TO_MATCH = 128  # on which the network's maps are matched with the teacher's
 
 
 @dataclass(frozen=True)
@@ -148,9 +147,7 @@ class Classification:
             with torch.no_grad():
                 answers = logits_of(self.teacher.network(x))
             if self.teacher.hints:
-                distance = apart(logits, answers)
-                if self.ends:
-                    distance = distance + ends_distance(self.outputs, self.targets, self.ends)
+                distance = hints_distance(logits, answers, self.ends, self.outputs, self.targets)
             else:
                 distance = disagreement(logits, answers, self.teacher.temperature)
             loss = (1 - self.teacher.weight) * loss + self.teacher.weight * distance
