@@ -10,8 +10,10 @@ SOURCE = Path(__file__).parents[1] / "src" / "ghostify"
 FLOORS = [
     ["__main__"],
     ["cli"],
-    ["jobs"],
     ["__init__"],
+    ["detect"],
+    ["verbs"],
+    ["jobs"],
     ["planning"],
     ["network_file", "inference"],
     ["transform"],

@@ -3,6 +3,9 @@
 The front door: everything here is public; the rooms behind it may move.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from ghostify.changes import LayerPlan
 from ghostify.errors import InputError
 from ghostify.inference import FileNetwork, Int8, choose_forms, compare, deploy, explain, export
@@ -12,26 +15,72 @@ from ghostify.models import create_model, list_detectors, list_models
 from ghostify.network_file import load, save
 from ghostify.planning import convert, plan
 
+if TYPE_CHECKING:
+    from ghostify import detect
+    from ghostify.data.images import ImageData
+    from ghostify.data.sources import load_data
+    from ghostify.jobs.hints import hints
+    from ghostify.jobs.recipe import Recipe
+    from ghostify.jobs.train import Teacher
+    from ghostify.verbs.evaluate import evaluate
+    from ghostify.verbs.look import look
+    from ghostify.verbs.train import train
+
 __version__ = "0.1.0"
 
 __all__ = [
     "FileNetwork",
     "GhostConv2d",
     "GhostModule",
+    "ImageData",
     "InputError",
     "Int8",
     "LayerPlan",
+    "Recipe",
+    "Teacher",
     "choose_forms",
     "compare",
     "convert",
     "count",
     "create_model",
     "deploy",
+    "detect",
+    "evaluate",
     "explain",
     "export",
+    "hints",
     "list_detectors",
     "list_models",
     "load",
+    "load_data",
+    "look",
     "plan",
     "save",
+    "train",
 ]
+
+# What is imported when it is first asked for, and from where: whoever changes or times networks needs no trainer.
+_LATER = {
+    "ImageData": "ghostify.data.images",
+    "Recipe": "ghostify.jobs.recipe",
+    "Teacher": "ghostify.jobs.train",
+    "detect": "ghostify.detect",
+    "evaluate": "ghostify.verbs.evaluate",
+    "hints": "ghostify.jobs.hints",
+    "load_data": "ghostify.data.sources",
+    "look": "ghostify.verbs.look",
+    "train": "ghostify.verbs.train",
+}
+
+if not TYPE_CHECKING:  # where it would stand for any name
+
+    def __getattr__(name: str) -> Any:
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = import_module(_LATER[name])
+        globals()[name] = found = module if module.__name__ == f"{__name__}.{name}" else getattr(module, name)
+        return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -25,6 +25,18 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def on_device(model: nn.Module, device: str) -> Iterator[None]:
+    """Put a network on a device, and back to its own at the end."""
+    before = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), None)
+    model.to(device)
+    try:
+        yield
+    finally:
+        if before is not None:
+            model.to(before)
+
+
+@contextmanager
 def random_state_kept(model: nn.Module) -> Iterator[None]:
     """Let random numbers be drawn on the CPU and on a network's GPUs, and put their generators back at the end."""
     devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.is_cuda})

@@ -1,6 +1,7 @@
 """A network on disk: its tensors, and a note on how to build it again."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -206,6 +207,7 @@ class NetworkFile:
             else:
                 place, _, leaf = name.rpartition(".")
                 setattr(model.get_submodule(place), leaf, made[firsts[name]])
+        remember_extra(model, self.extra)
         return model.eval()
 
     def blueprint(self) -> Blueprint:
@@ -228,6 +230,30 @@ def fits(stored: Tensor | None, own: Tensor) -> bool:
     if stored is None or stored.shape != own.shape:
         return False
     return stored.is_floating_point() == own.is_floating_point()
+
+
+def remember_extra(model: nn.Module, extra: Mapping[str, Any]) -> None:
+    model.ghostify_extra = dict(extra)  # type: ignore[assignment]  # a note on the module, no part of its state
+
+
+def known_extra(model: nn.Module) -> dict[str, Any]:
+    """The values that were kept beside a network in its file, or beside the one that it was made of; else nothing."""
+    extra = getattr(model, "ghostify_extra", None)
+    return extra if isinstance(extra, dict) else {}
+
+
+def channels_of(model: str, extra: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
+    """How a network's file says that images are normalised: nothing, or ``mean`` and ``std`` of three channels."""
+    found = {name: extra[name] for name in ("mean", "std") if extra.get(name) is not None}
+    for name, values in found.items():
+        three = isinstance(values, list | tuple) and len(values) == 3
+        finite = three and all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+        if not finite or (name == "std" and min(values) <= 0):
+            what = "three numbers above 0" if name == "std" else "three numbers"
+            raise InputError(
+                f"{model} says that {name} is {values!r}: expected {what}; give {spelled('mean')} and {spelled('std')}"
+            )
+    return {name: tuple(values) for name, values in found.items()}
 
 
 def read_extra(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """`ghostify detect`: detectors learn, are scored, and show what they find."""
 
 import dataclasses
-import json
 import shlex
 import sys
 import time
@@ -12,7 +11,6 @@ import click
 import torch
 from torch import nn
 
-from ghostify.atomic import replacing
 from ghostify.cli.beforehand import open_before, refuse_engine, refuse_missing, refuse_other_kind, refuse_unsavable
 from ghostify.cli.opening import Channels, NamedNetwork
 from ghostify.cli.options import (
@@ -35,19 +33,18 @@ from ghostify.cli.options import (
     together,
     training_output,
 )
-from ghostify.cli.output import first_process, kept, percent, print_history, print_table, progress_bars, say, show
+from ghostify.cli.output import kept, percent, print_history, print_table, progress_bars, say, show
 from ghostify.data.coco import DetectionData, load_coco
 from ghostify.inference.file_detector import detector_by_file
 from ghostify.inference.file_network import FileNetwork
-from ghostify.jobs.boxes import draw_boxes, find_in_files, image_files
+from ghostify.jobs.boxes import DETECTIONS, find_in_files, image_files, write_drawings, write_found
 from ghostify.jobs.coco_score import NUMBERS, CocoScore
-from ghostify.jobs.detect import check_detector, evaluate_detector, train_detector
+from ghostify.jobs.detect import check_detector, evaluate_detector, train_and_score_detector
 from ghostify.jobs.learn import RunOptions, refuse_to_overwrite
 from ghostify.jobs.recipe import Recipe
-from ghostify.jobs.training_folder import CHECKPOINT, HISTORY, NETWORK, TrainingFolder
+from ghostify.jobs.training_folder import CHECKPOINT, TrainingFolder
 from ghostify.measure.environment import describe_environment
 from ghostify.models.backbone_weights import load_backbone_weights_
-from ghostify.network_file import save
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,6 @@ coco_option = click.option(
     required=True,
     help="DATA in COCO's layout, coco:DIR or coco:DIR?train=NAME&val=NAME for other names of its parts.",
 )
-DETECTIONS = "detections.json"
 # All of a recipe but what only a classification can have.
 LEARNING = [
     field.name
@@ -178,8 +174,7 @@ def train(
     refuse_unsavable(network)
     if backbone_weights is not None:
         load_backbone_weights_(network, backbone_weights)
-    known = {"classes": data.classes, "category_ids": data.category_ids}
-    folder = TrainingFolder(output.out, known, output.tensorboard)
+    folder = TrainingFolder(output.out, data.preprocessing, output.tensorboard)
     settings = {
         "model": named.model,
         "data": images.data_name,
@@ -188,43 +183,26 @@ def train(
         "recipe": dataclasses.asdict(recipe),
         "command": shlex.join(["ghostify", *sys.argv[1:]]),
     }
-    if first_process():
-        folder.begin(settings, images.device)
-    started = time.perf_counter()
-    with kept("go on with --resume"), folder.unless_refused(), progress_bars() as progress:
-        history = train_detector(
+    with kept("go on with --resume"), progress_bars() as progress:
+        training = train_and_score_detector(
             network,
             data,
             recipe,
             options=RunOptions(images.device, images.workers, folder.checkpoint, output.resume),
+            folder=folder,
+            settings=settings,
             progress=progress,
-            after_epoch=folder.after_epoch,
         )
-    seconds = time.perf_counter() - started
-    if not first_process():
+    score = training.score
+    if score is None:
         return
-    file = output.out / NETWORK
-    save(network, file, extra=known)
-    with progress_bars() as progress:
-        score, _ = evaluate_detector(
-            network, data.test, data, device=images.device, workers=images.workers, progress=progress
-        )
-    result = {
-        **settings,
-        "history": [dataclasses.asdict(epoch) for epoch in history],
-        "seconds": round(seconds, 1),
-        **dataclasses.asdict(score),
-        "environment": describe_environment(images.device),
-        "out": str(file),
-    }
-    folder.write_json(HISTORY, result)
 
     def tables() -> None:
-        print_history(history)
+        print_history(training.history)
         print_score(score)
-        print(f"wrote {file}")
+        print(f"wrote {training.file}")
 
-    show(result, as_json, tables)
+    show(training.record, as_json, tables)
 
 
 @detect.command()
@@ -258,8 +236,7 @@ def evaluate(
         )
     per_second = score.images / (time.perf_counter() - started)
     if out is not None:
-        with replacing(out / DETECTIONS) as temporary:
-            temporary.write_text(json.dumps(found) + "\n")
+        write_found(out, found)
     result = {
         "model": named.model,
         "file": None if exported is None else str(exported),
@@ -295,17 +272,12 @@ def predict(
     network = named.open().to(device)
     refuse_other_kind(named, network, detector=True)
     found = find_in_files(network, images, named.extra.get("classes"), out, least_score=least_score, device=device)
-    for picture in found:
-        with replacing(picture.drawing) as temporary:
-            draw_boxes(picture).save(temporary, format="PNG")
-    rows = {"images": [picture.row for picture in found]}
-    with replacing(out / DETECTIONS) as temporary:
-        temporary.write_text(json.dumps(rows, indent=1) + "\n")
+    write_drawings(out, found)
 
     def tables() -> None:
         print_table(("image", "objects", "written"), [(str(p.path), p.summary, str(p.drawing)) for p in found], 3)
 
-    show({"model": named.model, "out": str(out), **rows}, as_json, tables)
+    show({"model": named.model, "out": str(out), "images": [p.row for p in found]}, as_json, tables)
 
 
 def print_score(score: CocoScore) -> None:

@@ -16,7 +16,7 @@ from ghostify.cli.options import (
     json_option,
     source_options,
 )
-from ghostify.cli.output import percent, print_table, say, score_row, score_text, show
+from ghostify.cli.output import percent, print_table, say, score_text, show
 from ghostify.errors import InputError
 from ghostify.inference.engines import FILE_ENGINES
 from ghostify.jobs.evaluate import Score, check_fit
@@ -84,7 +84,7 @@ def evaluate(named: NamedNetworkOrFile, images: NamedImages, batch_size: int, pe
         "data": data.name,
         "mean": data.mean,
         "std": data.std,
-        **score_row(score),
+        **score.numbers(),
         "images_per_second": round(per_second, 2),
         "classes": {
             name: class_row(*counts, classes=len(data.classes))

@@ -2,8 +2,6 @@
 
 import dataclasses
 import itertools
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +17,14 @@ from ghostify.inference.file_network import FileNetwork, FilePrecision, is_expor
 from ghostify.measure.count import count
 from ghostify.models.registry import Origin, designed_channels, origin_of, takes_option
 from ghostify.models.weights import OtherHeadError
-from ghostify.network_file import NetworkFile, UnnamedFactoryError, names_file, open_network, open_network_file
+from ghostify.network_file import (
+    NetworkFile,
+    UnnamedFactoryError,
+    channels_of,
+    names_file,
+    open_network,
+    open_network_file,
+)
 from ghostify.plain_part import input_shape_of, is_detector
 
 Channels = tuple[float, ...] | None
@@ -276,15 +281,3 @@ def channels_for(
     if not (mean and std):
         known = network.channels_of_photographs if photographs else network.channels
     return {"mean": mean or known.get("mean", usual.mean), "std": std or known.get("std", usual.std)}
-
-
-def channels_of(model: str, extra: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
-    """How a network's file says that images are normalised: nothing, or ``mean`` and ``std`` of three channels."""
-    found = {name: extra[name] for name in ("mean", "std") if extra.get(name) is not None}
-    for name, values in found.items():
-        three = isinstance(values, list | tuple) and len(values) == 3
-        finite = three and all(isinstance(value, int | float) and math.isfinite(value) for value in values)
-        if not finite or (name == "std" and min(values) <= 0):
-            what = "three numbers above 0" if name == "std" else "three numbers"
-            raise InputError(f"{model} says that {name} is {values!r}: expected {what}; give --mean and --std")
-    return {name: tuple(values) for name, values in found.items()}

@@ -19,7 +19,7 @@ from ghostify.cli.spelling import BY_USER
 from ghostify.fitting.calibration import FEWEST_IMAGES
 from ghostify.inference.engines import PRECISIONS as TIMED_PRECISIONS
 from ghostify.jobs.recipe import LAST_SEED, OPTIMIZERS, PRECISIONS, SCHEDULES, Recipe
-from ghostify.jobs.training_folder import BEST, BOARD, CHECKPOINT, HISTORY, LOG, NETWORK, SETTINGS
+from ghostify.jobs.training_folder import FILES
 from ghostify.layers.ghost_conv import CHEAP_KINDS, Cheap
 from ghostify.transform.reconstruct import EFFORTS, Effort
 
@@ -513,7 +513,7 @@ def training_output(files: str) -> Decorator:
     return bundle(
         "output",
         TrainingOutput,
-        out_option(f"Folder for {files}.", CHECKPOINT, SETTINGS, LOG, BEST, NETWORK, HISTORY, f"{BOARD}/"),
+        out_option(f"Folder for {files}.", *FILES),
         resume_option,
         tensorboard_option,
     )

@@ -1,7 +1,6 @@
 """The output of a verb: tables or JSON on standard output, progress on standard error."""
 
 import json
-import os
 import shutil
 import sys
 import textwrap
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ghostify.jobs.accelerator import first_process
 from ghostify.jobs.checkpoint import Epoch
 from ghostify.jobs.evaluate import Score
 
@@ -42,11 +42,6 @@ def kept(how: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise InterruptedVerbError(how) from None
-
-
-def score_row(score: Score) -> dict[str, Any]:
-    low, high = score.interval
-    return {"top1": score.top1, "top1_low": low, "top1_high": high, "top5": score.top5, "test_images": score.images}
 
 
 def score_text(score: Score) -> str:
@@ -171,8 +166,3 @@ def progress_bars() -> Iterator[Callable[[str, str, int, int], None]]:
 def plain_progress(task: str, detail: str, done: int, total: int) -> None:
     if total <= 10 or done * 10 // total > (done - 1) * 10 // total:
         print(f"{task}: {detail} ({done}/{total})", file=sys.stderr, flush=True)
-
-
-def first_process() -> bool:
-    """True in the only process, and in the one of torchrun's that writes."""
-    return int(os.environ.get("RANK", "0")) == 0

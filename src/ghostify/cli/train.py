@@ -27,19 +27,16 @@ from ghostify.cli.options import (
     source_options,
     training_output,
 )
-from ghostify.cli.output import first_process, kept, print_history, progress_bars, say, score_row, score_text, show
+from ghostify.cli.output import kept, print_history, progress_bars, say, score_text, show
 from ghostify.data import ImageData
 from ghostify.data.sources import augmented
 from ghostify.errors import InputError
-from ghostify.jobs.evaluate import check_fit, evaluate
+from ghostify.jobs.evaluate import check_fit
 from ghostify.jobs.learn import RunOptions, refuse_recording, refuse_to_overwrite
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.recipes import ROWS, Row
-from ghostify.jobs.train import Teacher
-from ghostify.jobs.train import train as train_network
-from ghostify.jobs.training_folder import CHECKPOINT, HISTORY, NETWORK, TrainingFolder
-from ghostify.measure.environment import describe_environment
-from ghostify.network_file import save
+from ghostify.jobs.train import Teacher, train_and_score
+from ghostify.jobs.training_folder import CHECKPOINT, TrainingFolder
 
 
 @dataclass(frozen=True)
@@ -151,42 +148,31 @@ def train(
         "data": data.name,
         "recipe": dataclasses.asdict(recipe),
         "teacher": named_teacher.settings(),
+        "published": {"top1": row.top1, "top5": row.top5, "source": row.source} if row else None,
         "command": shlex.join(["ghostify", *sys.argv[1:]]),
     }
-    if first_process():
-        folder.begin(settings, images.device)
-    with kept("go on with --resume"), folder.unless_refused(), progress_bars() as progress:
-        history = train_network(
+    with kept("go on with --resume"), progress_bars() as progress:
+        training = train_and_score(
             network,
             data,
             recipe,
             teacher=teacher,
             options=RunOptions(images.device, images.workers, folder.checkpoint, output.resume),
+            folder=folder,
+            settings=settings,
             progress=progress,
-            after_epoch=folder.after_epoch,
         )
-    if not first_process():
+    score = training.score
+    if score is None:
         return
-    score = evaluate(network, data.test, data, device=images.device, workers=images.workers)
-    file = output.out / NETWORK
-    save(network, file, extra=data.preprocessing)
-    result = {
-        **settings,
-        "history": [dataclasses.asdict(epoch) for epoch in history],
-        **score_row(score),
-        "published": {"top1": row.top1, "top5": row.top5, "source": row.source} if row else None,
-        "environment": describe_environment(images.device),
-        "out": str(file),
-    }
-    folder.write_json(HISTORY, result)
 
     def tables() -> None:
-        print_history(history)
-        say(f"{score_text(score)}; wrote {file}")
+        print_history(training.history)
+        say(f"{score_text(score)}; wrote {training.file}")
         if row is not None:
             say(f"Published: {row.top1} % after {row.recipe.epochs} epochs of {row.data} ({row.source}).")
 
-    show(result, as_json, tables)
+    show(training.record, as_json, tables)
 
 
 def refuse_other_images(teacher: NamedNetwork, data: ImageData) -> None:

@@ -158,6 +158,11 @@ class DetectionData:
             "categories": list(self.category_ids),
         }
 
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """The facts about these images that users of a detector trained on them must know."""
+        return {"classes": self.classes, "category_ids": self.category_ids}
+
 
 def load_coco(reference: str, *, hold_out: float = 0.0) -> DetectionData:
     """Open a data set with boxes.

@@ -1,5 +1,6 @@
 """Device, processes and random numbers of one training; none of them outlives it."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,27 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from ghostify.errors import InputError, spelled
 
 DEVICES = ("cpu", "cuda")
+
+
+def chosen_device(device: str) -> str:
+    """The device itself, or for "auto" the GPU where there is one.
+
+    Raises:
+        InputError: If it is unknown or not there.
+    """
+    there = torch.cuda.is_available()
+    if device == "auto":
+        return "cuda" if there else "cpu"
+    if device not in DEVICES:
+        raise InputError(f"{spelled('device')} is {device!r}: expected auto, {' or '.join(DEVICES)}")
+    if device == "cuda" and not there:
+        raise InputError(f"{spelled('device')} is 'cuda', and there is no CUDA device here: expected 'cpu'")
+    return device
+
+
+def first_process() -> bool:
+    """True in the only process, and in the one of torchrun's that writes."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Boxes that a detector finds in the user's own images, drawn."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +14,14 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import functional as TF
 from torchvision.utils import draw_bounding_boxes
 
+from ghostify.atomic import replacing
 from ghostify.data.images import read_image
 from ghostify.errors import InputError, spelled
+from ghostify.jobs.coco_score import Found
 from ghostify.jobs.detect import objects_in
 from ghostify.plain_part import is_detector
 
+DETECTIONS = "detections.json"
 # Told apart also by who sees few colours (Okabe and Ito 2008).
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 
@@ -28,12 +32,12 @@ class Picture:
 
     Args:
         path: The image's file.
-        drawing: The file that the image with its boxes goes to.
+        drawing: The file that the image with its boxes goes to; None where nothing is drawn.
         objects: Label from 1, name, score 0..1 and box as x1, y1, x2, y2 in pixels, the surest first.
     """
 
     path: Path
-    drawing: Path
+    drawing: Path | None
     objects: tuple[tuple[int, str, float, tuple[float, ...]], ...]
 
     @property
@@ -53,7 +57,7 @@ def find_in_files(
     model: nn.Module,
     paths: Sequence[Path],
     classes: Sequence[str] | None,
-    out: Path,
+    out: Path | None,
     *,
     least_score: float,
     device: str = "cpu",
@@ -62,7 +66,7 @@ def find_in_files(
 
     Args:
         classes: Names of the categories; None for their numbers.
-        out: Folder for what is to be drawn; nothing is written yet.
+        out: Folder for what is to be drawn; nothing is written yet. None where nothing is to be.
         least_score: Least score of an object that is reported.
     Raises:
         InputError: If the network is no detector, a path leads to no image, or a drawing would take an image's place.
@@ -71,7 +75,8 @@ def find_in_files(
         raise InputError(f"{type(model).__name__} is no detector: expected one such as retinanet_ghostnet_110_fpn")
     pictures: list[Picture] = []
     files = image_files(paths)
-    for path, drawing in zip(files, drawings_of(files, out), strict=True):
+    drawings = [None] * len(files) if out is None else drawings_of(files, out)
+    for path, drawing in zip(files, drawings, strict=True):
         image = TF.pil_to_tensor(read_image(path))
         found = [
             (label, classes[label - 1] if classes and label <= len(classes) else str(label), score, tuple(box))
@@ -117,6 +122,22 @@ def unused_name(path: Path, taken: set[str]) -> str:
         name = f"{path.stem}_{number}.png"
     taken.add(name)
     return name
+
+
+def write_drawings(out: Path, pictures: Sequence[Picture]) -> None:
+    """Write the images with their boxes, and what is in them as ``detections.json``; each file is replaced whole."""
+    for picture in pictures:
+        if picture.drawing is not None:
+            with replacing(picture.drawing) as temporary:
+                draw_boxes(picture).save(temporary, format="PNG")
+    with replacing(out / DETECTIONS) as temporary:
+        temporary.write_text(json.dumps({"images": [picture.row for picture in pictures]}, indent=1) + "\n")
+
+
+def write_found(out: Path, found: Sequence[Found]) -> None:
+    """Write COCO's result rows as ``detections.json``, replaced whole."""
+    with replacing(out / DETECTIONS) as temporary:
+        temporary.write_text(json.dumps(list(found)) + "\n")
 
 
 def draw_boxes(picture: Picture) -> Image.Image:

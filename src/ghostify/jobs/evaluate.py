@@ -60,6 +60,11 @@ class Score:
         low, high = binomtest(self.right, self.images).proportion_ci(0.95, method="wilson")
         return float(low), float(high)
 
+    def numbers(self) -> dict[str, Any]:
+        """All but the counts, as JSON values."""
+        low, high = self.interval
+        return {"top1": self.top1, "top1_low": low, "top1_high": high, "top5": self.top5, "test_images": self.images}
+
 
 def evaluate(
     model: nn.Module,

@@ -90,8 +90,9 @@ def hints(original: nn.Module, model: nn.Module, batches: Iterable[Tensor]) -> H
     Args:
         original: The network that the other was made of; left untouched: its copy is on the other's device.
         model: The network that learns, such as the ``model`` of a conversion. It is not copied.
-        batches: Some inputs ``[batch, channels, height, width]`` as the networks take them, without labels: on the first
-            128 images channels are matched, which may leave blocks in another order than the original's, or be fewer.
+        batches: Some inputs ``[batch, channels, height, width]`` as the networks take them, without labels. On the
+            first 128 images channels are matched, which may leave blocks in another order than the original's, or be
+            fewer.
     Raises:
         InputError: If the networks do not belong together, cannot take the batches, or find objects.
     Example:

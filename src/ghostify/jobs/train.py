@@ -1,8 +1,10 @@
 """Train a network to name what is in images."""
 
 from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -15,12 +17,15 @@ from ghostify.data.sample import draw_inputs
 from ghostify.data.sources import augmented
 from ghostify.errors import InputError, spelled
 from ghostify.fitting.refine import hints_distance
-from ghostify.jobs.accelerator import accelerator_on
+from ghostify.jobs.accelerator import accelerator_on, first_process
 from ghostify.jobs.checkpoint import Epoch
 from ghostify.jobs.evaluate import Score, check_fit, evaluate, logits_of
 from ghostify.jobs.hints import IMAGES_TO_MATCH
 from ghostify.jobs.learn import ON_THE_CPU, AfterEpoch, Answer, RunOptions, drops_last, learn, memory_format_of
 from ghostify.jobs.recipe import Recipe
+from ghostify.jobs.training_folder import HISTORY, NETWORK, TrainingFolder
+from ghostify.measure.environment import describe_environment
+from ghostify.network_file import save
 from ghostify.planning.measurements import fingerprint
 from ghostify.progress import Progress
 from ghostify.structure.blocks import ends_of
@@ -101,6 +106,69 @@ def train(
             progress=progress,
             after_epoch=after_epoch,
         )
+
+
+@dataclass(frozen=True)
+class Training:
+    """The outcome of a training.
+
+    Args:
+        history: One entry per epoch, those before a resume included.
+        score: Right answers on the test images, with the last weights; None where another process of torchrun's scores.
+        record: Settings, history, score and environment as JSON values, as ``history.json`` has them; empty as above.
+        file: The network's file; None where nothing is written.
+    """
+
+    history: list[Epoch]
+    score: Score | None = None
+    record: dict[str, Any] = field(default_factory=dict)
+    file: Path | None = None
+
+
+def train_and_score(
+    model: nn.Module,
+    data: ImageData,
+    recipe: Recipe,
+    *,
+    teacher: Teacher | None = None,
+    options: RunOptions = ON_THE_CPU,
+    folder: TrainingFolder | None = None,
+    settings: Mapping[str, Any],
+    progress: Progress | None = None,
+) -> Training:
+    """Train a network in place, score it on the test images, and write all that to a folder where there is one.
+
+    Args:
+        folder: Gets the network of the best epoch and of the last, log and history.
+        settings: JSON values for the record.
+    """
+    if folder is not None and first_process():
+        folder.begin(settings, options.device)
+    with folder.unless_refused() if folder is not None else nullcontext():
+        history = train(
+            model,
+            data,
+            recipe,
+            teacher=teacher,
+            options=options,
+            progress=progress,
+            after_epoch=None if folder is None else folder.after_epoch,
+        )
+    if not first_process():
+        return Training(history)
+    score = evaluate(model, data.test, data, device=options.device, workers=options.workers)
+    file = None if folder is None else folder.path / NETWORK
+    record = {
+        **settings,
+        "history": [asdict(epoch) for epoch in history],
+        **score.numbers(),
+        "environment": describe_environment(options.device),
+        "out": None if file is None else str(file),
+    }
+    if folder is not None and file is not None:
+        save(model, file, extra=data.preprocessing)
+        folder.write_json(HISTORY, record)
+    return Training(history, score, record, file)
 
 
 def ends_to_compare(

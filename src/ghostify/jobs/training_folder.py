@@ -20,6 +20,8 @@ from ghostify.network_file import save
 CHECKPOINT, NETWORK, BEST = "checkpoint.pt", "network.safetensors", "best.safetensors"
 SETTINGS, LOG, HISTORY, BOARD = "settings.json", "log.csv", "history.json", "tensorboard"
 
+FILES = (CHECKPOINT, SETTINGS, LOG, BEST, NETWORK, HISTORY, f"{BOARD}/")
+
 
 @dataclass(frozen=True)
 class TrainingFolder:
