@@ -1,4 +1,4 @@
-"""What a changed network learns of its original without labels, as a loss for any training loop."""
+"""The loss by which a changed network learns of its original without labels, for any training loop."""
 
 import copy
 from collections.abc import Iterable
