@@ -154,7 +154,7 @@ def test_networks_that_do_not_belong_together_are_refused() -> None:
         hints(tiny, create_model("tiny:Tiny", num_classes=4), x)
     with pytest.raises(InputError, match=r"the model, Conv2d, cannot take the batches, \[3, 12, 12\] each: "):
         hints(tiny, nn.Conv2d(4, 4, 3), x)
-    with pytest.raises(InputError, match="detector learns by `ghostify.detect.train`"):
+    with pytest.raises(InputError, match="a detector learns by `ghostify"):
         hints(retinanet(), retinanet(), x)
     with pytest.raises(InputError, match=r"^batches: expected batches of inputs .* without labels$"):
         hints(tiny, tiny, [(x[0], torch.zeros(8))])

@@ -151,7 +151,11 @@ def settings(function: Callable[..., Any]) -> dict[str, Any]:
 
 def unset(default: Any) -> Any:
     """None for all that says nothing."""
-    silent = default is None or default is inspect.Parameter.empty or isinstance(default, type(click.Option(["--x"]).default))
+    silent = (
+        default is None
+        or default is inspect.Parameter.empty
+        or isinstance(default, type(click.Option(["--x"]).default))
+    )
     return None if silent or default in (False, ()) else default
 
 
@@ -188,7 +192,11 @@ def test_a_teachers_options_are_its_parameters() -> None:
 
 
 def test_every_verb_has_a_function() -> None:
-    others = {"models": "list_models, list_detectors", "recipes": "train takes their names", "run": "a story of its own"}
+    others = {
+        "models": "list_models, list_detectors",
+        "recipes": "train takes their names",
+        "run": "a story of its own",
+    }
     assert {verb.split()[0] for verb in VERBS} | others.keys() == set(cli.commands)
 
 
