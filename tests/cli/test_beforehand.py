@@ -17,7 +17,7 @@ from ghostify.planning.plan_file import Plan, write_plan
 # By verb: what must not begin where the verb is refused.
 READING = ("ghostify.cli.opening.load_data", "ghostify.cli.detect.load_coco", "ghostify.cli.convert.load_coco")
 WORK = (
-    *("ghostify.cli.train.train_network", "ghostify.jobs.run.run", "ghostify.cli.evaluate.score_network"),
+    *("ghostify.cli.train.train_and_score", "ghostify.jobs.run.run", "ghostify.cli.evaluate.score_network"),
     *("ghostify.cli.plan.plan_network", "ghostify.cli.convert.convert_network", "ghostify.cli.look.look_at"),
     *(
         "ghostify.cli.export.export_network",
@@ -25,7 +25,7 @@ WORK = (
         "ghostify.cli.explain.explain_network",
     ),
     *(
-        "ghostify.cli.detect.train_detector",
+        "ghostify.cli.detect.train_and_score_detector",
         "ghostify.cli.detect.evaluate_detector",
         "ghostify.cli.detect.find_in_files",
     ),

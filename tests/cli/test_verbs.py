@@ -400,7 +400,7 @@ def test_an_interruption_is_status_130(capsys: pytest.CaptureFixture[str], monke
 @pytest.mark.parametrize(
     ("work", "arguments", "advice"),
     [
-        ("train.train_network", ["train", "resnet20", "--data", "digits", "--out", "OUT"], "go on with --resume"),
+        ("train.train_and_score", ["train", "resnet20", "--data", "digits", "--out", "OUT"], "go on with --resume"),
         (
             "plan.plan_network",
             ["plan", "resnet20", "--data", "digits", "--target-macs", "0.5", "--images", "32", "--out", "OUT"],
