@@ -123,7 +123,8 @@ def load(path: str | os.PathLike[str], *, factory: str | None = None) -> nn.Modu
     """Build a network from a file that ``save`` wrote, in eval mode on the CPU.
 
     Nothing in the file is run. A network that came from a builder of the user's is built only by a
-    builder that the caller names, or has named before.
+    builder that the caller names, or has named before. It remembers how its images are prepared, where ``save`` kept
+    that beside it: ``evaluate``, ``train`` and ``look`` do so.
 
     Args:
         factory: ``package.module:factory`` that the network came from, where it is the user's own.
