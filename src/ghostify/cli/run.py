@@ -33,6 +33,8 @@ from ghostify.cli.output import interval, kept, percent, print_table, progress_b
 from ghostify.errors import InputError
 from ghostify.inference.engines import FILE_ENGINES
 from ghostify.inference.needed import is_installed, refuse_engine, refuse_missing
+from ghostify.jobs.evaluate import check_fit, evaluate
+from ghostify.jobs.images_of_run import Data
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.run_settings import METRICS, RESULTS, STEPS, RunSettings, Tuning, refuse_finished
 from ghostify.jobs.steps import ABOUT
@@ -166,8 +168,6 @@ def tell(text: str) -> None:
 
 def opened(named: NamedNetwork, images: NamedImages, photographs: Path | None, recipe: Recipe) -> tuple[nn.Module, Any]:
     """The network and its images."""
-    from ghostify.jobs.run import Data
-
     if photographs is not None:
         network = named.open()
         data, extra = data_of_photographs(photographs, named, network.eval(), images, recipe.seed)
@@ -185,8 +185,6 @@ def is_trained(named: NamedNetwork, model: nn.Module, data: Any, images: NamedIm
         return True
     if named.weights is not None or ":" not in named.model or named.model.startswith(("torchvision:", "timm:")):
         return False
-    from ghostify.jobs.evaluate import check_fit, evaluate
-
     check_fit(model, data.images)
     score = evaluate(model, data.images.val, data.images, workers=images.workers)
     trained = score.top1 > OF_A_TRAINED_NETWORK / len(data.images.classes)
