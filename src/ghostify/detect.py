@@ -12,6 +12,7 @@ from ghostify.data.coco import DetectionData, load_coco
 from ghostify.errors import InputError, spelled
 from ghostify.inference.file_detector import detector_by_file
 from ghostify.inference.file_network import FileNetwork
+from ghostify.inference.needed import refuse_missing
 from ghostify.jobs.accelerator import chosen_device
 from ghostify.jobs.boxes import DETECTIONS, Picture, find_in_files, write_drawings, write_found
 from ghostify.jobs.coco_score import CocoScore
@@ -66,9 +67,10 @@ def train(  # noqa: PLR0913  # the front door: the verb's options, each a settin
     Returns:
         The history by epochs, and COCO's twelve numbers on the val images.
     Raises:
-        InputError: If detector, data, recipe, device and folder do not go together, or the loss is no longer finite.
-        ModuleNotFoundError: If pycocotools is not installed.
+        InputError: If detector, data, recipe, device and folder do not go together, the loss is no longer finite, or
+            pycocotools is not installed.
     """
+    refuse_missing("pycocotools")
     path = path_of(out, resume=resume, tensorboard=tensorboard)
     device = chosen_device(device)
     images = load_coco(data, hold_out=hold_out) if isinstance(data, str) else data
@@ -120,9 +122,9 @@ def evaluate(
         out: Folder for ``detections.json``, COCO's result rows; None: nothing is written.
         progress: Called for each image.
     Raises:
-        InputError: If detector, data, file and device do not go together.
-        ModuleNotFoundError: If pycocotools is not installed.
+        InputError: If detector, data, file and device do not go together, or pycocotools is not installed.
     """
+    refuse_missing("pycocotools")
     if out is not None:
         check_writable(out, DETECTIONS)
     device = chosen_device(device)

@@ -1,109 +1,235 @@
-"""The whole story, small."""
+"""The whole road, small."""
 
-import copy
+import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from small import Blocks, Net
+from torch import nn
 
-from ghostify import InputError, count, create_model, load
+from ghostify import FileNetwork, InputError, load
 from ghostify.data import load_data
+from ghostify.jobs import row, tune
 from ghostify.jobs.recipe import Recipe
-from ghostify.jobs.run import Proof, make_narrower, run
-from ghostify.jobs.run_settings import GhostSettings, RunSettings
-from ghostify.progress import Progress
+from ghostify.jobs.run import run
+from ghostify.jobs.run_settings import RunSettings, Tuning
 
 
-def small_run(
-    colours: Path, out: Path, resume: bool = False, images: int = 40, progress: Progress | None = None
-) -> Proof:
-    return run(
-        lambda: create_model("tiny:Tiny"),
-        load_data(f"npz:{colours}", hold_out=0.2),
-        RunSettings(
-            Recipe(epochs=2, batch_size=16, lr=0.05),
-            GhostSettings(image_count=images),
-            blocks=6,  # enough for an interval; no figure is taken from here
-            resume=resume,
-        ),
-        out,
-        about={"model": "<script>alert(1)</script>", "data": "colours"},
-        progress=progress,
-    )
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, steady: None) -> None:
+    """Times from which no figure is taken."""
+    monkeypatch.setattr(row, "COMPARISONS", 1)
+    monkeypatch.setattr(row, "BLOCKS", 6)
+    monkeypatch.setattr(row, "BLOCK_MS", 1.0)
+    monkeypatch.setattr(tune, "LEAST_STEPS", 2)
 
 
-@pytest.mark.usefixtures("short_blocks")
-def test_it_writes_networks_figures_and_a_page_that_needs_no_other_file(colours: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    proof = small_run(colours, out)
-    metrics = json.loads((out / "metrics.json").read_text())
-    assert list(metrics["networks"]) == ["original", "ghost", "narrow"]
-    for name, row in metrics["networks"].items():
-        network = load(out / f"{name}.safetensors", factory="tiny:Tiny")
-        assert count(network, (3, 12, 12)).macs == row["macs"]
-        assert row["top1_low"] <= row["top1"] <= row["top1_high"]
-        assert len(row["history"]) == (1 if name == "ghost" else 2)
-    ghost, narrow = metrics["networks"]["ghost"], metrics["networks"]["narrow"]
-    assert narrow["macs"] <= ghost["macs"] < metrics["networks"]["original"]["macs"]
-    assert ghost["measured_speedup_low"] <= ghost["measured_speedup"] <= ghost["measured_speedup_high"]
-    began, *against = proof.findings()
-    assert began.startswith("Made of the trained original with 40 images and no labels, the ghost had ")
-    assert metrics["calibration"]["val_top1"] > 0.9  # before its epoch with labels; chance is a third
-    assert [finding.split(":")[0] for finding in against[:2]] == [
-        "Against the original",
-        "Against the narrower network",
-    ]
-    assert re.search(r": \d+ % of its MACs, .* points of top-1 .*; the ghost is .* the original", against[0])
-    assert against[2:] == proof.notes  # one where the machine was not quiet
+@pytest.fixture(scope="module")
+def trained() -> nn.Module:
+    """A network that tells bright colours apart, as a user would have it: of a class with arguments."""
+    torch.manual_seed(0)
+    model = Blocks()
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(30):
+        x, labels = colourful(64)
+        nn.functional.cross_entropy(model(x), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval()
 
-    page = (out / "report.html").read_text()
-    assert "<script>alert" not in page
-    assert "&lt;script&gt;alert(1)" in page
-    assert page.count("data:image/webp;base64,") == 4  # one layer's maps, the ghost's, the difference, and the image
-    assert page.count("<svg ") == 4  # loss, accuracy, time by layer, what few maps explain
-    assert {layer["name"] for layer in metrics["layers"]} >= {"conv1", "conv2"}
+
+def colourful(images: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise of 8×8 pixels with one of three channels brighter."""
+    labels = torch.arange(images) % 3
+    x = torch.rand(images, 3, 8, 8)
+    x[torch.arange(images), labels] += 1.0
+    return x, labels
+
+
+def batches(labelled: bool) -> list[Any]:
+    made = [colourful(40) for _ in range(5)]
+    return made if labelled else [x for x, _ in made]
+
+
+SETTINGS = {"target_speedup": 1.3, "tune": 2, "images": 64, "effort": "fast", "engine": "onnxruntime"}
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Digests of what a run is for: networks and files for the engine."""
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix in (".onnx", ".xml", ".bin", ".safetensors")]
+    plans = [path for path in sorted(folder.rglob("plan*.json"))]
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in (*files, *plans)}
+
+
+def test_a_trained_network_and_a_speed_in_a_file_and_the_proof_out(trained: nn.Module, tmp_path: Path) -> None:
+    said: list[str] = []
+    found = run(trained, batches(labelled=True), out=tmp_path, say=said.append, **SETTINGS)
+    original, mine = found.table
+    assert (original.kind, mine.kind) == ("original", "ours")
+    assert original.top1 > 0.9
+    assert mine.agreement > 0.8
+    assert mine.macs < original.macs
+    assert found.files == (tmp_path / "network.onnx",)
+    x, _ = colourful(16)
+    found.model.eval()
+    torch.testing.assert_close(FileNetwork(found.files[0])(x), found.model(x).detach(), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(load(tmp_path / "network.safetensors")(x), found.model(x))
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics == json.loads(json.dumps(found.metrics))
+    assert [one["name"] for one in metrics["networks"]] == ["original", "planned for 1.3×"]
+    tuned = metrics["tuning"]["planned for 1.3×"]
+    assert tuned["rate"] == float(min(tuned["tried"], key=tuned["tried"].__getitem__))
+    assert tuned["epochs"] == 2
+    assert found.findings[0].startswith("planned for 1.3×: top-1 ")
+    assert re.search(r"times as (fast|slow)|slower|faster", found.findings[0])
+    assert any(line.startswith("about ") and "plan" in line for line in said)
+    page = found.report.read_text()
+    assert page.count("<svg ") >= 2
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
 
-    with pytest.raises(InputError, match="holds a finished run"):
-        small_run(colours, out)
-    steps: list[str] = []
-    again = small_run(colours, out, resume=True, progress=lambda task, *_: steps.append(task))
-    assert set(steps) >= {"make the ghost", "measure"}
-    assert not any(step.startswith("train") for step in steps), "what has learnt does not learn again"
-    assert again.contestants[1].score == proof.contestants[1].score
+
+class TooFarError(Exception):
+    """A death, from a progress report."""
 
 
-@pytest.mark.parametrize("images", [0, 31])
-def test_too_few_images_for_the_ghost_are_refused_before_any_training(
-    colours: Path, tmp_path: Path, images: int
+def interrupted(after: int) -> Any:
+    """Progress that ends the run at its n-th report."""
+    left = iter(range(after))
+
+    def progress(*_: Any) -> None:
+        if next(left, None) is None:
+            raise TooFarError
+
+    return progress
+
+
+def test_interrupted_and_called_again_it_ends_with_the_same_files(trained: nn.Module, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "int8": True, "target_speedup": 4.0}
+    reports: list[str] = []
+    run(trained, batches(False), out=tmp_path / "a", progress=lambda task, *_: reports.append(task), **settings)
+    undisturbed = hashes(tmp_path / "a")
+    assert {"network.int8.onnx", "network.safetensors", "plan.json"} <= undisturbed.keys()
+    for death in range(10):
+        with pytest.raises(TooFarError):
+            run(trained, batches(False), out=tmp_path / "b", progress=interrupted(death), **settings)
+    found = run(trained, batches(False), out=tmp_path / "b", **settings)
+    assert hashes(tmp_path / "b") == undisturbed
+    assert found.table[0].agreement == 1
+    assert [(r.name, r.precision) for r in found.table[:2]] == [("original", "fp32"), ("original", "int8")]
+
+
+def test_a_finished_run_gives_its_result_again_at_once(trained: nn.Module, tmp_path: Path) -> None:
+    first = run(trained, batches(True), out=tmp_path, **SETTINGS)
+    reports: list[str] = []
+    again = run(trained, batches(True), out=tmp_path, progress=lambda task, *_: reports.append(task), **SETTINGS)
+    assert again.table == first.table
+    assert not any(task.startswith(("sensitivity", "tune", "measure the whole")) for task in reports)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"target_speedup": 1.4}, "holds another run .target speedup: 1.3, now 1.4.: choose another out, or remove it"),
+        ({"target_speedup": None}, "expected one of target_speedup, max_accuracy_drop and sweep"),
+        ({"max_accuracy_drop": 1.0}, "expected one of target_speedup, max_accuracy_drop and sweep"),
+        ({"target_speedup": 1.0}, "target_speedup is 1: expected more than 1"),
+        ({"tune": "long"}, "tune is 'long': expected a whole number of epochs, such as 5, or minutes, such as 10min"),
+        ({"tune": 2.5}, "tune is 2.5: expected a whole number of epochs"),
+        ({"engine": "tensorrt"}, "engine is 'tensorrt': expected one of "),
+        ({"images": 5}, "images is 5: expected at least 32"),
+        ({"threads": 0}, "threads is 0: expected at least 1"),
+        ({"skip": ["*conv*", "stem"]}, "no convolution of Blocks can be made cheaper: "),
+        ({"skip": ["nowhere"]}, "nowhere"),
+    ],
+)
+def test_what_cannot_serve_is_refused_before_any_work(
+    trained: nn.Module, tmp_path: Path, change: dict[str, Any], line: str
 ) -> None:
-    with pytest.raises(InputError, match=f"{images} images to make the ghost with: expected at least 32"):
-        small_run(colours, tmp_path / "out", images=images)
+    other = "target_speedup" in change and change["target_speedup"] == 1.4
+    if other:
+        run(trained, batches(True), out=tmp_path, **{**SETTINGS, "tune": 0})
+        change = {**change, "tune": 0}
+    before = sorted(tmp_path.rglob("*"))
+
+    def progress(*_: Any) -> None:
+        raise AssertionError("work began")
+
+    with pytest.raises(InputError, match=line):
+        run(trained, batches(True), out=tmp_path, progress=progress, **{**SETTINGS, **change})
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        ([torch.zeros(4, 3, 8, 8)], "data: 4 images"),
+        ([(torch.zeros(64, 3, 8, 8), torch.zeros(3))], "data: expected batches of inputs"),
+        ([torch.zeros(64, 3, 8)], "data: expected batches of inputs"),
+        ([torch.zeros(64, 3, 8, 8, dtype=torch.uint8)], "that are normalised"),
+        (["photo.jpg"], "data: expected batches of inputs"),
+    ],
+)
+def test_images_that_cannot_serve_are_refused(trained: nn.Module, tmp_path: Path, data: Any, line: str) -> None:
+    with pytest.raises(InputError, match=line):
+        run(trained, data, out=tmp_path / "out", **SETTINGS)
     assert not (tmp_path / "out").exists()
 
 
-def test_the_narrower_network_starts_from_the_same_weights() -> None:
-    original = create_model("tiny:Tiny")
-    narrow, notes = make_narrower(copy.deepcopy(original), (3, 8, 8), count(original, (3, 8, 8)).macs // 2)
-    assert notes == []
-    assert narrow is not None
-    kept = [any(torch.equal(row, other) for other in original.conv1.weight) for row in narrow.conv1.weight]
-    assert all(kept)
+def test_a_network_of_many_outputs_that_are_no_classes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not answer with one of several classes"):
+        run(nn.Conv2d(3, 8, 3), batches(False), out=tmp_path / "out", **SETTINGS)
 
 
-def test_a_network_that_cannot_be_narrowed_has_no_rival() -> None:
-    class Fixed(torch.nn.Module):
-        """One convolution, whose maps are the output."""
+def test_a_sweep_has_a_folder_for_each_speed_and_rivals_are_rows(trained: nn.Module, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "target_speedup": None, "sweep": True, "tune": 0}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ghostify.jobs.run_settings.SWEEP", (1.2, 1.5))
+        found = run(trained, batches(True), out=tmp_path, rivals=True, **settings)
+    assert [one.name for one in found.table] == [
+        *("original", "planned for 1.2×", "planned for 1.5×", "paper's ghost", "Torch-Pruning")
+    ]
+    assert found.files == (tmp_path / "speed-1.2" / "network.onnx", tmp_path / "speed-1.5" / "network.onnx")
+    assert all(file.exists() for file in found.files)
+    assert found.table[1].macs > found.table[2].macs
 
-        def __init__(self) -> None:
+
+def test_an_allowed_drop_is_a_target(trained: nn.Module, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "target_speedup": None, "max_accuracy_drop": 5.0, "tune": 0}
+    found = run(trained, batches(True), out=tmp_path, **settings)
+    assert found.table[1].name == "planned for the drop"
+    assert found.table[1].macs < found.table[0].macs
+
+
+def test_a_network_without_weights_is_trained_first(colours: Path, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "images": 32, "tune": 1}
+    data = load_data(f"npz:{colours}", hold_out=0.2)
+    recipe = Recipe(epochs=20, batch_size=16, lr=0.05)
+    found = run(Blocks(), data, out=tmp_path, recipe=recipe, **settings)
+    assert found.table[0].top1 > 0.9
+    assert (tmp_path / "steps" / "original.safetensors").exists()
+
+
+def test_a_network_that_cannot_be_rebuilt_is_made_faster_all_the_same(tmp_path: Path) -> None:
+    class Own(Net):
+        """A class that nobody can import."""
+
+        def __init__(self, width: int) -> None:
             super().__init__()
-            self.conv = torch.nn.Conv2d(3, 16, 3)
+            self.width = width
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.conv(x)
+    found = run(Own(3).eval(), batches(False), out=tmp_path, **{**SETTINGS, "tune": 0})
+    assert not (tmp_path / "network.safetensors").exists()
+    assert any("network.safetensors is not written" in line for line in found.findings)
+    assert found.files[0].exists()
 
-    narrow, notes = make_narrower(Fixed(), (3, 8, 8), 1000)
-    assert narrow is None
-    assert notes[0].startswith("No narrower rival: ")
+
+def test_minutes_become_epochs_once(trained: nn.Module, tmp_path: Path) -> None:
+    found = run(trained, batches(True), out=tmp_path, **{**SETTINGS, "tune": "0.05min"})
+    told = found.metrics["tuning"]["planned for 1.3×"]
+    assert told["epochs"] >= 1
+    assert (tmp_path / "steps" / "tuned 1.3, length.json").exists()
+    assert RunSettings(target_speedup=2.0, tune=Tuning.of("3min")).tune.minutes == 3

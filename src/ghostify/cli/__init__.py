@@ -24,10 +24,11 @@ from ghostify.cli import (
     run,
     train,
 )
-from ghostify.cli.beforehand import EXTRAS, missing
+from ghostify.cli.beforehand import EXTRAS
 from ghostify.cli.output import InterruptedVerbError
 from ghostify.cli.spelling import as_option
 from ghostify.errors import InputError, first_sentence, spelled_by
+from ghostify.inference.needed import missing
 
 INTERRUPTED = 130
 BAD_INPUT = 2

@@ -1,7 +1,6 @@
 """Refusals before a verb's work begins, of all that is known by then."""
 
 import dataclasses
-from importlib.util import find_spec
 
 import torch
 from torch import nn
@@ -9,31 +8,12 @@ from torch import nn
 from ghostify.cli.opening import NamedImages, NamedNetwork
 from ghostify.data import ImageData
 from ghostify.errors import InputError
+from ghostify.inference.needed import ENGINES_NEED, EXPORTING
 from ghostify.plain_part import is_detector
 from ghostify.transform.blueprint import blueprint_of
 
 # Packages that only some verbs need.
-EXPORTING = ("onnx", "onnxscript")
-ENGINES_NEED = {"openvino": (*EXPORTING, "openvino"), "onnxruntime": (*EXPORTING, "onnxruntime")}
-PRECISIONS_NEED = {"int8": ("nncf",)}
 EXTRAS = frozenset({"matplotlib", "jinja2", "tensorboard", "pycocotools", "onnx_ir", "nncf", *EXPORTING, *ENGINES_NEED})
-
-
-def refuse_missing(*packages: str) -> None:
-    """Refuse a verb that needs packages which are not installed."""
-    for package in packages:
-        if find_spec(package) is None:
-            raise missing(package)
-
-
-def missing(package: str) -> InputError:
-    return InputError(f"this needs the package {package}, which is not installed: pip install {package}")
-
-
-def refuse_engine(engine: str, *precisions: str) -> None:
-    """Refuse an engine that is not installed, or that files of these precisions cannot be written for."""
-    needed = (package for precision in precisions for package in PRECISIONS_NEED.get(precision, ()))
-    refuse_missing(*ENGINES_NEED.get(engine, ()), *needed)
 
 
 def open_before(named: NamedNetwork, *, detector: bool = False) -> nn.Module | None:

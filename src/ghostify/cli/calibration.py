@@ -16,12 +16,14 @@ from ghostify.cli.output import progress_bars
 from ghostify.data import ImageData
 from ghostify.data.augment import normalise
 from ghostify.data.folder import draw_photographs, find_photographs, no_larger_than
+from ghostify.data.own import data_from_photographs
 from ghostify.data.sources import plain_crop
 from ghostify.errors import InputError
 from ghostify.fitting.calibration import FEWEST_IMAGES
 from ghostify.plain_part import is_detector, what_it_takes
 
 BATCH, DETECTORS_BATCH = 64, 16
+MOST_PHOTOGRAPHS = 5000  # kept in memory
 
 photographs_option = click.option(
     "--calibration",
@@ -77,14 +79,32 @@ def open_photographs(
         drawn = draw(folder, number, no_larger_than(sizes["min_size"], sizes["max_size"]), images, seed)
         inputs = [image.to(images.device).float() / 255 for image in drawn]
         return Photographs(in_parts(inputs, DETECTORS_BATCH), named.extra)
+    pixels, channels = cropped(folder, named, network, images, number, seed)
+    batches = [normalise(part, **channels).to(images.device) for part in pixels.split(BATCH)]
+    height, width = pixels.shape[2:]
+    size = {"image_size": height} if height == width else {}
+    return Photographs(batches, {**named.extra, **channels, **size})
+
+
+def cropped(
+    folder: Path, named: NamedNetwork, network: nn.Module, images: NamedImages, number: int, seed: int
+) -> tuple[Tensor, dict[str, Any]]:
+    """Photographs as uint8 ``[images, 3, height, width]``, and ``mean`` and ``std`` to normalise them by."""
     shape = (3, images.image_size, images.image_size) if images.image_size else named.shape(network)
     if len(shape) != 3 or shape[0] != 3:
         raise InputError(f"{named.model} takes inputs {list(shape)}: photographs are [3, height, width]")
     drawn = draw(folder, number, plain_crop(*shape[1:]), images, seed)
-    channels = channels_for(named, images.mean, images.std, ImageData)
-    batches = [normalise(torch.stack(part), **channels).to(images.device) for part in in_parts(drawn, BATCH)]
-    size = {"image_size": shape[1]} if shape[1] == shape[2] else {}
-    return Photographs(batches, {**named.extra, **channels, **size})
+    return torch.stack(drawn), channels_for(named, images.mean, images.std, ImageData)
+
+
+def data_of_photographs(
+    folder: Path, named: NamedNetwork, network: nn.Module, images: NamedImages, seed: int
+) -> tuple[ImageData, dict[str, Any]]:
+    """Photographs as a data set whose labels are the network's own answers, and how they become inputs."""
+    pixels, channels = cropped(folder, named, network, images, MOST_PHOTOGRAPHS, seed)
+    inputs = (normalise(part, **channels) for part in pixels.split(BATCH))
+    data = data_from_photographs(pixels, inputs, network, str(folder), **channels)
+    return data, {**named.extra, **channels, "image_size": data.image_size}
 
 
 def draw(

@@ -6,7 +6,6 @@ from pathlib import Path
 import click
 import torch
 
-from ghostify.cli.beforehand import refuse_engine
 from ghostify.cli.opening import NamedNetworkOrFile
 from ghostify.cli.options import (
     Timing,
@@ -26,6 +25,7 @@ from ghostify.inference.compare import compare as compare_networks
 from ghostify.inference.deploy import deploy
 from ghostify.inference.engines import ENGINES, FILE_ENGINES, Precision
 from ghostify.inference.file_network import READERS, FileNetwork, is_exported
+from ghostify.inference.needed import refuse_engine
 from ghostify.measure.environment import describe_environment, disturbance
 from ghostify.measure.latency import Comparison
 

@@ -11,7 +11,7 @@ import click
 import torch
 from torch import nn
 
-from ghostify.cli.beforehand import open_before, refuse_engine, refuse_missing, refuse_other_kind, refuse_unsavable
+from ghostify.cli.beforehand import open_before, refuse_other_kind, refuse_unsavable
 from ghostify.cli.opening import Channels, NamedNetwork
 from ghostify.cli.options import (
     PIXELS,
@@ -37,6 +37,7 @@ from ghostify.cli.output import kept, percent, print_history, print_table, progr
 from ghostify.data.coco import DetectionData, load_coco
 from ghostify.inference.file_detector import detector_by_file
 from ghostify.inference.file_network import FileNetwork
+from ghostify.inference.needed import refuse_engine, refuse_missing
 from ghostify.jobs.boxes import DETECTIONS, find_in_files, image_files, write_drawings, write_found
 from ghostify.jobs.coco_score import NUMBERS, CocoScore
 from ghostify.jobs.detect import check_detector, evaluate_detector, train_and_score_detector

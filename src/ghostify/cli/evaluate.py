@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ghostify.cli.beforehand import open_both, refuse_engine
+from ghostify.cli.beforehand import open_both
 from ghostify.cli.opening import NamedImages, NamedNetworkOrFile
 from ghostify.cli.options import (
     batch_size_option,
@@ -19,6 +19,7 @@ from ghostify.cli.options import (
 from ghostify.cli.output import percent, print_table, say, score_text, show
 from ghostify.errors import InputError
 from ghostify.inference.engines import FILE_ENGINES
+from ghostify.inference.needed import refuse_engine
 from ghostify.jobs.evaluate import Score, check_fit
 from ghostify.jobs.evaluate import evaluate as score_network
 from ghostify.measure.environment import describe_environment

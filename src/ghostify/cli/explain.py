@@ -6,7 +6,6 @@ import click
 import torch
 
 from ghostify.changes.ratio import GhostRatio
-from ghostify.cli.beforehand import refuse_engine
 from ghostify.cli.opening import NamedNetwork
 from ghostify.cli.options import (
     GhostOptions,
@@ -25,6 +24,7 @@ from ghostify.cli.output import percent, print_table, say, show
 from ghostify.inference.engines import FILE_ENGINES, Precision
 from ghostify.inference.explain import ExplainedLayer, Explanation
 from ghostify.inference.explain import explain as explain_network
+from ghostify.inference.needed import refuse_engine
 from ghostify.measure.environment import describe_environment, disturbance
 from ghostify.measure.latency import relative_time
 from ghostify.planning import convert

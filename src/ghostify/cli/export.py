@@ -9,7 +9,7 @@ import click
 import torch
 from torch import nn
 
-from ghostify.cli.beforehand import open_both, refuse_engine
+from ghostify.cli.beforehand import open_both
 from ghostify.cli.calibration import check_sources, open_photographs, photographs_option
 from ghostify.cli.opening import NamedImages, NamedNetwork
 from ghostify.cli.options import (
@@ -36,6 +36,7 @@ from ghostify.inference.export import ENGINE, FORMATS, SUFFIX, ExportReport
 from ghostify.inference.export import export as export_network
 from ghostify.inference.forms import choose_forms as measured_forms
 from ghostify.inference.in_int8 import Int8Report
+from ghostify.inference.needed import refuse_engine
 from ghostify.inference.quantize import MOST, Int8
 from ghostify.jobs.evaluate import Score, check_fit
 from ghostify.plain_part import is_detector, what_it_takes

@@ -8,7 +8,6 @@ import click
 import torch
 from torch import Tensor
 
-from ghostify.cli.beforehand import refuse_missing
 from ghostify.cli.opening import Channels, NamedNetwork, channels_for
 from ghostify.cli.options import (
     ExistingFile,
@@ -26,6 +25,7 @@ from ghostify.data.augment import normalise
 from ghostify.data.images import ImageData
 from ghostify.data.photograph import SAMPLE, photograph
 from ghostify.errors import InputError
+from ghostify.inference.needed import refuse_missing
 from ghostify.jobs.look import SeenLayer, layers_to_pick
 from ghostify.jobs.look import look as look_at
 

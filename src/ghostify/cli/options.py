@@ -13,11 +13,11 @@ import torch
 
 from ghostify.atomic import check_writable
 from ghostify.changes.ratio import GhostRatio
-from ghostify.cli.beforehand import refuse_missing
 from ghostify.cli.opening import NamedImages
 from ghostify.cli.spelling import BY_USER
 from ghostify.fitting.calibration import FEWEST_IMAGES
 from ghostify.inference.engines import PRECISIONS as TIMED_PRECISIONS
+from ghostify.inference.needed import refuse_missing
 from ghostify.jobs.recipe import LAST_SEED, OPTIMIZERS, PRECISIONS, SCHEDULES, Recipe
 from ghostify.jobs.training_folder import FILES
 from ghostify.layers.ghost_conv import CHEAP_KINDS, Cheap
@@ -256,11 +256,8 @@ threads_option = click.option(
     help=threads_help,
 )
 timed_threads_option = click.option("--threads", type=THREADS, default=1, help=threads_help)
-machine_options = together(
-    device_option,
-    threads_option,
-    click.option("--workers", type=WORKERS, default=2, help="Processes that decode images of a folder."),
-)
+workers_option = click.option("--workers", type=WORKERS, default=2, help="Processes that decode images of a folder.")
+machine_options = together(device_option, threads_option, workers_option)
 builder_options = together(
     click.option(
         "--ratio",
@@ -372,8 +369,14 @@ def calibration_options(effort: str) -> Decorator:
     )
 
 
-def data_options(default: str | None = None, required: bool = True, hold_out: float | None = None) -> Decorator:
-    """``NamedImages`` as the verb's parameter ``images``; ``--threads`` acts at once."""
+def data_options(
+    default: str | None = None, required: bool = True, hold_out: float | None = None, threads: bool = True
+) -> Decorator:
+    """``NamedImages`` as the verb's parameter ``images``; ``--threads`` acts at once.
+
+    Args:
+        threads: The verb has these threads to compute with, and none of its own.
+    """
     # A default that is given counts as set, also where it is None.
     data: dict[str, Any] = {"required": required} if default is None else {"default": default}
     options: list[Decorator] = [
@@ -390,7 +393,9 @@ def data_options(default: str | None = None, required: bool = True, hold_out: fl
             help="Side to which images of a folder are brought, pixels.",
         ),
         mean_and_std_options("the network's, else ImageNet's"),
-        machine_options,
+        device_option,
+        *([threads_option] if threads else []),
+        workers_option,
     ]
     if hold_out is not None:
         options.append(hold_out_option(hold_out))

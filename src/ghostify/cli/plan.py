@@ -10,7 +10,6 @@ import click
 import torch
 
 from ghostify.changes import LayerPlan
-from ghostify.cli.beforehand import refuse_engine
 from ghostify.cli.calibration import check_sources, open_photographs, photographs_option
 from ghostify.cli.opening import NamedImages, NamedNetwork
 from ghostify.cli.options import (
@@ -34,6 +33,7 @@ from ghostify.cli.output import CHANNELS, Printing, channels, kept, percent, pri
 from ghostify.data.sample import draw_inputs
 from ghostify.errors import InputError
 from ghostify.inference.engines import FILE_ENGINES
+from ghostify.inference.needed import refuse_engine
 from ghostify.jobs.accuracy import AllowedDrop, Trial, plan_for_accuracy
 from ghostify.jobs.evaluate import check_fit
 from ghostify.plain_part import is_detector

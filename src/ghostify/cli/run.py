@@ -1,110 +1,226 @@
-"""`ghostify run`: a network, its ghost and its rival, trained and measured."""
+"""`ghostify run`: a trained network and a speed in, a faster file and the proof out."""
 
+import dataclasses
 import os
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+import torch
+from torch import nn
 
-from ghostify.cli.beforehand import open_before, refuse_missing
+from ghostify.cli.beforehand import open_before
+from ghostify.cli.calibration import check_sources, data_of_photographs, photographs_option
 from ghostify.cli.opening import NamedImages, NamedNetwork
 from ghostify.cli.options import (
+    THREADS,
+    Number,
     bundle,
-    calibration_options,
     data_options,
-    ghost_options,
+    effort_option,
+    engine_option,
+    enough_images,
     json_option,
     new_head_option,
     out_option,
     recipe_options,
-    resume_option,
+    skip_option,
     source_options,
 )
-from ghostify.cli.output import interval, kept, print_table, progress_bars, say, show
+from ghostify.cli.output import interval, kept, percent, print_table, progress_bars, say, show
 from ghostify.errors import InputError
+from ghostify.inference.engines import FILE_ENGINES
+from ghostify.inference.needed import is_installed, refuse_engine, refuse_missing
+from ghostify.jobs.evaluate import check_fit, evaluate
+from ghostify.jobs.images_of_run import Data
 from ghostify.jobs.recipe import Recipe
-from ghostify.jobs.run_settings import METRICS, REPORT, RESULTS, GhostSettings, RunSettings, refuse_finished
+from ghostify.jobs.run_settings import METRICS, RESULTS, STEPS, RunSettings, Tuning, refuse_finished
+from ghostify.jobs.steps import ABOUT
+from ghostify.transform.reconstruct import Effort
+
+OF_A_TRAINED_NETWORK = 2.0  # times the right answers of chance that a network of the user's own builder has
+HELD_OUT = 0.1
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the user asks for, see ``run``."""
+
+    target_speedup: float | None
+    max_accuracy_drop: float | None
+    sweep: bool
+    int8: bool
+    tune: str
+    labels: bool
+    engine: str | None
+    threads: int
+    rivals: bool
+    image_count: int
+    effort: Effort
+    skip: tuple[str, ...]
+
+    def settings(self) -> RunSettings:
+        """The same, checked."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        images = values.pop("image_count")
+        return RunSettings(**{**values, "tune": Tuning.of(self.tune), "images": images})
 
 
 @click.command()
 @bundle(
     "named",
     NamedNetwork,
-    click.option("--model", default="vgg16_cifar", help="MODEL to train, see `ghostify --help`."),
+    click.option("--model", default="resnet20", help="MODEL to make faster, see `ghostify --help`."),
     source_options,
     new_head_option,
 )
-@data_options("digits", hold_out=0.1)
-@bundle("recipe", Recipe, recipe_options(epochs=6, batch_size=64, lr=0.05))
+@data_options(required=False, threads=False)
+@photographs_option
 @bundle(
-    "ghost",
-    GhostSettings,
-    ghost_options(GhostSettings.cheap),
-    calibration_options("fast"),
+    "wish",
+    Wish,
     click.option(
-        "--ghost-epochs",
-        type=click.IntRange(1),
-        show_default="half of --epochs",
-        help="Epochs with labels that the ghost is trained for.",
+        "--target-speedup",
+        type=Number(1, min_open=True),
+        help="Reach this speed over the original in float32, measured here: 2 is twice as fast.",
     ),
+    click.option(
+        "--max-accuracy-drop",
+        type=Number(0, 100, max_open=True),
+        help="Or find the fastest network that loses at most so many points of top-1 before it learns, such as 0.5. "
+        "Held-out images judge it.",
+    ),
+    click.option("--sweep", is_flag=True, help="Or make networks of several speeds, each in a folder of its own."),
+    click.option("--int8", is_flag=True, help="Plan for the times in int8, and write the file in it."),
+    click.option(
+        "--tune",
+        default="10min",
+        help="How long the network learns from the original, without labels: epochs, such as 5, or minutes, such as "
+        "10min; 0 for not at all.",
+    ),
+    click.option("--labels", is_flag=True, help="Learn from labels, too, for a tenth of the loss."),
+    engine_option(FILE_ENGINES, None, shown="the faster one here"),
+    click.option("--threads", type=THREADS, default=1, help="CPU threads of the engine."),
+    click.option("--rivals", is_flag=True, help="Make the paper's ghost and the network pruned by Torch-Pruning, too."),
+    click.option(
+        "--images",
+        "image_count",
+        type=int,
+        callback=enough_images,
+        default=1024,
+        help="Training images to plan and convert with.",
+    ),
+    effort_option("refined", "Fit layers in closed form (fast), or let blocks learn their outputs, too (refined)."),
+    skip_option,
 )
-@out_option("Folder for all results.", *RESULTS, default=Path("ghostify-run"))
-@resume_option
+@bundle(
+    "recipe",
+    Recipe,
+    recipe_options(only_with="a MODEL that is not trained", epochs=6, batch_size=64, lr=0.05),
+)
+@out_option("Folder for the faster file, the network, plan, figures and report.", *RESULTS, default=Path("faster"))
 @json_option
 def run(
     named: NamedNetwork,
     images: NamedImages,
+    photographs: Path | None,
+    wish: Wish,
     recipe: Recipe,
-    ghost: GhostSettings,
     out: Path,
-    resume: bool,
     as_json: bool,
 ) -> None:
-    """Train a network, make its ghost, train its narrower rival; measure all three; write a report."""
+    """Make a trained network as fast as you want, measured here, and keep what it knows.
+
+    Plans for the speed, converts without labels, learns from the original, and writes the file for the engine, checked,
+    scored and timed, with a report. Called again with the same --out, it goes on where it was. A MODEL without
+    --weights is trained first, with labels. --calibration takes photographs without classes: then right is what the
+    original answers.
+    """
     refuse_missing("matplotlib", "jinja2")
     from ghostify.jobs import run as job  # here: drawing, templates and pruning are an extra that other verbs spare
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("run measures, and is for one process: use train under torchrun")
-    refuse_finished(out, resume)
+    settings = wish.settings()
+    engine = wish.engine or next(filter(is_installed, FILE_ENGINES), FILE_ENGINES[0])
+    refuse_engine(engine, *(["int8"] if wish.int8 else []))
+    refuse_finished(out, (out / STEPS / ABOUT).exists())
+    if images.data_name is None and photographs is None and named.model == "resnet20":
+        images = dataclasses.replace(images, data_name="digits")
+    check_sources(images, photographs, needed_by="run")
+    torch.manual_seed(recipe.seed)
+    model, data = opened(named, images, photographs, recipe)
+    if photographs is None and not is_trained(named, model, data, images):
+        settings = dataclasses.replace(settings, recipe=recipe)
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    values |= {"tune": wish.tune, "device": images.device, "workers": images.workers, "seed": recipe.seed}
+    with kept("the same call goes on with it"), progress_bars() as progress:
+        found = job.run(model, data, out=out, progress=progress, say=tell, **values)
+    show(found.metrics, as_json, lambda: print_run(found, out))
+
+
+def tell(text: str) -> None:
+    """A sentence on the way, on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def opened(named: NamedNetwork, images: NamedImages, photographs: Path | None, recipe: Recipe) -> tuple[nn.Module, Any]:
+    """The network and its images."""
+    if photographs is not None:
+        network = named.open()
+        data, extra = data_of_photographs(photographs, named, network.eval(), images, recipe.seed)
+        return network, Data(data, labelled=False, preprocessing=extra)
     open_before(named)
-    data = images.open(named)
-    named.refuse_other_classes(data.name, data.classes)
-    with kept("go on with --resume"), progress_bars() as progress:
-        proof = job.run(
-            lambda: named.open_for(data),
-            data,
-            RunSettings(recipe, ghost, images.device, images.workers, resume=resume),
-            out,
-            about={"model": named.model, "data": data.name},
-            progress=progress,
+    found = dataclasses.replace(images, hold_out=HELD_OUT).open(named)
+    named.refuse_other_classes(found.name, found.classes)
+    torch.manual_seed(recipe.seed)
+    return named.open_for(found), Data(found, preprocessing={**named.extra, **found.preprocessing})
+
+
+def is_trained(named: NamedNetwork, model: nn.Module, data: Any, images: NamedImages) -> bool:
+    """True for a network with weights; one of the user's own builder may have brought them."""
+    if named.file is not None or (named.weights is not None and not named.new_head):
+        return True
+    if named.weights is not None or ":" not in named.model or named.model.startswith(("torchvision:", "timm:")):
+        return False
+    check_fit(model, data.images)
+    score = evaluate(model, data.images.val, data.images, workers=images.workers)
+    trained = score.top1 > OF_A_TRAINED_NETWORK / len(data.images.classes)
+    what = "taken as trained" if trained else "trained first"
+    tell(f"{named.model} has no --weights and {100 * score.top1:.1f} % of the held-out images right: it is {what}")
+    return trained
+
+
+def print_run(found: Any, out: Path) -> None:
+    """The table, the result in sentences, and how the file is loaded."""
+    unit = "top-1, %" if found.metrics["labelled"] else "original's\nanswers, %"
+    rows = [
+        (
+            row.name,
+            "float32" if row.precision == "fp32" else row.precision,
+            interval(100 * row.top1, 100 * row.top1_low, 100 * row.top1_high, 1),
+            percent(row.agreement),
+            interval(row.speedup, row.speedup_low, row.speedup_high, 2),
+            f"{row.ms:.3f}",
+            f"{row.size_mb:.2f}",
         )
-    metrics = proof.metrics()
-
-    def tables() -> None:
-        headings = (
-            "network",
-            "top-1, %",
-            "parameters,\nM",
-            "MACs,\nM",
-            "times as fast\nin theory",
-            "measured",
-            "peak,\nMB",
-        )
-        print_table(headings, [run_row(name, row) for name, row in metrics["networks"].items()])
-        for finding in proof.findings():
-            say(f"- {finding}", "  ")
-        say(f"Wrote {out / REPORT}, {out / METRICS} and the networks beside them.")
-
-    show(metrics, as_json, tables)
-
-
-def run_row(name: str, row: dict[str, Any]) -> tuple[str, ...]:
-    top1 = interval(100 * row["top1"], 100 * row["top1_low"], 100 * row["top1_high"], 1)
-    speedup = row["measured_speedup"]
-    measured = (
-        interval(speedup, row["measured_speedup_low"], row["measured_speedup_high"], 2) if row["latency"] else "1.00"
+        for row in found.table
+    ]
+    print_table(("network", "in", unit, "same\nanswers, %", "times as fast", "ms", "MB"), rows, left=2)
+    for finding in found.findings:
+        say(f"- {finding}", "  ")
+    say(
+        f"Wrote {', '.join(map(str, found.files))}; {found.report}, {out / METRICS} and the network to train on beside."
     )
-    memory = f"{row['peak_memory_mb']:.1f}" if row["peak_memory_mb"] is not None else "–"
-    macs, params = f"{row['macs'] / 1e6:.1f}", f"{row['params'] / 1e6:.2f}"
-    return name, top1, params, macs, f"{row['theoretical_speedup']:.2f}", measured, memory
+    for line in how_to_load(found.files[-1]):
+        print(line)
+
+
+def how_to_load(file: Path) -> list[str]:
+    """Lines of Python that load the file in the engines that read it."""
+    lines = [f'OpenVINO:      network = openvino.compile_model("{file}", "CPU")']
+    if file.suffix == ".onnx":
+        lines.append(f'ONNX Runtime:  network = onnxruntime.InferenceSession("{file}")')
+    return lines

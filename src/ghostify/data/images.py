@@ -163,6 +163,11 @@ class ImageData:
     std: tuple[float, ...] = IMAGENET_STD
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """One image as the network gets it: channels, height, width."""
+        return tuple(self.test[0][0].shape[1:])
+
+    @property
     def identity(self) -> dict[str, Any]:
         """The facts that a training on it depends on, wherever its files are."""
         return {

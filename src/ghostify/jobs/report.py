@@ -1,9 +1,10 @@
 """The page that shows what a run found."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from markupsafe import Markup
 from torch import nn
 
@@ -17,42 +18,40 @@ from ghostify.jobs.look_page import page_layer
 from ghostify.jobs.page import render
 from ghostify.measure.pictures import (
     PAIR_COLOURS,
-    held_out_accuracy,
+    accuracy_against_time,
     layer_speeds,
     photograph,
     svg,
-    training_loss,
 )
 
 
 def write_report(
     path: Path,
     metrics: Mapping[str, Any],
-    findings: Sequence[str],
     original: nn.Module,
     ghost: nn.Module,
     data: ImageData,
     explanation: Explanation | None,
 ) -> None:
-    """Write one self-contained page: findings, table, training curves, time by layer, maps of both networks.
+    """Write one self-contained page: findings, accuracy against time, table, time by layer, maps of both networks.
 
     Args:
         path: HTML file, replaced whole.
-        metrics: ``Proof.metrics()``.
-        findings: Sentences for its top.
+        metrics: Those of a ``Run``.
         explanation: The time by layer, if an engine profiled it.
     """
-    histories = {name: row["history"] for name, row in metrics["networks"].items()}
+    unit = "top-1, %" if metrics["labelled"] else "the original's answers, %"
     pixels, labels = data.test[0]
-    x = normalise(pixels, data.mean, data.std).to(next(ghost.parameters()).device)
+    x = normalise(pixels, data.mean, data.std)
+    seen = photograph(pixels[0]) if pixels.dtype == torch.uint8 else None  # else they are normalised already
     page = render(
         "report.html",
         metrics=metrics,
-        findings=findings,
-        curves=[Markup(svg(figure)) for figure in (training_loss(histories), held_out_accuracy(histories)) if figure],
+        unit=unit,
+        picture=Markup(svg(accuracy_against_time(metrics["networks"], unit))),
         speeds=speeds(explanation) if explanation is not None else None,
         layers=maps_beside(original, ghost, x),
-        photograph=photograph(pixels[0]),
+        photograph=seen,
         label=data.classes[int(labels[0])],
         colours=PAIR_COLOURS,
     )

@@ -1,78 +1,132 @@
-"""The settings of a run: how its networks are trained, how its ghost is made, and where."""
+"""The settings of a run: what is asked for, how the network learns, and where."""
 
-import math
-from dataclasses import dataclass, replace
+import re
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Self
 
 from ghostify.errors import InputError, spelled
+from ghostify.fitting.calibration import FEWEST_IMAGES
 from ghostify.jobs.recipe import Recipe
-from ghostify.layers.ghost_conv import Cheap
 from ghostify.transform.reconstruct import Effort
 
-# Files of a run's folder; those of the networks have their names.
-METRICS, REPORT = "metrics.json", "report.html"
-CHECKPOINTS = "checkpoints"
-TITLES = {"original": "original", "ghost": "ghost", "narrow": "narrower network"}
-RESULTS = (METRICS, REPORT, f"{CHECKPOINTS}/", *(f"{name}.safetensors" for name in TITLES))
-# Of the original's peak learning rate: a high one spoils a good start.
-GHOST_LR = 0.1
+# Files of a run's folder, beside those of the network for an engine, and the folder of what was finished on the way.
+METRICS, REPORT, PLAN, NETWORK = "metrics.json", "report.html", "plan.json", "network.safetensors"
+STEPS = "steps"
+RESULTS = (METRICS, REPORT, PLAN, NETWORK, f"{STEPS}/")
+# A sweep's speeds where none is given.
+SWEEP = (1.25, 1.5, 2.0, 2.5, 3.0)
 
 
 @dataclass(frozen=True)
-class GhostSettings:
-    """How the trained original becomes its ghost.
+class Tuning:
+    """How long a network learns: epochs, or minutes.
 
     Args:
-        ratio, cheap_kernel_size, cheap, effort: See ``convert``.
-        image_count: Training images to calibrate it on.
-        ghost_epochs: Epochs of its own training; None for half of the original's.
+        epochs: Passes over the training images; None where minutes are given.
+        minutes: Minutes for all, trials of learning rates included.
     """
 
-    ratio: int = 2
-    cheap_kernel_size: int = 3
-    cheap: Cheap = "pointwise"
-    image_count: int = 1024
-    effort: Effort = "fast"
-    ghost_epochs: int | None = None
+    epochs: int | None = None
+    minutes: float | None = None
 
-    def recipe(self, original: Recipe) -> Recipe:
-        """The ghost's recipe: the original's, shorter and with a tenth of its learning rate.
+    @classmethod
+    def of(cls, text: str | float) -> Self:
+        """From what users write: a number of epochs, or minutes as "10min".
 
         Example:
-            >>> short = GhostSettings().recipe(Recipe(epochs=5, lr=0.05))
-            >>> short.epochs, round(short.lr, 4)
-            (3, 0.005)
+            >>> Tuning.of("5").epochs, Tuning.of("2.5min").minutes, Tuning.of(0).none
+            (5, 2.5, True)
         """
-        return replace(
-            original,
-            epochs=math.ceil(original.epochs / 2) if self.ghost_epochs is None else self.ghost_epochs,
-            lr=original.lr * GHOST_LR,
-            warmup_epochs=min(original.warmup_epochs, 0.5),
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(min)?", str(text).strip())
+        if found and found[2]:
+            return cls(minutes=float(found[1]))
+        if found and float(found[1]).is_integer():
+            return cls(epochs=int(float(found[1])))
+        raise InputError(
+            f"{spelled('tune')} is {text!r}: expected a whole number of epochs, such as 5, or minutes, such as 10min"
         )
+
+    @property
+    def none(self) -> bool:
+        return not (self.epochs or self.minutes)
+
+    @property
+    def words(self) -> str:
+        if self.minutes is not None:
+            return f"{self.minutes:g} minutes"
+        return "1 epoch" if self.epochs == 1 else f"{self.epochs} epochs"
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How a run trains and measures.
+    """What a run is asked for.
 
     Args:
-        recipe: How the original and the narrower network are trained.
-        ghost: How the ghost is made.
-        device: "cpu" or "cuda".
+        target_speedup: Times as fast as the original in float32; None: by ``max_accuracy_drop``, or a sweep's own.
+        max_accuracy_drop: Points of top-1 that may be lost on held-out images before tuning.
+        sweep: Make networks of several speeds.
+        int8: Quantise.
+        tune: How long the network learns.
+        labels: Learn from labels, too, for a tenth of the loss.
+        engine: "openvino" or "onnxruntime"; None: the faster one.
+        threads: CPU threads of the engine.
+        rivals: Make the rivals, too.
+        images: Training images to plan and convert with.
+        effort: See ``convert``.
+        skip: Modules to leave, see ``plan``.
+        recipe: How the network is trained first; None where it is trained.
+        device: "cpu" or "cuda", to compute on.
         workers: Processes that decode images of a folder.
-        blocks: Blocks timed of each network, see ``compare``.
-        resume: Go on with trainings that began in the run's folder.
+        seed: Seed of all that is drawn.
     """
 
-    recipe: Recipe
-    ghost: GhostSettings = GhostSettings()
+    target_speedup: float | None = None
+    max_accuracy_drop: float | None = None
+    sweep: bool = False
+    int8: bool = False
+    tune: Tuning = Tuning(minutes=10)
+    labels: bool = False
+    engine: str | None = None
+    threads: int = 1
+    rivals: bool = False
+    images: int = 1024
+    effort: Effort = "refined"
+    skip: tuple[str, ...] = ()
+    recipe: Recipe | None = None
     device: str = "cpu"
     workers: int = 0
-    blocks: int = 30
-    resume: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        speed, drop = self.target_speedup, self.max_accuracy_drop
+        asked = [spelled(name) for name in ("target_speedup", "max_accuracy_drop", "sweep")]
+        if (speed is None and drop is None and not self.sweep) or (drop is not None and (speed or self.sweep)):
+            raise InputError(f"expected one of {asked[0]}, {asked[1]} and {asked[2]}")
+        if speed is not None and not speed > 1:
+            raise InputError(f"{spelled('target_speedup')} is {speed:g}: expected more than 1")
+        if drop is not None and not 0 <= drop < 100:
+            raise InputError(f"{spelled('max_accuracy_drop')} is {drop:g}: expected points of top-1, 0 to below 100")
+        if self.threads < 1:
+            raise InputError(f"{spelled('threads')} is {self.threads}: expected at least 1")
+        if self.images < FEWEST_IMAGES:
+            raise InputError(
+                f"{spelled('images')} is {self.images}: expected at least {FEWEST_IMAGES}, better some hundreds"
+            )
+
+    @property
+    def speeds(self) -> tuple[float, ...]:
+        """The speeds to make networks for; none where an accuracy drop is the target."""
+        if self.sweep:
+            return tuple(sorted({*SWEEP, *([self.target_speedup] if self.target_speedup else [])}))
+        return () if self.target_speedup is None else (self.target_speedup,)
+
+    def as_json(self) -> dict[str, Any]:
+        """What the results depend on, for the record."""
+        return {name: value for name, value in asdict(self).items() if name != "workers"}
 
 
-def refuse_finished(out: Path, resume: bool) -> None:
-    """Refuse a folder that holds a finished run, unless that is to be gone on with."""
-    if (out / METRICS).exists() and not resume:
-        raise InputError(f"{out} holds a finished run: choose another {spelled('out')}, or remove it")
+def refuse_finished(out: Path, begun: bool) -> None:
+    """Refuse a folder that holds the results of something else."""
+    if (out / METRICS).exists() and not begun:
+        raise InputError(f"{out} holds another run: choose another {spelled('out')}, or remove it")

@@ -1,6 +1,6 @@
 """Latency of one network over another, side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -104,6 +104,12 @@ def relative_time(ratio: float, other: str, interval: tuple[float, float] | None
         value, *ends_said = (f"{1 / r if fast else r:.2f}" for r in (ratio, *(reversed(ends) if fast else ends)))
         text, unit = f"{value} times as {'fast' if fast else 'slow'} as {other}", ""
     return f"{text} ({'–'.join(ends_said)}{unit})" if interval else text
+
+
+def comparison_from(row: Mapping[str, Any]) -> Comparison:
+    """A comparison that was written as JSON."""
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+    return Comparison(**values)
 
 
 def summarise(

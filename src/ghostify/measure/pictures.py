@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -11,14 +12,13 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 matplotlib.use("agg")
-COLOURS = {"original": "#4C72B0", "ghost": "#DD8452", "narrow": "#55A868"}
+COLOURS = {"original": "#4C72B0", "ghost": "#DD8452", "rival": "#55A868"}
 # For pairs of maps: distinct on white and on black, also to the colour-blind (after Okabe and Ito 2008).
 PAIR_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B58900", "#56B4E9", "#8B5CF6", "#C1272D")
 
@@ -116,32 +116,42 @@ def mosaic(grey: Tensor, columns: int, gap: int) -> NDArray[np.uint8]:
 
 # Of a page's plots: on a phone's 360 pixels their text is still 10 pixels high.
 PLOT = (4.5, 3.4)
-Histories = Mapping[str, Sequence[Mapping[str, float | None]]]
+# Marks of a network's kind, and whether they are filled in a precision: told apart without colour, too.
+MARKS = {"original": ("s", COLOURS["original"]), "ours": ("o", COLOURS["ghost"]), "rival": ("^", COLOURS["rival"])}
+KINDS = {"original": "original", "ours": "made faster", "rival": "rivals"}
 
 
-def training_loss(histories: Histories) -> Figure:
-    """Loss while training, epoch by epoch, one line per network."""
-    return epoch_curves(histories, "train_loss", 1, "training loss")
+def accuracy_against_time(rows: Sequence[Mapping[str, Any]], accuracy: str) -> Figure:
+    """Accuracy against the share of the original's time, a mark for each network: filled in float32, open in int8.
 
-
-def held_out_accuracy(histories: Histories) -> Figure | None:
-    """Top-1 on the held-out images, epoch by epoch, one line per network that has it; None where none has."""
-    known = {
-        name: history for name, history in histories.items() if all(epoch["val_top1"] is not None for epoch in history)
-    }
-    return epoch_curves(known, "val_top1", 100, "top-1 on held-out images, %") if known else None
-
-
-def epoch_curves(histories: Histories, value: str, scale: float, label: str) -> Figure:
+    Args:
+        rows: Each with the fields of a ``Row``.
+        accuracy: Label of the axis.
+    """
     figure = Figure(figsize=PLOT, layout="constrained")
     axes = figure.subplots()
-    for name, history in histories.items():
-        values = [scale * (epoch[value] or 0) for epoch in history]
-        axes.plot(range(1, len(values) + 1), values, color=COLOURS.get(name), label=name, marker=".")
-    last = max(len(history) for history in histories.values())
-    axes.set(xlabel="epoch", ylabel=label, xlim=(0.5, last + 0.5), ylim=(0, None))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.legend(frameon=False)
+    named: set[str] = set()
+    for row in rows:
+        mark, colour = MARKS[row["kind"]]
+        x, y = 1 / row["speedup"], 100 * row["top1"]
+        wide = [[x - 1 / row["speedup_high"]], [1 / row["speedup_low"] - x]]
+        tall = [[y - 100 * row["top1_low"]], [100 * row["top1_high"] - y]]
+        label = f"{KINDS[row['kind']]}, {'float32' if row['precision'] == 'fp32' else row['precision']}"
+        axes.errorbar(
+            x,
+            y,
+            xerr=np.abs(wide),
+            yerr=np.abs(tall),
+            fmt=mark,
+            color=colour,
+            markerfacecolor=colour if row["precision"] == "fp32" else "none",
+            elinewidth=0.7,
+            label=label if label not in named else None,
+        )
+        named.add(label)
+    axes.axvline(1, color="black", linewidth=0.7, linestyle=":")
+    axes.set(xlabel="time over the original's in float32", ylabel=accuracy, xlim=(0, None))
+    axes.legend(frameon=False, loc="lower right", fontsize=8)
     plain(axes)
     return figure
 

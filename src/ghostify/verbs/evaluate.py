@@ -7,6 +7,7 @@ from torch import nn
 from ghostify.data.images import ImageData
 from ghostify.errors import InputError, spelled
 from ghostify.inference.file_network import FileNetwork, FilePrecision
+from ghostify.inference.needed import refuse_engine
 from ghostify.jobs.accelerator import chosen_device
 from ghostify.jobs.evaluate import Score, check_fit
 from ghostify.jobs.evaluate import evaluate as score_network
@@ -53,6 +54,7 @@ def evaluate(  # noqa: PLR0913  # the front door: the verb's options, each a set
     """
     if isinstance(model, str | os.PathLike):
         model = FileNetwork(model, engine=engine, precision=precision)
+        refuse_engine(model.engine)
     elif engine is not None:
         raise InputError(f"{type(model).__name__} runs in PyTorch: {spelled('engine')} is for exported files")
     if is_detector(model):

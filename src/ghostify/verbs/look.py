@@ -10,6 +10,7 @@ from ghostify.data.augment import normalise
 from ghostify.data.images import ImageData
 from ghostify.data.photograph import SAMPLE, photograph
 from ghostify.errors import InputError, spelled
+from ghostify.inference.needed import refuse_missing
 from ghostify.jobs.look import SeenLayer, layers_to_pick
 from ghostify.jobs.look import look as look_at
 from ghostify.measure.count import count
@@ -53,6 +54,8 @@ def look(  # noqa: PLR0913  # the front door: the verb's options, each a setting
         >>> tuple(layer.maps.shape), len(layer.pairs[3])
         ((16, 32, 32), 8)
     """
+    if out is not None:
+        refuse_missing("matplotlib", "jinja2")
     shape = input_shape or designed_shape(model)
     if shape is None:
         raise InputError(

@@ -1,0 +1,76 @@
+"""The result of a run in sentences."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ghostify.jobs.images_of_run import Data
+from ghostify.jobs.row import Row
+from ghostify.jobs.run_settings import RunSettings
+from ghostify.jobs.tune import words_of
+from ghostify.measure.latency import relative_time
+from ghostify.planning.plan_file import Plan
+
+
+@dataclass(frozen=True)
+class Made:
+    """A network that was made for a speed.
+
+    Args:
+        title: What the table calls it.
+        model: The network.
+        plan: Its plan.
+        folder: Where its files are.
+        tuning: How it was tuned; None where it was not.
+        note: Why there is no file to load it from; "" where there is one.
+    """
+
+    title: str
+    model: nn.Module
+    plan: Plan
+    folder: Path
+    tuning: dict[str, Any] | None
+    note: str
+
+
+def findings(rows: Sequence[Row], made: Sequence[Made], data: Data, engine: str, settings: RunSettings) -> list[str]:
+    """The result in sentences: accuracy before and after, speed, what was lost where."""
+    precision = "int8" if settings.int8 else "fp32"
+    original = rows[0]
+    sentences = []
+    for one in made:
+        mine = {row.precision: row for row in rows if row.name == one.title}
+        row = mine[precision]
+        sentences.append(f"{one.title}: {accuracy(original, row, data)}; {speed(row, engine, settings)}.")
+        if one.tuning:
+            sentences.append(words_of(one.tuning, data.unit))
+        if settings.int8:
+            points = 100 * (row.top1 - mine["fp32"].top1)
+            sentences.append(f"int8 changes {points:+.2f} points of these.")
+        sentences += [f"{row.lost}."] if row.lost else []
+        sentences += [one.note] if one.note else []
+    alike = [row for row in rows if row.precision == precision]
+    best = max((row for row in alike if row.kind == "ours"), key=lambda row: row.speedup)
+    return sentences + [
+        f"{other.name} in {other.precision} is as fast and as good: take that."
+        for other in alike
+        if other.kind != "ours" and other.top1 >= best.top1 and other.speedup >= best.speedup
+    ]
+
+
+def accuracy(before: Row, after: Row, data: Data) -> str:
+    """Right answers before and after, with intervals."""
+    ends = f"{100 * after.top1:.2f} % ({100 * after.top1_low:.2f}–{100 * after.top1_high:.2f})"
+    if not data.labelled:
+        return f"{ends} {data.unit}"
+    first = f"{100 * before.top1:.2f} % ({100 * before.top1_low:.2f}–{100 * before.top1_high:.2f})"
+    return f"{data.unit} {first} before, {ends} after, {100 * after.agreement:.1f} % of the answers the same"
+
+
+def speed(row: Row, engine: str, settings: RunSettings) -> str:
+    of = "1 thread" if settings.threads == 1 else f"{settings.threads} threads"
+    ends = (1 / row.speedup_high, 1 / row.speedup_low)
+    return f"{relative_time(1 / row.speedup, 'the original in float32', ends)} in {engine} with {of}"
