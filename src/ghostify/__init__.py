@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ghostify.data.sources import load_data
     from ghostify.jobs.hints import hints
     from ghostify.jobs.recipe import Recipe
+    from ghostify.jobs.run import run
     from ghostify.jobs.train import Teacher
     from ghostify.verbs.evaluate import evaluate
     from ghostify.verbs.look import look
@@ -55,6 +56,7 @@ __all__ = [
     "load_data",
     "look",
     "plan",
+    "run",
     "save",
     "train",
 ]
@@ -69,6 +71,7 @@ _LATER = {
     "hints": "ghostify.jobs.hints",
     "load_data": "ghostify.data.sources",
     "look": "ghostify.verbs.look",
+    "run": "ghostify.jobs.run",
     "train": "ghostify.verbs.train",
 }
 

@@ -59,7 +59,7 @@ def refused(capsys: pytest.CaptureFixture[str], arguments: Sequence[str]) -> str
 BOXES = "tiny_detector:retinanet"
 WRITING = {
     "train": ["tiny:Tiny", "--data", "digits"],
-    "run": ["--model", "tiny:Tiny"],
+    "run": ["--model", "tiny:Tiny", "--data", "digits", "--target-speedup", "2"],
     "convert": ["tiny:Tiny"],
     "plan": ["tiny:Tiny", "--data", "digits", "--target-macs", "0.6"],
     "export": ["tiny:Tiny"],
@@ -119,8 +119,9 @@ def test_a_folder_that_can_be_written_is_left_as_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("package", "arguments"),
     [
-        ("matplotlib", ["run"]),
-        ("jinja2", ["run"]),
+        ("matplotlib", ["run", "--target-speedup", "2"]),
+        ("jinja2", ["run", "--target-speedup", "2"]),
+        ("nncf", ["run", "--target-speedup", "2", "--int8"]),
         ("matplotlib", ["look", "tiny:Tiny"]),
         ("tensorboard", ["train", "tiny:Tiny", "--data", "digits", "--tensorboard"]),
         ("openvino", ["plan", "tiny:Tiny", "--data", "digits", "--target-speedup", "1.5"]),
@@ -160,7 +161,10 @@ def test_a_package_that_is_missing_is_named_at_the_start(
         (["train", BOXES, "--data", "digits", "--out", "o"], "finds objects: use `ghostify detect`"),
         (["train", "retinanet_ghostnet_110_fpn", "--data", "digits", "--out", "o"], "finds objects"),
         (["evaluate", BOXES, "--data", "digits"], "finds objects: use `ghostify detect`"),
-        (["run", "--model", BOXES], "finds objects: use `ghostify detect`"),
+        (
+            ["run", "--model", BOXES, "--data", "digits", "--target-speedup", "2"],
+            "finds objects: use `ghostify detect`",
+        ),
         (
             ["plan", BOXES, "--data", "digits", "--target-macs", "0.6", "--out", "o"],
             "finds objects, and plans are not made",
@@ -214,7 +218,8 @@ def test_a_folder_with_another_training_is_refused_before_images_are_read(
 @pytest.mark.usefixtures("no_images")
 def test_a_finished_run_is_refused_before_images_are_read(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text("{}")
-    assert "holds a finished run: choose another --out" in refused(capsys, ["run", "--out", str(tmp_path)])
+    arguments = ["run", "--target-speedup", "2", "--out", str(tmp_path)]
+    assert "holds another run: choose another --out" in refused(capsys, arguments)
 
 
 @pytest.mark.usefixtures("no_work")

@@ -105,7 +105,8 @@ def test_python_hears_its_own_names() -> None:
         (["count", "WEIGHTS"], "name the network and give the file as --weights"),
         (["count", "resnet20", "--weights", "WEIGHTS"], "is of another network"),
         (["convert", "resnet20", "--skip", "x", "--out", "OUT"], "--skip: 'x' matches no module"),
-        (["run", "--data", "SMALL", "--hold-out", "0", "--out", "OUT"], "images to make the ghost with"),
+        (["run", "--data", "digits", "--out", "OUT"], "one of --target-speedup, --max-accuracy-drop and --sweep$"),
+        (["run", "--target-speedup", "2", "--tune", "x", "--out", "OUT"], "--tune is 'x': expected a whole number"),
         (["convert", "resnet20", "--data", "SMALL", "--out", "OUT"], "--data: 12 images: expected at least 32"),
         (
             ["convert", "resnet20", "--data", "SMALL", "--plan", "PLAN", "--ratio", "2", "--out", "OUT"],

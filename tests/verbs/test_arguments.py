@@ -76,6 +76,17 @@ VERBS: Mapping[str, tuple[Callable[..., Any], dict[str, str], dict[str, str]]] =
             "cheap": "convert has made the ghost",
         },
     ),
+    "run": (
+        ghostify.run,
+        {},
+        dict.fromkeys({field.name for field in dataclasses.fields(Recipe)} - {"seed"}, "recipe has it")
+        | {
+            "calibration": "batches without labels are data",
+            "image_size": "load_data takes it",
+            "mean": "ImageData has it",
+            "std": "ImageData has it",
+        },
+    ),
     "plan": (
         ghostify.plan,
         {},
@@ -109,6 +120,8 @@ VERBS: Mapping[str, tuple[Callable[..., Any], dict[str, str], dict[str, str]]] =
 # Parameters that no option answers to, and why.
 ONLY_PYTHON = {
     "progress": "the command line always shows it",
+    "say": "the command line always says it",
+    "recipe": "the command line has an option for each of its fields",
     "example": "the command line makes one by --input-shape and --batch-size",
     "classes": "the command line takes those of the network's file, which other detectors do not have",
     "measurements": "the command line's lies under --out",
@@ -120,6 +133,7 @@ ONLY_PYTHON = {
 }
 # Defaults that differ.
 DEFAULTS = {
+    ("run", "out"): "the same folder, as a path",
     ("look", "out"): "Python gets the maps without a file",
     ("convert", "parts"): "the command line's is the same, and said in its help",
     ("plan", "threads"): "the command line's are all that PyTorch has",
@@ -195,7 +209,6 @@ def test_every_verb_has_a_function() -> None:
     others = {
         "models": "list_models, list_detectors",
         "recipes": "train takes their names",
-        "run": "a story of its own",
     }
     assert {verb.split()[0] for verb in VERBS} | others.keys() == set(cli.commands)
 

@@ -46,7 +46,7 @@ HELD_OUT = 0.1
 
 @dataclass(frozen=True)
 class Wish:
-    """What the user asks for, see ``run``."""
+    """The wishes of the user, see ``run``."""
 
     target_speedup: float | None
     max_accuracy_drop: float | None

@@ -23,7 +23,7 @@ def data_from_batches(batches: Iterable[Any], model: nn.Module, name: str = "bat
         batches: Inputs ``[batch, channels, height, width]``, or pairs of these and labels ``[batch]``, as of a
             ``DataLoader``. Without labels the network's own first answers are the right ones.
         model: The trained network.
-        name: What messages call them.
+        name: Their name in messages.
     Raises:
         InputError: If they are no such batches, or too few.
     """

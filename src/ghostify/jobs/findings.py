@@ -20,7 +20,7 @@ class Made:
     """A network that was made for a speed.
 
     Args:
-        title: What the table calls it.
+        title: Its name in the table.
         model: The network.
         plan: Its plan.
         folder: Where its files are.

@@ -14,7 +14,7 @@ from ghostify.transform.reconstruct import Effort
 
 @dataclass(frozen=True)
 class Start:
-    """What a rival is made of.
+    """The beginning of a rival.
 
     Args:
         original: The trained network.

@@ -136,7 +136,9 @@ class Road:
 
     @cached_property
     def steps(self) -> Steps:
-        about = self.settings.as_json() | {"data": self.data.images.name, **self.data.images.identity}
+        images = self.data.images
+        about = self.settings.as_json() | {"data": images.name, **images.identity}
+        about |= {"first image": fingerprint([("", images.test[0][0])])}
         return Steps(self.out / STEPS, about | {"network": fingerprint(self.given.state_dict().items())})
 
     @cached_property

@@ -30,7 +30,7 @@ class Row:
     """A network in one precision.
 
     Args:
-        name: What a table calls it.
+        name: Its name in a table.
         kind: The original, a network that this run makes, or a rival.
         precision: "fp32" or "int8".
         top1, top1_low, top1_high: Share of right first answers on the test images, 0..1, and its 95 % Wilson interval.

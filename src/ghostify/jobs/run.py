@@ -13,6 +13,7 @@ from ghostify.inference.engines import FILE_ENGINES, check_engine
 from ghostify.inference.export import ENGINE as ENGINE_OF
 from ghostify.inference.export import FORMATS
 from ghostify.inference.needed import is_installed, refuse_engine, refuse_missing
+from ghostify.jobs.accelerator import chosen_device
 from ghostify.jobs.images_of_run import opened_data
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.road import Road, Run
@@ -33,7 +34,7 @@ def run(  # noqa: PLR0913  # the front door: the promised names, each a setting 
     model: nn.Module,
     data: str | ImageData | Iterable[Any],
     *,
-    out: str | Path,
+    out: str | Path = "faster",
     target_speedup: float | None = None,
     max_accuracy_drop: float | None = None,
     sweep: bool = False,
@@ -47,8 +48,8 @@ def run(  # noqa: PLR0913  # the front door: the promised names, each a setting 
     effort: Effort = "refined",
     skip: Sequence[str] = (),
     recipe: Recipe | None = None,
-    device: str = "cpu",
-    workers: int = 0,
+    device: str = "auto",
+    workers: int = 2,
     seed: int = 0,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
@@ -79,7 +80,7 @@ def run(  # noqa: PLR0913  # the front door: the promised names, each a setting 
         effort: "refined", or "fast": see ``convert``.
         skip: Modules to leave, by name or pattern.
         recipe: Train the network first, with labels; None: it is trained.
-        device: "cpu" or "cuda", to compute on; the engine runs on the CPU.
+        device: "cpu", "cuda" or "auto", to compute on; the engine runs on the CPU.
         workers: Processes that decode images of a folder.
         seed: Seed of all that is drawn.
         progress: Called with the progress of each step.
@@ -102,7 +103,7 @@ def run(  # noqa: PLR0913  # the front door: the promised names, each a setting 
         effort=effort,
         skip=tuple(skip),
         recipe=recipe,
-        device=device,
+        device=chosen_device(device),
         workers=workers,
         seed=seed,
     )

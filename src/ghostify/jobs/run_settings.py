@@ -60,7 +60,7 @@ class Tuning:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What a run is asked for.
+    """The wishes for a run.
 
     Args:
         target_speedup: Times as fast as the original in float32; None: by ``max_accuracy_drop``, or a sweep's own.
@@ -122,7 +122,7 @@ class RunSettings:
         return () if self.target_speedup is None else (self.target_speedup,)
 
     def as_json(self) -> dict[str, Any]:
-        """What the results depend on, for the record."""
+        """All that the results depend on, for the record."""
         return {name: value for name, value in asdict(self).items() if name != "workers"}
 
 

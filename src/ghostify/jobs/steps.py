@@ -23,7 +23,7 @@ class Steps:
 
     Args:
         folder: The folder.
-        about: What the results depend on; a folder with another one is refused.
+        about: All that the results depend on; a folder with another one is refused.
     Raises:
         InputError: If the folder holds another run.
     """

@@ -69,7 +69,7 @@ class Timing:
 
     @cached_property
     def conditions(self) -> dict[str, Any]:
-        """What times depend on, beside the network."""
+        """All that times depend on, beside the network."""
         environment = self.engine.described()
         found = {name: environment[name] for name in (*MACHINE, "engine", "engine_version", "threads", "precision")}
         return found | {"layers": len(self.candidates), "example": list(self.example.shape)}
