@@ -242,6 +242,7 @@ def write_onnx(model: nn.Module, path: Path, example: Tensor, *, engine: str = "
     if engine == "onnxruntime":
         suit_onnxruntime_(program.model.graph)
     name_by_layer_(program.model.graph, {name for name, _ in model.named_modules()})
+    without_traces_(program.model)
     program.save(str(path))
 
 
@@ -293,6 +294,16 @@ def name_by_layer_(graph: Any, modules: Container[str]) -> None:
             layers[value] = layer
             if not value.is_graph_output():
                 value.name = node.name if number == 0 else f"{node.name}:{number}"
+
+
+def without_traces_(model: Any) -> None:
+    """Take out where in the sources each operator comes from: paths of this machine, and other ones in each export."""
+    nodes = list(model.graph.all_nodes())
+    for part in (model, model.graph, *nodes):
+        part.metadata_props.clear()
+    for node in nodes:
+        for value in node.outputs:
+            value.metadata_props.clear()
 
 
 def write_openvino(model: nn.Module, path: Path, example: Tensor) -> None:
