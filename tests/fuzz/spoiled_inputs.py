@@ -101,6 +101,7 @@ SIZE = "--input-shape 3,12,12"
 NPZ = "--data npz:../colours.npz --device cpu"
 FIT = "--images 32 --effort fast"
 LEARN = "--epochs 1 --batch-size 20"
+SPEED = "--target-speedup 1.2"
 TINY = "--factory tiny:Tiny"
 BOXED = "--data coco:../boxes --workers 0 --device cpu"
 DETECTOR = "tiny_detector:retinanet"
@@ -120,7 +121,7 @@ WEIGHTS_OF = commands(
     f"evaluate tiny:Tiny --weights {{x}} {NPZ}",
     f"export tiny:Tiny --weights {{x}} {SIZE} --out out",
     "look tiny:Tiny --weights {x} --input-shape 3,24,24 --layer conv1 --out out",
-    f"run --model tiny:Tiny --weights {{x}} {NPZ} --out out",
+    f"run --model tiny:Tiny --weights {{x}} {NPZ} {SPEED} --out out",
 ) + commands(
     "detector",
     f"detect evaluate {DETECTOR} --weights {{x}} {BOXED}",
@@ -145,7 +146,7 @@ NETWORKS_OF = (
         f"explain {{x}} {TINY} --calls 1 --engine onnxruntime",
         f"look {{x}} {TINY} --input-shape 3,24,24 --layer conv1 --out out",
         f"look tiny:Tiny --against {{x}} {TINY} --input-shape 3,24,24 --layer conv1 --out out",
-        f"run --model {{x}} {TINY} {NPZ} --out out",
+        f"run --model {{x}} {TINY} {NPZ} {SPEED} --out out",
     )
     + commands(
         "original.safetensors",
@@ -173,7 +174,7 @@ ARRAYS_OF = commands(
     f"convert tiny:Tiny --data npz:{{x}} {FIT} --out out",
     "plan tiny:Tiny --data npz:{x} --target-macs 0.7 --images 32 --out out",
     "export tiny:Tiny --data npz:{x} --out out",
-    "run --model tiny:Tiny --data npz:{x} --out out",
+    f"run --model tiny:Tiny --data npz:{{x}} {SPEED} --out out",
 )
 OF_FOLDER = "--image-size 12 --workers 0"
 FOLDERS_OF = commands(

@@ -21,6 +21,7 @@ class Made:
 
     Args:
         title: Its name in the table.
+        key: Its name among the steps.
         model: The network.
         plan: Its plan.
         folder: Where its files are.
@@ -29,6 +30,7 @@ class Made:
     """
 
     title: str
+    key: str
     model: nn.Module
     plan: Plan
     folder: Path

@@ -19,7 +19,7 @@ WHOLES = 6  # networks that are timed as a whole
 RUNS_TO_CONVERT = {"fast": 15, "refined": 60}
 RUNS_TO_LEARN = 4.5  # forward and backward, and the original forward
 TRIALS = 1.35  # of rates, beside the learning
-FOR_INT8 = 30.0  # seconds to find ranges
+IN_INT8, FOR_INT8 = 3.0, 15.0  # seconds to quantise for times alone, and with ranges from images
 TIMED = 10.0  # seconds for a row's times
 
 
@@ -60,14 +60,14 @@ def forecast(
     images = min(settings.images, count_images(data.train))
     trials = min(MOST, max(FEWEST, MACS_PER_TRIAL / max(1, macs)), images)
     threads = torch.get_num_threads()
-    file = speeds.file + (FOR_INT8 if settings.int8 else 0)
+    tried, file = speeds.file + IN_INT8 * settings.int8, speeds.file + FOR_INT8 * settings.int8
     scored = count_images(data.test) * speeds.call * settings.threads / threads + TIMED
     networks = max(1, len(settings.speeds))
     found: dict[str, float] = {}
     if settings.recipe is not None:
         found["train"] = 3 * speeds.run * settings.recipe.epochs * count_images(data.train)
-    found["plan"] = layers * OPTIONS * OF_A_RUN * trials * speeds.run + (SAMPLES + 1) * (file + 1)
-    found["plan"] += networks * WHOLES * (file + 5)
+    found["plan"] = layers * OPTIONS * OF_A_RUN * trials * speeds.run + (SAMPLES + 1) * (tried + 1)
+    found["plan"] += networks * WHOLES * (tried + 5)
     found["convert"] = networks * RUNS_TO_CONVERT[settings.effort] * images * speeds.run
     if settings.tune.minutes is not None:
         found["tune"] = networks * 60 * settings.tune.minutes

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ from ghostify.atomic import nearest_there, replacing
 from ghostify.changes.ratio import GhostRatio
 from ghostify.data.images import count_images
 from ghostify.data.sample import draw, draw_inputs
-from ghostify.errors import InputError
+from ghostify.errors import InputError, OutOfReachError
 from ghostify.inference.engines import FILE_ENGINES, FileRunner
 from ghostify.inference.explain import Explanation, explain
 from ghostify.inference.export import ENGINE as ENGINE_OF
@@ -40,6 +41,7 @@ from ghostify.jobs.train import train
 from ghostify.jobs.tune import TuningSettings, tune
 from ghostify.measure.count import count
 from ghostify.measure.environment import describe_environment, disturbance
+from ghostify.models.registry import known_origin
 from ghostify.network_file import load, save
 from ghostify.planning import convert, plan
 from ghostify.planning.measurements import fingerprint
@@ -96,7 +98,13 @@ class Road:
         rows = self.original_rows(original)
         made: list[Made] = []
         for target in self.settings.speeds or (None,):
-            made.append(self.made_for(target, original, expected))
+            try:
+                made.append(self.made_for(target, original, expected))
+            except OutOfReachError as error:
+                if not made:
+                    raise
+                self.say(f"{target:g} times as fast: {error}")
+                break  # what is faster is out of reach, too
             rows += self.rows_of_made(made[-1])
         if self.settings.rivals:
             rows += self.rival_rows(original, made[0], rows)
@@ -141,6 +149,12 @@ class Road:
         about |= {"first image": fingerprint([("", images.test[0][0])])}
         return Steps(self.out / STEPS, about | {"network": fingerprint(self.given.state_dict().items())})
 
+    @property
+    def name(self) -> str:
+        """The network's name, as far as it is known."""
+        origin = known_origin(self.given)
+        return type(self.given).__name__ if origin is None else origin.name
+
     @cached_property
     def example(self) -> Tensor:
         return torch.zeros(1, *self.data.images.shape)
@@ -156,19 +170,21 @@ class Road:
         names = [name for name in FILE_ENGINES if is_installed(name)] if wanted is None else [wanted]
         ms: dict[str, float] = {}
         refusals: dict[str, str] = {}
-        started = time.perf_counter()
-        for number, name in enumerate(names):
+        seconds = math.inf  # the least of two: the first file has the exporter imported
+        for number, name in enumerate([*names, *names][:2]):
             if self.progress:
-                self.progress("look", name, number, len(names))
+                self.progress("look", name, number, 2)
             try:
-                file = self.exported(self.given, self.steps.path(f"untrained{SUFFIX[FORMAT_OF[name]]}"), name)
+                started = time.perf_counter()
+                file = self.steps.path(f"look, {number}{SUFFIX[FORMAT_OF[name]]}")
+                self.exported(self.given, file, name)
                 with FileRunner(file, name, self.example, threads=self.settings.threads) as runner:
                     ms[name] = median(runner.times_ms(CALLS))
+                seconds = min(seconds, time.perf_counter() - started)
             except InputError as error:
                 refusals[name] = str(error)
         if not ms:
             raise InputError("; ".join(f"{name}: {why}" for name, why in refusals.items()))
-        seconds = (time.perf_counter() - started) / len(names)
         run = seconds_per_image(self.given, self.example)
         return {"engine": min(ms, key=ms.__getitem__), "ms": ms, "run": run, "file": seconds, "refusals": refusals}
 
@@ -177,7 +193,7 @@ class Road:
         engine, (images, settings) = self.engine[0], (self.data.images, self.settings)
         macs, shape = count(self.given, images.shape), "×".join(map(str, images.shape))
         self.say(
-            f"{type(self.given).__name__}: {macs.params / 1e6:.2f} M weights, {macs.macs / 1e6:.1f} M multiply-adds "
+            f"{self.name}: {macs.params / 1e6:.2f} M weights, {macs.macs / 1e6:.1f} M multiply-adds "
             f"for {shape}; {images.name}: {count_images(images.train):,} images to learn from, "
             f"{count_images(images.val) if images.val else 0:,} held out, {count_images(images.test):,} to judge by"
         )
@@ -236,7 +252,7 @@ class Road:
         folder.mkdir(parents=True, exist_ok=True)
         write_plan(planned, folder / PLAN)
         title = "planned for the drop" if target is None else f"planned for {target:g}×"
-        return Made(title, model, planned, folder, told, saved(model, folder / NETWORK, self.data.preprocessing))
+        return Made(title, name, model, planned, folder, told, saved(model, folder / NETWORK, self.data.preprocessing))
 
     def planned(self, name: str, target: float | None, original: nn.Module) -> Plan:
         path = self.steps.path(f"plan {name}.json")
@@ -319,20 +335,22 @@ class Road:
     # Files, scores and times.
 
     def rows_of_made(self, made: Made) -> list[Row]:
-        return self.rows_of(made.title, "ours", made.model, made.folder / "network", self.steps.path(made.title))
+        in_fp32 = self.steps.path(f"planned {made.key}")
+        return self.rows_of(made.title, "ours", made.model, made.folder / "network", in_fp32)
 
     def rows_of(self, title: str, kind: Any, model: nn.Module, path: Path, in_fp32: Path | None = None) -> list[Row]:
         """The rows of a network: in float32, and where that is asked for in int8.
 
         Args:
             path: Path of its file without suffix.
-            in_fp32: That of the file in float32, where another is asked for.
+            in_fp32: That of the file in float32 beside one in int8, where another is asked for.
         """
         rows = []
         for precision in ("fp32", "int8") if self.settings.int8 else ("fp32",):
             own = in_fp32 if self.settings.int8 and precision == "fp32" and in_fp32 is not None else path
-            key = f"{title}, {precision}.json"
-            rows.append(Row(**self.steps.values(key, partial(self.measured, title, kind, model, own, precision))))
+            place = own.relative_to(self.out).as_posix().replace("/", " ")
+            measure = partial(self.measured, title, kind, model, own, precision)
+            rows.append(Row(**self.steps.values(f"row of {place}, {precision}.json", measure)))
         return rows
 
     def measured(self, title: str, kind: Any, model: nn.Module, path: Path, precision: str) -> dict[str, Any]:
@@ -405,7 +423,7 @@ class Road:
         notes += [disturbed] if disturbed else []
         sentences = findings(rows, made, self.data, engine, self.settings)
         metrics = {
-            "model": type(original).__name__,
+            "model": self.name,
             "data": self.data.images.name,
             "labelled": self.data.labelled,
             "engine": engine,
