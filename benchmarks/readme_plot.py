@@ -3,7 +3,8 @@
     python benchmarks/readme_plot.py --float32 benchmarks/results/pareto_resnet56.csv \\
         --int8 benchmarks/results/pareto_int8_resnet56.csv --plot docs/resnet56.png
 
-Both files are `pareto.py`'s. Of each method its points after five epochs, or as made where it has none; of draws the mean.
+Both files are `pareto.py`'s. Of each method its points after five epochs, or as made where it has none; of draws the
+mean.
 """
 
 import argparse

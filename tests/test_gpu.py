@@ -61,9 +61,7 @@ def test_a_plan_is_made_and_followed_there(
     assert shares[0] <= 0.6 * shares[1]
 
 
-def test_a_run_computes_there(
-    capsys: pytest.CaptureFixture[str], colours: Path, tmp_path: Path
-) -> None:
+def test_a_run_computes_there(capsys: pytest.CaptureFixture[str], colours: Path, tmp_path: Path) -> None:
     run = ("run", "--model", "resnet20", "--data", f"npz:{colours}", "--epochs", "1", "--batch-size", "10")
     wish = ("--target-speedup", "1.2", "--tune", "1", "--images", "32", "--effort", "fast")
     report = told(capsys, *run, *wish, "--out", str(tmp_path / "run"))

@@ -23,7 +23,7 @@ def test_the_readmes_block_runs(
     monkeypatch.setattr("ghostify.jobs.run_settings.Tuning.none", True)  # ten minutes of learning are not for a test
     [block] = BLOCK.findall(README.read_text())
     names: dict[str, Any] = {"model": Blocks().eval(), "data": [torch.randn(50, 3, 8, 8) for _ in range(4)]}
-    exec(block, names)  # noqa: S102  # the document's own code
+    exec(block, names)  # the document's own code
     assert names["result"].files[0].exists()
     assert isinstance(names["faster"], torch.nn.Module)
     assert "planned for 2×" in capsys.readouterr().out
