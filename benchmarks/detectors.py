@@ -5,34 +5,44 @@
 
 Each is a folder of `ghostify detect train`, or a file of `ghostify convert`. Scores are of the last weights. Latency is
 that of the plain part (backbone, pyramid and head; not of the choice of boxes) for one image, deployed, over that of
-the first one.
+the first one in float32: the median of `--comparisons`, from the lowest end of their 95 % intervals to the highest.
+`--in int8 bf16` adds a row for each in these precisions: its plain part as a file in OpenVINO, boxes chosen by PyTorch
+as ever. The ranges for int8 come from the training images, without their boxes.
 """
 
 import argparse
 import json
 import shlex
+import statistics
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from precisions import OTHERS, RANGES_FROM, compared, in_openvino, median_of
 from rows import write_rows
 
-from ghostify import compare, count, deploy, load
-from ghostify.data.coco import DetectionData, load_coco
+from ghostify import count, deploy, load
+from ghostify.data.coco import DetectionData, draw_images, load_coco
+from ghostify.inference.engines import Precision
+from ghostify.inference.file_detector import detector_by_file
 from ghostify.jobs.coco_score import NUMBERS
 from ghostify.jobs.detect import evaluate_detector
 from ghostify.jobs.training_folder import HISTORY, NETWORK
 from ghostify.measure.environment import describe_environment
 from ghostify.plain_part import input_shape_of, parts_of
+from ghostify.transform.detector import plain_inputs
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("networks", nargs="+", type=Path)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--engine", default="openvino")
+    parser.add_argument("--in", dest="precisions", nargs="*", choices=OTHERS, default=[], help="score in these, too")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--comparisons", type=int, default=1, help="of each with the first, for its time")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -41,10 +51,25 @@ def main() -> None:
     first, rows = load(files[0]), []
     for file in files:
         network = load(file)
-        row = scored(file, network, data) | timed(first, network, arguments.engine, arguments.threads)
-        rows.append(row | describe_environment("cpu") | {"command": "python " + shlex.join(sys.argv)})
-        print(f"{file}: AP50 {rows[-1]['AP50']}", file=sys.stderr)
-        write_rows(arguments.out, rows)
+        precisions: list[Precision] = ["fp32", *arguments.precisions]
+        for precision in precisions:
+            with in_precision(network, precision, data) as detector:
+                row = scored(file, detector, data)
+            row |= {"precision": precision} | timed(first, network, precision, arguments)
+            rows.append(row | describe_environment("cpu") | {"command": "python " + shlex.join(sys.argv)})
+            print(f"{file} in {precision}: AP50 {rows[-1]['AP50']}", file=sys.stderr)
+            write_rows(arguments.out, rows)
+
+
+@contextmanager
+def in_precision(network: Any, precision: Precision, data: DetectionData) -> Iterator[Any]:
+    """The detector; in another precision than float32 with the outputs of its plain part from a file."""
+    if precision == "fp32":
+        yield network
+        return
+    images = plain_inputs(network, draw_images(data.train, RANGES_FROM))
+    with in_openvino(network, precision, images) as file:
+        yield detector_by_file(network, file)
 
 
 def scored(file: Path, network: Any, data: DetectionData) -> dict[str, Any]:
@@ -70,18 +95,19 @@ def scored(file: Path, network: Any, data: DetectionData) -> dict[str, Any]:
     }
 
 
-def timed(first: Any, network: Any, engine: str, threads: int) -> dict[str, Any]:
-    """Its latency over that of the first one."""
+def timed(first: Any, network: Any, precision: Precision, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Its latency over that of the first one in float32."""
     example = torch.zeros(1, *input_shape_of(first))
-    found = compare(
-        *(deploy(model, example, engine=engine) for model in (first, network)), example, engine=engine, threads=threads
-    )
+    before, after = (deploy(model, example, engine="openvino") for model in (first, network))
+    conditions = {"threads": arguments.threads, "comparisons": arguments.comparisons}
+    found = compared(before, after, example, precision, **conditions)
+    ratio, low, high = median_of(found)
     return {
-        "engine": engine,
-        "latency_ms": round(found.b_ms, 3),
-        "latency_ratio": round(found.ratio, 4),
-        "latency_ratio_low": round(found.ratio_low, 4),
-        "latency_ratio_high": round(found.ratio_high, 4),
+        "engine": "openvino",
+        "latency_ms": round(statistics.median(one.b_ms for one in found), 3),
+        "latency_ratio": round(ratio, 4),
+        "latency_ratio_low": round(low, 4),
+        "latency_ratio_high": round(high, 4),
     }
 
 
