@@ -1,21 +1,24 @@
 """How often a trained network's smaller copies give its own answers, without labels, as CSV.
 
-    python benchmarks/agree.py torchvision:mobilenet_v2 --weights FILE --mean 0.5 --std 0.5 --images DIR \\
+    python benchmarks/agree.py torchvision:mobilenet_v2 --weights FILE --mean 0.5 --std 0.5 --images DIR --made DIR \\
         --shares 0.8 0.6 --methods planned pruned --out benchmarks/results/agree_mobilenet_v2.csv
 
 DIR holds a folder of photographs per class. Half of them, drawn by the seed, are for calibration; the other half is
 judged: the share of photographs with the same first answer as the original's. Rows that are there already are not
 made again. `--in int8` judges each network as a file in OpenVINO's int8, too. `--time` then measures on a quiet machine
 what has no time yet: over the original in float32, both deployed. `asked` is a share of the multiply-adds, for `planned
-for int8` of the original's time in float32.
+for int8` of the original's time in float32. What plans measure is kept beside the networks in `--made`: an interrupted
+plan, or one for another share, goes on from there.
 """
 
 import argparse
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from keep import made_once
@@ -83,7 +86,8 @@ def main() -> None:
                 if (method, f"{share:g}", str(seed)) in done:
                     continue
                 torch.manual_seed(seed)
-                make = partial(METHODS[method], original, images, share, seed)
+                measured = arguments.made / f"{stem(arguments)}, measured for {method}, draw {seed}.jsonl"
+                make = partial(METHODS[method], Start(original, images, seed, measured), share)
                 try:
                     model, made, _ = made_once(made_file(arguments, method, f"{share:g}", seed), make)
                 except InputError as error:
@@ -130,7 +134,13 @@ def judged_in(
 
 
 def made_file(arguments: argparse.Namespace, method: str, asked: str, seed: int) -> Path:
-    return arguments.made / f"{arguments.network.partition(':')[2]}, {method}, {asked}, draw {seed}.safetensors"
+    return arguments.made / f"{stem(arguments)}, {method}, {asked}, draw {seed}.safetensors"
+
+
+def stem(arguments: argparse.Namespace) -> str:
+    """The network's name without the library that it is from."""
+    name: str = arguments.network.rpartition(":")[2]
+    return name
 
 
 def measure_times(
@@ -161,28 +171,48 @@ def first_answers(model: nn.Module, images: list[Tensor]) -> Tensor:
     return torch.cat([model(batch).argmax(1) for batch in images])
 
 
-def planned(original: nn.Module, images: list[Tensor], share: float, seed: int) -> nn.Module:
+@dataclass(frozen=True)
+class Start:
+    """What every method starts from.
+
+    Args:
+        images: Batches to calibrate on.
+        measured: File of what plans measure.
+    """
+
+    original: nn.Module
+    images: list[Tensor]
+    seed: int
+    measured: Path
+
+
+def planned(start: Start, share: float) -> nn.Module:
     """The plan of least output error."""
-    found = plan(original, example=images[0][:1], calibration=images, target_macs=share)
-    return convert(original, calibration=images, plan=found, seed=seed).model
+    return by_plan(start, target_macs=share)
 
 
-def planned_for_int8(original: nn.Module, images: list[Tensor], share: float, seed: int) -> nn.Module:
+def planned_for_int8(start: Start, share: float) -> nn.Module:
     """The plan of least output error for a time in int8."""
-    found = plan(original, example=images[0][:1], calibration=images, target_speedup=1 / share, int8=True)
-    return convert(original, calibration=images, plan=found, seed=seed).model
+    return by_plan(start, target_speedup=1 / share, int8=True)
 
 
-def unchanged(original: nn.Module, images: list[Tensor], share: float, seed: int) -> nn.Module:
+def by_plan(start: Start, **target: Any) -> nn.Module:
+    """The network by a plan."""
+    example = start.images[0][:1]
+    found = plan(start.original, example=example, calibration=start.images, measurements=start.measured, **target)
+    return convert(start.original, calibration=start.images, plan=found, seed=start.seed).model
+
+
+def unchanged(start: Start, share: float) -> nn.Module:
     """The original, to be quantised alone."""
     if share != 1:
         raise InputError("the original has one size")
-    return original
+    return start.original
 
 
-def pruned_to(original: nn.Module, images: list[Tensor], share: float, seed: int) -> nn.Module:
+def pruned_to(start: Start, share: float) -> nn.Module:
     """Torch-Pruning by magnitude, BatchNorm statistics estimated anew."""
-    return pruned(original, images, SHAPE, int(share * count(original, SHAPE).macs))
+    return pruned(start.original, start.images, SHAPE, int(share * count(start.original, SHAPE).macs))
 
 
 def cost(model: nn.Module, original: nn.Module) -> float:
@@ -190,7 +220,7 @@ def cost(model: nn.Module, original: nn.Module) -> float:
     return count(model, SHAPE).macs / count(original, SHAPE).macs
 
 
-METHODS: dict[str, Callable[[nn.Module, list[Tensor], float, int], nn.Module]] = {
+METHODS: dict[str, Callable[[Start, float], nn.Module]] = {
     "original": unchanged,
     "planned for int8": planned_for_int8,
     "planned": planned,

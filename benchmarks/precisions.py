@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ghostify import FileNetwork, compare, export
 from ghostify.fitting.calibration import first_images
 from ghostify.inference.engines import Precision
+from ghostify.measure.latency import Comparison
 
 OTHERS: tuple[Precision, ...] = ("int8", "bf16")  # beside fp32
 RATIO = ("time_ratio", "time_ratio_low", "time_ratio_high")
@@ -23,7 +24,7 @@ def columns_of(precision: Precision, columns: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def in_openvino(model: nn.Module, precision: Precision, images: Sequence[Tensor]) -> Iterator[nn.Module]:
+def in_openvino(model: nn.Module, precision: Precision, images: Sequence[Tensor]) -> Iterator[FileNetwork]:
     """The network's file in a precision, as a module.
 
     Args:
@@ -44,13 +45,24 @@ def measured_ratio(
     The median of several comparisons, each in processes of its own, from the lowest end of their 95 % intervals to the
     highest: where a process has its weights in memory tells in its time, too, which the interval of one does not know.
     """
-    timed = [
+    timed = compared(before, after, example, precision, threads=threads, comparisons=comparisons)
+    return dict(zip(columns_of(precision, RATIO), (f"{value:.4f}" for value in median_of(timed)), strict=True))
+
+
+def compared(
+    before: nn.Module, after: nn.Module, example: Tensor, precision: Precision, *, threads: int, comparisons: int
+) -> list[Comparison]:
+    """Several comparisons of a network in a precision with the original in float32, each in processes of its own."""
+    return [
         compare(before, after, example, engine="openvino", threads=threads, precision=("fp32", precision))
         for _ in range(comparisons)
     ]
-    values = (
+
+
+def median_of(timed: Sequence[Comparison]) -> tuple[float, float, float]:
+    """The median of the ratios, the lowest end of their intervals, and the highest."""
+    return (
         statistics.median(one.ratio for one in timed),
         min(one.ratio_low for one in timed),
         max(one.ratio_high for one in timed),
     )
-    return dict(zip(columns_of(precision, RATIO), (f"{value:.4f}" for value in values), strict=True))
