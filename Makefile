@@ -9,7 +9,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 demo: .venv/installed
 	rm -rf $(OUT)
-	$(BIN)/ghostify run --out $(OUT)
+	$(BIN)/ghostify run --model resnet20 --data digits --epochs 6 --target-speedup 1.5 --tune 2 --rivals \
+		--images 128 --effort fast --engine openvino --out $(OUT)
 
 # A worker per core, with one thread each: two pools of threads on the same cores wait for each other.
 test: .venv/installed

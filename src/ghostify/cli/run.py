@@ -103,7 +103,11 @@ class Wish:
     click.option("--labels", is_flag=True, help="Learn from labels, too, for a tenth of the loss."),
     engine_option(FILE_ENGINES, None, shown="the faster one here"),
     click.option("--threads", type=THREADS, default=1, help="CPU threads of the engine."),
-    click.option("--rivals", is_flag=True, help="Make the paper's ghost and the network pruned by Torch-Pruning, too."),
+    click.option(
+        "--rivals",
+        is_flag=True,
+        help="Make the paper's ghost and the network pruned by Torch-Pruning, too, and score and time int8.",
+    ),
     click.option(
         "--images",
         "image_count",

@@ -26,6 +26,7 @@ def refuse_engine(engine: str, *precisions: str) -> None:
     refuse_missing(*ENGINES_NEED.get(engine, ()), *needed)
 
 
-def is_installed(engine: str) -> bool:
-    """True if an engine's packages are there."""
-    return all(find_spec(package) is not None for package in ENGINES_NEED.get(engine, ()))
+def is_installed(engine: str, precision: str = "fp32") -> bool:
+    """True if the packages of an engine and a precision are there."""
+    needed = (*ENGINES_NEED.get(engine, ()), *PRECISIONS_NEED.get(precision, ()))
+    return all(find_spec(package) is not None for package in needed)

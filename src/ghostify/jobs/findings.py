@@ -7,12 +7,15 @@ from typing import Any
 
 from torch import nn
 
+from ghostify.errors import spelled
 from ghostify.jobs.images_of_run import Data
 from ghostify.jobs.row import Row
 from ghostify.jobs.run_settings import RunSettings
 from ghostify.jobs.tune import words_of
 from ghostify.measure.latency import relative_time
 from ghostify.planning.plan_file import Plan
+
+MUCH = 1  # points that int8 may cost without advice
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,8 @@ def findings(rows: Sequence[Row], made: Sequence[Made], data: Data, engine: str,
         sentences.append(f"{one.title}: {accuracy(original, row, data)}; {speed(row, engine, settings)}.")
         if one.tuning:
             sentences.append(words_of(one.tuning, data.unit))
-        if settings.int8:
-            points = 100 * (row.top1 - mine["fp32"].top1)
-            sentences.append(f"int8 changes {points:+.2f} points of these.")
-        sentences += [f"{row.lost}."] if row.lost else []
+        if "int8" in mine:
+            sentences.append(in_int8(mine["int8"], mine["fp32"]))
         sentences += [one.note] if one.note else []
     alike = [row for row in rows if row.precision == precision]
     best = max((row for row in alike if row.kind == "ours"), key=lambda row: row.speedup)
@@ -61,6 +62,17 @@ def findings(rows: Sequence[Row], made: Sequence[Made], data: Data, engine: str,
         for other in alike
         if other.kind != "ours" and other.top1 >= best.top1 and other.speedup >= best.speedup
     ]
+
+
+def in_int8(row: Row, in_fp32: Row) -> str:
+    """What int8 does to a network, and what helps where it costs much."""
+    points = 100 * (row.top1 - in_fp32.top1)
+    if -points <= MUCH:
+        return f"int8 changes {points:+.2f} points of these."
+    return (
+        f"int8 costs {-points:.2f} points of these: written by export with {spelled('max_accuracy_drop', MUCH)}, "
+        "layers stay in float32 until no more is lost."
+    )
 
 
 def accuracy(before: Row, after: Row, data: Data) -> str:

@@ -34,7 +34,7 @@ from ghostify.jobs.images_of_run import Data
 from ghostify.jobs.learn import RunOptions
 from ghostify.jobs.report import write_report
 from ghostify.jobs.rivals import RIVALS, Start
-from ghostify.jobs.row import Answers, Row, answers_of, row_of, timed
+from ghostify.jobs.row import Answers, Kind, Row, answers_of, row_of, timed
 from ghostify.jobs.run_settings import METRICS, NETWORK, PLAN, REPORT, STEPS, RunSettings, refuse_finished
 from ghostify.jobs.steps import ABOUT, Steps
 from ghostify.jobs.train import train
@@ -202,7 +202,9 @@ class Road:
         others += [f"{name} cannot run it" for name in row["refusals"]]
         of = "1 thread" if settings.threads == 1 else f"{settings.threads} threads"
         self.say(f"{engine}: {1e3 * speeds.call:.2f} ms for an image with {of}" + "".join(f"; {one}" for one in others))
-        rows = (1 + len(settings.speeds or (None,)) + (len(RIVALS) if settings.rivals else 0)) * (1 + settings.int8)
+        kinds: list[Kind] = ["original", *(["ours"] * len(settings.speeds or (None,)))]
+        kinds += ["rival"] * (len(RIVALS) if settings.rivals else 0)
+        rows = sum(len(self.precisions(kind)) for kind in kinds)
         expected = forecast(self.given, macs.macs, speeds, images, settings, rows)
         steps = ", ".join(f"{name} {in_words(seconds)}" for name, seconds in expected.items())
         self.say(f"about {in_words(sum(expected.values()))} on this machine: {steps}")
@@ -338,7 +340,7 @@ class Road:
         in_fp32 = self.steps.path(f"planned {made.key}")
         return self.rows_of(made.title, "ours", made.model, made.folder / "network", in_fp32)
 
-    def rows_of(self, title: str, kind: Any, model: nn.Module, path: Path, in_fp32: Path | None = None) -> list[Row]:
+    def rows_of(self, title: str, kind: Kind, model: nn.Module, path: Path, in_fp32: Path | None = None) -> list[Row]:
         """The rows of a network: in float32, and where that is asked for in int8.
 
         Args:
@@ -346,14 +348,19 @@ class Road:
             in_fp32: That of the file in float32 beside one in int8, where another is asked for.
         """
         rows = []
-        for precision in ("fp32", "int8") if self.settings.int8 else ("fp32",):
+        for precision in self.precisions(kind):
             own = in_fp32 if self.settings.int8 and precision == "fp32" and in_fp32 is not None else path
             place = own.relative_to(self.out).as_posix().replace("/", " ")
             measure = partial(self.measured, title, kind, model, own, precision)
             rows.append(Row(**self.steps.values(f"row of {place}, {precision}.json", measure)))
         return rows
 
-    def measured(self, title: str, kind: Any, model: nn.Module, path: Path, precision: str) -> dict[str, Any]:
+    def precisions(self, kind: Kind) -> tuple[str, ...]:
+        """Those in which a network is scored and timed; int8 alone, and ours in it, are rivals that everybody has."""
+        also = self.settings.rivals and kind != "rival" and is_installed(self.engine[0], "int8")
+        return ("fp32", "int8") if self.settings.int8 or also else ("fp32",)
+
+    def measured(self, title: str, kind: Kind, model: nn.Module, path: Path, precision: str) -> dict[str, Any]:
         int8 = precision == "int8"
         file = self.exported(model, self.file_of(path, int8), self.engine[0], int8=int8)
         answers = self.answers_of_original if (title, precision) == (ORIGINAL, "fp32") else self.answers(file)
@@ -365,10 +372,8 @@ class Road:
             self.settings.threads,
         )
         counted = count(model, self.data.images.shape)
-        note = json.loads(file.with_suffix(".json").read_text())
-        lost = (note.get("int8") or {}).get("lost", "")
         rest = {"name": title, "kind": kind, "precision": precision, "macs": counted.macs, "params": counted.params}
-        return asdict(row_of(self.out, file, answers, self.answers_of_original, times, **rest, lost=lost))
+        return asdict(row_of(self.out, file, answers, self.answers_of_original, times, **rest))
 
     def file_of(self, path: Path, int8: bool) -> Path:
         return path.with_name(f"{path.name}{'.int8' if int8 else ''}{SUFFIX[FORMAT_OF[self.engine[0]]]}")

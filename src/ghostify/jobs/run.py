@@ -75,7 +75,8 @@ def run(  # noqa: PLR0913  # the front door: the promised names, each a setting 
         labels: Learn from labels, too, for a tenth of the loss.
         engine: "openvino" or "onnxruntime"; None: the faster of those that are installed.
         threads: CPU threads of the engine.
-        rivals: Make, score and time the paper's ghost and the network pruned by Torch-Pruning, too.
+        rivals: Make, score and time the paper's ghost and the network pruned by Torch-Pruning, too, and where NNCF is
+            installed the original and the faster network in int8.
         images: Training images to plan and convert with.
         effort: "refined", or "fast": see ``convert``.
         skip: Modules to leave, by name or pattern.

@@ -30,7 +30,7 @@ from ghostify.progress import Progress
 RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 FIRST = 2
 # A trial's share of the steps that follow, and its least steps.
-TRIAL, LEAST_STEPS = 0.1, 20
+TRIAL, LEAST_STEPS = 0.1, 10
 BATCH = 128
 JUDGES, SCORED = 1000, 5000  # held-out images that compare rates, and that say whether the network is better
 STEPS_TO_TIME = 5

@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from ghostify.changes import AnyPlan
 from ghostify.changes.layer_plan import plan_from
 from ghostify.inference.compare import compare
 from ghostify.inference.deploy import deploy
+from ghostify.inference.engine_file import engine_file
 from ghostify.inference.engines import Precision, engine_version
 from ghostify.inference.explain import ProfileConditions, layer_ms
 from ghostify.measure.environment import describe_environment
@@ -128,9 +131,15 @@ class Timing:
         return found
 
     @cached_property
-    def original(self) -> nn.Module:
-        """The original, deployed."""
-        return deploy(self.model, self.example, engine=self.engine.engine)
+    def folder(self) -> TemporaryDirectory[str]:
+        """A folder that goes with this object."""
+        return TemporaryDirectory()
+
+    @cached_property
+    def original(self) -> Path:
+        """The original's file, deployed: written once, as each comparison needs it."""
+        deployed, engine = deploy(self.model, self.example, engine=self.engine.engine), self.engine.engine
+        return engine_file(deployed, Path(self.folder.name), self.example, engine=engine, precision="fp32")
 
     def shaped(self, plans: Mapping[str, AnyPlan]) -> nn.Module:
         """A network in the shape of these plans, deployed."""
