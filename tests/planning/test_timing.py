@@ -1,11 +1,14 @@
 """An engine is asked for the time of each layer, and of whole networks; how long they take is no matter here."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from small import Blocks
 
 from ghostify import count
 from ghostify.changes import AnyPlan, BlockPlan, LayerPlan, OneConvolution, PointwiseGhosts, Prune
+from ghostify.measure.latency import summarise
 from ghostify.planning.candidates import find_candidates, offer_for
 from ghostify.planning.measurements import Measurements
 from ghostify.planning.timing import EngineTiming, Timing
@@ -51,3 +54,26 @@ def test_in_int8_layers_have_their_own_times_and_the_original_is_in_float32() ->
     assert alike is not None
     assert alike.precisions == ("int8", "int8")
     assert timing.engine.described()["precision"] == "int8"
+
+
+def test_times_of_whole_networks_are_read_from_the_file_and_each_asking_is_one_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Blocks().eval()
+    offer = offer_for("speedup", round_to=4)
+    candidates = find_candidates(model, EXAMPLE, count(model, SHAPE), offer, images=torch.randn(4, *SHAPE))
+    plans: dict[str, AnyPlan] = {"blocks.0.conv2": LayerPlan(PointwiseGhosts(8, 8))}
+    measured = [summarise([10.0] * 9, [speed] * 9) for speed in (5.0, 6.0)]
+    answers = iter(measured)
+    monkeypatch.setattr("ghostify.planning.timing.compare", lambda *_, **__: next(answers))
+
+    def timing() -> Timing:
+        known = Measurements(tmp_path / "measurements.jsonl", {})
+        return Timing(model, candidates, EXAMPLE, EngineTiming("openvino"), known, None)
+
+    first = timing()
+    assert [first.of(plans), first.of(plans)] == measured
+    again = timing()
+    assert [again.of(plans), again.of(plans)] == measured
+    with pytest.raises(StopIteration):  # a third is not known yet
+        again.of(plans)

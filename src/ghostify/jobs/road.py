@@ -202,9 +202,9 @@ class Road:
         others += [f"{name} cannot run it" for name in row["refusals"]]
         of = "1 thread" if settings.threads == 1 else f"{settings.threads} threads"
         self.say(f"{engine}: {1e3 * speeds.call:.2f} ms for an image with {of}" + "".join(f"; {one}" for one in others))
-        kinds: list[Kind] = ["original", *(["ours"] * len(settings.speeds or (None,)))]
-        kinds += ["rival"] * (len(RIVALS) if settings.rivals else 0)
-        rows = sum(len(self.precisions(kind)) for kind in kinds)
+        networks: dict[Kind, int] = {"original": 1, "ours": len(settings.speeds or (None,))}
+        networks["rival"] = len(RIVALS) if settings.rivals else 0
+        rows = sum(number * len(self.precisions(kind)) for kind, number in networks.items())
         expected = forecast(self.given, macs.macs, speeds, images, settings, rows)
         steps = ", ".join(f"{name} {in_words(seconds)}" for name, seconds in expected.items())
         self.say(f"about {in_words(sum(expected.values()))} on this machine: {steps}")

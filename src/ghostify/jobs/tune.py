@@ -113,8 +113,10 @@ def tune(
         model, images = network(), length["trial_steps"] * batch
         part = part_of(data, images, settings.seed + 1)
         recipe = settings.recipe(batch, epochs=max(1, round(images / count_images(part.train))), lr=rate)
+        if progress:
+            progress(name, f"try rate {rate:g}", len(found), len(RATES))
         try:
-            learn(model, original, part, recipe, settings, None, renamed(progress, f"{name}: try rate {rate:g}"))
+            learn(model, original, part, recipe, settings, None, None)
         except InputError:  # the loss is no longer finite
             return None
         return judge(model, original, data, settings, JUDGES).error
