@@ -34,7 +34,7 @@ def test_it_trains_a_network_without_weights_and_ends_with_how_to_load_the_file(
     captured = capsys.readouterr()
     assert "tiny:Tiny has no --weights" in captured.err
     assert "about" in captured.err
-    assert "planned for 1.1×: top-1" in " ".join(captured.out.split())
+    assert "planned 1.1×: top-1" in " ".join(captured.out.split())
     assert f'network = onnxruntime.InferenceSession("{out / "network.onnx"}")' in captured.out
     assert f'network = openvino.compile_model("{out / "network.onnx"}", "CPU")' in captured.out
     about = json.loads((out / "network.json").read_text())

@@ -26,4 +26,4 @@ def test_the_readmes_block_runs(
     exec(block, names)  # the document's own code
     assert names["result"].files[0].exists()
     assert isinstance(names["faster"], torch.nn.Module)
-    assert "planned for 2×" in capsys.readouterr().out
+    assert "planned 2×" in capsys.readouterr().out

@@ -80,11 +80,11 @@ def test_a_trained_network_and_a_speed_in_a_file_and_the_proof_out(trained: nn.M
     torch.testing.assert_close(load(tmp_path / "network.safetensors")(x), found.model(x))
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics == json.loads(json.dumps(found.metrics))
-    assert [one["name"] for one in metrics["networks"]] == ["original", "planned for 1.3×"]
-    tuned = metrics["tuning"]["planned for 1.3×"]
+    assert [one["name"] for one in metrics["networks"]] == ["original", "planned 1.3×"]
+    tuned = metrics["tuning"]["planned 1.3×"]
     assert tuned["rate"] == float(min(tuned["tried"], key=tuned["tried"].__getitem__))
     assert tuned["epochs"] == 2
-    assert found.findings[0].startswith("planned for 1.3×: top-1 ")
+    assert found.findings[0].startswith("planned 1.3×: top-1 ")
     assert re.search(r"times as (fast|slow)|slower|faster", found.findings[0])
     assert any(line.startswith("about ") and "plan" in line for line in said)
     page = found.report.read_text()
@@ -190,7 +190,7 @@ def test_a_sweep_has_a_folder_for_each_speed_and_rivals_are_rows(trained: nn.Mod
         patch.setattr("ghostify.jobs.run_settings.SWEEP", (1.2, 1.5))
         found = run(trained, batches(True), out=tmp_path, rivals=True, **settings)
     assert [one.name for one in found.table] == [
-        *("original", "planned for 1.2×", "planned for 1.5×", "paper's ghost", "Torch-Pruning")
+        *("original", "planned 1.2×", "planned 1.5×", "paper's ghost", "Torch-Pruning")
     ]
     assert found.files == (tmp_path / "speed-1.2" / "network.onnx", tmp_path / "speed-1.5" / "network.onnx")
     assert all(file.exists() for file in found.files)
@@ -229,7 +229,7 @@ def test_a_network_that_cannot_be_rebuilt_is_made_faster_all_the_same(tmp_path: 
 
 def test_minutes_become_epochs_once(trained: nn.Module, tmp_path: Path) -> None:
     found = run(trained, batches(True), out=tmp_path, **{**SETTINGS, "tune": "0.05min"})
-    told = found.metrics["tuning"]["planned for 1.3×"]
+    told = found.metrics["tuning"]["planned 1.3×"]
     assert told["epochs"] >= 1
     assert (tmp_path / "steps" / "tuned 1.3, length.json").exists()
     assert RunSettings(target_speedup=2.0, tune=Tuning.of("3min")).tune.minutes == 3

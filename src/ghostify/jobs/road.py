@@ -253,7 +253,7 @@ class Road:
         folder = self.out / f"speed-{target:g}" if self.settings.sweep else self.out
         folder.mkdir(parents=True, exist_ok=True)
         write_plan(planned, folder / PLAN)
-        title = "planned for the drop" if target is None else f"planned for {target:g}×"
+        title = "planned for the drop" if target is None else f"planned {target:g}×"
         return Made(title, name, model, planned, folder, told, saved(model, folder / NETWORK, self.data.preprocessing))
 
     def planned(self, name: str, target: float | None, original: nn.Module) -> Plan:

@@ -116,9 +116,10 @@ def mosaic(grey: Tensor, columns: int, gap: int) -> NDArray[np.uint8]:
 
 # Of a page's plots: on a phone's 360 pixels their text is still 10 pixels high.
 PLOT = (4.5, 3.4)
-# Marks of a network's kind, and whether they are filled in a precision: told apart without colour, too.
-MARKS = {"original": ("s", COLOURS["original"]), "ours": ("o", COLOURS["ghost"]), "rival": ("^", COLOURS["rival"])}
-KINDS = {"original": "original", "ours": "made faster", "rival": "rivals"}
+# Marks of networks, filled in float32 and open in int8: told apart without colour, too.
+MARKS = {"original": ("s", COLOURS["original"]), "ours": ("o", COLOURS["ghost"])}
+RIVALS = "^vD<>"
+KINDS = {"original": "original", "ours": "made faster"}
 
 
 def accuracy_against_time(rows: Sequence[Mapping[str, Any]], accuracy: str) -> Figure:
@@ -128,15 +129,18 @@ def accuracy_against_time(rows: Sequence[Mapping[str, Any]], accuracy: str) -> F
         rows: Each with the fields of a ``Row``.
         accuracy: Label of the axis.
     """
-    figure = Figure(figsize=PLOT, layout="constrained")
+    figure = Figure(figsize=(PLOT[0], PLOT[1] + 0.25 * len(rows)), layout="constrained")
     axes = figure.subplots()
     named: set[str] = set()
+    rivals = list(dict.fromkeys(row["name"] for row in rows if row["kind"] == "rival"))
+    marks = MARKS | {name: (RIVALS[place % len(RIVALS)], COLOURS["rival"]) for place, name in enumerate(rivals)}
     for row in rows:
-        mark, colour = MARKS[row["kind"]]
+        mark, colour = marks[row["name"] if row["kind"] == "rival" else row["kind"]]
         x, y = 1 / row["speedup"], 100 * row["top1"]
         wide = [[x - 1 / row["speedup_high"]], [1 / row["speedup_low"] - x]]
         tall = [[y - 100 * row["top1_low"]], [100 * row["top1_high"] - y]]
-        label = f"{KINDS[row['kind']]}, {'float32' if row['precision'] == 'fp32' else row['precision']}"
+        precision = "float32" if row["precision"] == "fp32" else row["precision"]
+        label = f"{KINDS.get(row['kind'], row['name'])}, {precision}"
         axes.errorbar(
             x,
             y,
@@ -151,7 +155,7 @@ def accuracy_against_time(rows: Sequence[Mapping[str, Any]], accuracy: str) -> F
         named.add(label)
     axes.axvline(1, color="black", linewidth=0.7, linestyle=":")
     axes.set(xlabel="time over the original's in float32", ylabel=accuracy, xlim=(0, None))
-    axes.legend(frameon=False, loc="lower right", fontsize=8)
+    figure.legend(frameon=False, loc="outside lower center", ncols=2)
     plain(axes)
     return figure
 
