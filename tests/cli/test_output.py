@@ -4,13 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import nn
 
 from ghostify.cli import main
 from ghostify.cli.detect import print_score
 from ghostify.cli.output import percent, print_table, say
-from ghostify.cli.run import run_row
+from ghostify.cli.run import print_run
 from ghostify.jobs.coco_score import NUMBERS, CocoScore
 from ghostify.jobs.evaluate import Score
+from ghostify.jobs.road import Run
+from ghostify.jobs.row import Row
 
 
 def longest(text: str) -> int:
@@ -50,11 +53,11 @@ def test_no_line_is_longer_than_80(
 
 
 def test_the_tables_of_runs_and_detectors_are_no_wider(capsys: pytest.CaptureFixture[str]) -> None:
-    latency = {"measured_speedup": 11.23, "measured_speedup_low": 10.11, "measured_speedup_high": 12.34, "latency": {}}
-    row = {"top1": 0.98765, "top1_low": 0.97, "top1_high": 0.99, "params": 138_357_544, "macs": 15_470_264_320}
-    row |= {**latency, "latency": {"ratio": 0.1}, "theoretical_speedup": 10.5, "peak_memory_mb": 1234.5}
-    headings = ("network", "top-1, %", "params,\nM", "MACs,\nM", "speed-up:\nin theory", "measured", "peak\nMB")
-    print_table(headings, [run_row("original", row)])
+    name, share, ends = "planned for the drop", 0.98765, {"top1_low": 0.97, "top1_high": 0.99}
+    speeds = {"speedup": 10.17, "speedup_low": 10.02, "speedup_high": 10.31, "ms": 1234.567, "size_mb": 1234.56}
+    row = Row(name, "ours", "fp32", share, **ends, agreement=0.99, **speeds, macs=10**10, params=10**8, file="a.onnx")
+    result = Run(nn.Identity(), (Path("a.onnx"),), (row,), Path("report.html"), ("It is so.",), {"labelled": True})
+    print_run(result, Path("out"))
     print_score(CocoScore(dict.fromkeys(NUMBERS, 1.0), {}, 5000, 123_456))
     printed = capsys.readouterr().out
     assert longest(printed) <= 80

@@ -124,9 +124,12 @@ def test_interrupted_and_called_again_it_ends_with_the_same_files(trained: nn.Mo
 
 def test_a_finished_run_gives_its_result_again_at_once(trained: nn.Module, tmp_path: Path) -> None:
     first = run(trained, batches(True), out=tmp_path, **SETTINGS)
+    written = first.files[0].read_bytes()
+    first.files[0].unlink()
     reports: list[str] = []
     again = run(trained, batches(True), out=tmp_path, progress=lambda task, *_: reports.append(task), **SETTINGS)
     assert again.table == first.table
+    assert first.files[0].read_bytes() == written
     assert not any(task.startswith(("sensitivity", "tune", "measure the whole")) for task in reports)
 
 
@@ -142,6 +145,11 @@ def test_a_finished_run_gives_its_result_again_at_once(trained: nn.Module, tmp_p
         ({"engine": "tensorrt"}, "engine is 'tensorrt': expected one of "),
         ({"images": 5}, "images is 5: expected at least 32"),
         ({"threads": 0}, "threads is 0: expected at least 1"),
+        ({"threads": "2"}, "threads is '2': expected at least 1"),
+        ({"target_speedup": "2"}, "target_speedup is '2': expected more than 1"),
+        ({"target_speedup": float("inf")}, "target_speedup is inf: expected more than 1"),
+        ({"effort": "slow"}, "effort is 'slow': expected fast or refined"),
+        ({"seed": -1}, "seed is -1: expected 0 to"),
         ({"skip": ["*conv*", "stem"]}, "no convolution of Blocks can be made cheaper: "),
         ({"skip": ["nowhere"]}, "nowhere"),
     ],
@@ -171,12 +179,51 @@ def test_what_cannot_serve_is_refused_before_any_work(
         ([torch.zeros(64, 3, 8)], "data: expected batches of inputs"),
         ([torch.zeros(64, 3, 8, 8, dtype=torch.uint8)], "that are normalised"),
         (["photo.jpg"], "data: expected batches of inputs"),
+        (None, "data is a NoneType: expected batches, or a reference such as imagefolder:DIR"),
+        ([torch.rand(64, 3, 8, 8), torch.rand(64, 3, 9, 9)], "data: inputs of .* expected one shape for all"),
+        ([torch.full((64, 3, 8, 8), float("nan"))], "data: a batch has NaN or infinite numbers"),
+        ([torch.rand(64, 1, 8, 8)], "Blocks cannot take inputs of 1×8×8: "),
+        ([(torch.rand(64, 3, 8, 8), torch.zeros(64))], "data: expected batches of inputs"),
     ],
 )
 def test_images_that_cannot_serve_are_refused(trained: nn.Module, tmp_path: Path, data: Any, line: str) -> None:
     with pytest.raises(InputError, match=line):
         run(trained, data, out=tmp_path / "out", **SETTINGS)
     assert not (tmp_path / "out").exists()
+
+
+def one_channel() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad], ids=lambda f: f.__name__)
+def test_it_leaves_the_network_and_random_numbers_as_they_are_wherever_it_is_called(tmp_path: Path, mode: Any) -> None:
+    network = one_channel().train()
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    before, state = {k: v.clone() for k, v in network.state_dict().items()}, torch.get_rng_state()
+    images = torch.rand(100, 1, 12, 20, generator=torch.Generator().manual_seed(1)).double()
+    with mode():
+        found = run(network, [images], out=tmp_path, **{**SETTINGS, "tune": 1})
+    assert torch.equal(torch.get_rng_state(), state)
+    assert network.training
+    assert not any(p.requires_grad for p in network.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert found.table[1].macs < found.table[0].macs
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    network = Blocks()
+    network.stem.weight.data[0] = float("nan")
+    with pytest.raises(InputError, match=r"stem.weight has NaN or infinite numbers: expected a trained network"):
+        run(network, batches(False), out=tmp_path / "out", **SETTINGS)
+
+
+@pytest.mark.parametrize("place", ["file", "file/deeper", "/proc/ghostify"])
+def test_where_nothing_can_be_written_nothing_begins(trained: nn.Module, tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file|proc"):
+        run(trained, batches(False), out=tmp_path / place, **SETTINGS)
 
 
 def test_a_network_of_many_outputs_that_are_no_classes_is_refused(tmp_path: Path) -> None:
@@ -189,12 +236,13 @@ def test_a_sweep_has_a_folder_for_each_speed_and_rivals_are_rows(trained: nn.Mod
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ghostify.jobs.run_settings.SWEEP", (1.2, 1.5))
         found = run(trained, batches(True), out=tmp_path, rivals=True, **settings)
-    assert [one.name for one in found.table] == [
+    assert [one.name for one in found.table if one.precision == "fp32"] == [
         *("original", "planned 1.2×", "planned 1.5×", "paper's ghost", "Torch-Pruning")
     ]
+    assert [one.name for one in found.table if one.precision == "int8"] == ["original", "planned 1.2×", "planned 1.5×"]
     assert found.files == (tmp_path / "speed-1.2" / "network.onnx", tmp_path / "speed-1.5" / "network.onnx")
     assert all(file.exists() for file in found.files)
-    assert found.table[1].macs > found.table[2].macs
+    assert found.table[2].macs > found.table[4].macs
 
 
 def test_an_allowed_drop_is_a_target(trained: nn.Module, tmp_path: Path) -> None:

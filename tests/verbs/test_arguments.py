@@ -134,6 +134,7 @@ ONLY_PYTHON = {
 # Defaults that differ.
 DEFAULTS = {
     ("run", "out"): "the same folder, as a path",
+    ("run", "model"): "the command line's is the demonstration's",
     ("look", "out"): "Python gets the maps without a file",
     ("convert", "parts"): "the command line's is the same, and said in its help",
     ("plan", "threads"): "the command line's are all that PyTorch has",

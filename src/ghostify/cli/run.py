@@ -207,8 +207,8 @@ def print_run(found: Any, out: Path) -> None:
             interval(100 * row.top1, 100 * row.top1_low, 100 * row.top1_high, 1),
             percent(row.agreement),
             interval(row.speedup, row.speedup_low, row.speedup_high, 2),
-            f"{row.ms:.3f}",
-            f"{row.size_mb:.2f}",
+            figure(row.ms, 3),
+            figure(row.size_mb, 2),
         )
         for row in found.table
     ]
@@ -220,6 +220,11 @@ def print_run(found: Any, out: Path) -> None:
     )
     for line in how_to_load(found.files[-1]):
         print(line)
+
+
+def figure(value: float, digits: int) -> str:
+    """A number with so many digits behind the point, or none where it is large."""
+    return f"{value:.{digits}f}" if value < 100 else f"{value:.0f}"
 
 
 def how_to_load(file: Path) -> list[str]:

@@ -165,6 +165,8 @@ class ImageData:
     @property
     def shape(self) -> tuple[int, ...]:
         """One image as the network gets it: channels, height, width."""
+        if not count_images(self.test):
+            return 3, self.image_size, self.image_size
         return tuple(self.test[0][0].shape[1:])
 
     @property

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostify.data.images import ImageData, MemoryImages
-from ghostify.errors import InputError, spelled
+from ghostify.errors import InputError, first_sentence, spelled
 from ghostify.modes import evaluating
 
 FEWEST = 64  # images, of which four fifths calibrate
@@ -27,16 +27,22 @@ def data_from_batches(batches: Iterable[Any], model: nn.Module, name: str = "bat
     Raises:
         InputError: If they are no such batches, or too few.
     """
-    images, labels = [], []
+    images: list[Tensor] = []
+    labels: list[Tensor] = []
     for batch in batches:
         x, *rest = batch if isinstance(batch, tuple | list) else (batch,)
         whole = isinstance(x, Tensor) and x.ndim == 4 and x.is_floating_point()
-        if not whole or (rest and not (isinstance(rest[0], Tensor) and rest[0].shape == x.shape[:1])):
+        if not whole or (rest and not are_labels(rest[0], len(x))):
             raise InputError(
                 f"{spelled('data')}: expected batches of inputs [batch, channels, height, width] that are normalised, "
                 "or pairs of these and labels [batch]"
             )
-        images.append(x.detach().cpu())
+        if images and x.shape[1:] != images[0].shape[1:]:
+            shapes = " and ".join(str(list(one.shape[1:])) for one in (images[0], x))
+            raise InputError(f"{spelled('data')}: inputs of {shapes}: expected one shape for all")
+        if not bool(x.isfinite().all()):
+            raise InputError(f"{spelled('data')}: a batch has NaN or infinite numbers: expected finite ones")
+        images.append(x.detach().cpu().float())
         labels.extend(rest[:1])
     if sum(map(len, images)) < FEWEST or (labels and len(labels) != len(images)):
         raise InputError(
@@ -47,6 +53,12 @@ def data_from_batches(batches: Iterable[Any], model: nn.Module, name: str = "bat
     scale = {"mean": (0.0,) * channels, "std": (1 / 255,) * channels}  # which leaves them as they are
     pixels = torch.cat(images)
     return split(pixels, torch.cat(labels).long().cpu() if labels else answers(model, images), name, **scale)
+
+
+def are_labels(labels: Any, images: int) -> bool:
+    """True for the number of a class for each image."""
+    whole = isinstance(labels, Tensor) and not labels.is_floating_point() and not labels.is_complex()
+    return whole and labels.shape == (images,) and bool((labels >= 0).all())
 
 
 def data_from_photographs(
@@ -93,8 +105,13 @@ def answers(model: nn.Module, batches: Iterable[Tensor]) -> Tensor:
     with evaluating(model):
         for batch in batches:
             for x in batch.split(AT_ONCE):
-                logits = model(x.to(device))
-                logits = logits[0] if isinstance(logits, tuple) else logits
+                try:
+                    logits = model(x.to(device))
+                except Exception as error:  # whatever the network's own code raises
+                    size = "×".join(map(str, x.shape[1:]))
+                    raise InputError(
+                        f"{type(model).__name__} cannot take inputs of {size}: {first_sentence(error)}"
+                    ) from error
                 if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
                     raise InputError(
                         f"{type(model).__name__} does not answer with one of several classes: expected a network that "

@@ -106,7 +106,7 @@ def evaluate(
 
 def check_fit(model: nn.Module, data: ImageData) -> int:
     """Refuse a network that cannot take the images or has too few outputs for the classes; how many it has."""
-    shape = (3, data.image_size, data.image_size)
+    shape = data.shape
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
         with evaluating(model), torch.inference_mode():

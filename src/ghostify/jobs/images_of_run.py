@@ -1,5 +1,6 @@
 """The images of a run, whatever the caller has: a reference, a data set, or batches with labels or without."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +44,11 @@ def opened_data(model: nn.Module, data: Any, settings: RunSettings) -> Data:
     elif isinstance(data, ImageData):
         found = Data(data, preprocessing=data.preprocessing)
     else:
+        if not isinstance(data, Iterable):
+            raise InputError(
+                f"{spelled('data')} is a {type(data).__name__}: expected batches, or a reference such as "
+                "imagefolder:DIR"
+            )
         batches = list(data)
         labelled = any(isinstance(batch, tuple | list) and len(batch) > 1 for batch in batches)
         found = Data(data_from_batches(batches, model), labelled)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ghostify.atomic import nearest_there, replacing
+from ghostify.atomic import check_writable, nearest_there, replacing
 from ghostify.changes.ratio import GhostRatio
 from ghostify.data.images import count_images
 from ghostify.data.sample import draw, draw_inputs
@@ -35,7 +35,7 @@ from ghostify.jobs.learn import RunOptions
 from ghostify.jobs.report import write_report
 from ghostify.jobs.rivals import RIVALS, Start
 from ghostify.jobs.row import Answers, Kind, Row, answers_of, row_of, timed
-from ghostify.jobs.run_settings import METRICS, NETWORK, PLAN, REPORT, STEPS, RunSettings, refuse_finished
+from ghostify.jobs.run_settings import METRICS, NETWORK, PLAN, REPORT, RESULTS, STEPS, RunSettings, refuse_finished
 from ghostify.jobs.steps import ABOUT, Steps
 from ghostify.jobs.train import train
 from ghostify.jobs.tune import TuningSettings, tune
@@ -137,6 +137,10 @@ class Road:
         if not any(map(may_be_fitted, reasons.values())):
             why = commonest_reasons(list(reasons.values())) if reasons else "it has none"
             raise InputError(f"no convolution of {type(self.given).__name__} can be made cheaper: {why}")
+        try:
+            check_writable(self.out, *RESULTS)
+        except OSError as error:
+            raise InputError(f"{error.filename or self.out}: {error.strerror}") from error
         needed = DISK * sum(t.numel() * t.element_size() for t in self.given.state_dict().values())
         free = shutil.disk_usage(nearest_there(self.out)).free
         if free < needed:
@@ -352,6 +356,8 @@ class Road:
             own = in_fp32 if self.settings.int8 and precision == "fp32" and in_fp32 is not None else path
             place = own.relative_to(self.out).as_posix().replace("/", " ")
             measure = partial(self.measured, title, kind, model, own, precision)
+            # A file that somebody removed is written again, and is the same.
+            self.exported(model, self.file_of(own, precision == "int8"), self.engine[0], int8=precision == "int8")
             rows.append(Row(**self.steps.values(f"row of {place}, {precision}.json", measure)))
         return rows
 
@@ -361,8 +367,7 @@ class Road:
         return ("fp32", "int8") if self.settings.int8 or also else ("fp32",)
 
     def measured(self, title: str, kind: Kind, model: nn.Module, path: Path, precision: str) -> dict[str, Any]:
-        int8 = precision == "int8"
-        file = self.exported(model, self.file_of(path, int8), self.engine[0], int8=int8)
+        file = self.file_of(path, precision == "int8")
         answers = self.answers_of_original if (title, precision) == (ORIGINAL, "fp32") else self.answers(file)
         times = timed(
             self.file_of(self.steps.path(ORIGINAL), int8=False),

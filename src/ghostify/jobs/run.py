@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ghostify.data import ImageData
@@ -18,6 +19,7 @@ from ghostify.jobs.images_of_run import opened_data
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.road import Road, Run
 from ghostify.jobs.run_settings import RunSettings, Tuning
+from ghostify.modes import without_autocast, without_inference_mode
 from ghostify.plain_part import is_detector
 from ghostify.progress import Progress
 from ghostify.transform.reconstruct import Effort
@@ -30,6 +32,8 @@ CALLS = 30  # that choose an engine
 DISK = 12  # times the weights' bytes that a run writes
 
 
+@without_inference_mode()
+@without_autocast()
 def run(  # noqa: PLR0913  # the front door: the promised names, each a setting of the user's
     model: nn.Module,
     data: str | ImageData | Iterable[Any],
@@ -102,7 +106,7 @@ def run(  # noqa: PLR0913  # the front door: the promised names, each a setting 
         rivals=rivals,
         images=images,
         effort=effort,
-        skip=tuple(skip),
+        skip=(skip,) if isinstance(skip, str) else tuple(skip),
         recipe=recipe,
         device=chosen_device(device),
         workers=workers,
@@ -115,8 +119,18 @@ def run(  # noqa: PLR0913  # the front door: the promised names, each a setting 
         refuse_engine(engine, *precisions)
     elif not any(map(is_installed, FILE_ENGINES)):
         refuse_engine(FILE_ENGINES[0], *precisions)
-    model = copy.deepcopy(unwrapped(model)).cpu().eval()
+    # A copy of which all learns, whatever the caller holds still.
+    model = copy.deepcopy(unwrapped(model)).cpu().eval().requires_grad_(True)
+    refuse_nan(model)
     if is_detector(model):
         raise InputError(f"{type(model).__name__} finds objects, and plans are not made for detectors yet")
-    opened = opened_data(model, data, settings)
-    return Road(model, opened, settings, Path(out), progress, say).go()
+    with torch.enable_grad(), torch.random.fork_rng([]):
+        opened = opened_data(model, data, settings)
+        return Road(model, opened, settings, Path(out), progress, say).go()
+
+
+def refuse_nan(model: nn.Module) -> None:
+    """Refuse weights that are no numbers."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise InputError(f"{name} has NaN or infinite numbers: expected a trained network")

@@ -1,5 +1,6 @@
 """The settings of a run: what is asked for, how the network learns, and where."""
 
+import math
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -7,8 +8,8 @@ from typing import Any, Self
 
 from ghostify.errors import InputError, spelled
 from ghostify.fitting.calibration import FEWEST_IMAGES
-from ghostify.jobs.recipe import Recipe
-from ghostify.transform.reconstruct import Effort
+from ghostify.jobs.recipe import LAST_SEED, Recipe
+from ghostify.transform.reconstruct import EFFORTS, Effort
 
 # Files of a run's folder, beside those of the network for an engine, and the folder of what was finished on the way.
 METRICS, REPORT, PLAN, NETWORK = "metrics.json", "report.html", "plan.json", "network.safetensors"
@@ -103,16 +104,26 @@ class RunSettings:
         asked = [spelled(name) for name in ("target_speedup", "max_accuracy_drop", "sweep")]
         if (speed is None and drop is None and not self.sweep) or (drop is not None and (speed or self.sweep)):
             raise InputError(f"expected one of {asked[0]}, {asked[1]} and {asked[2]}")
-        if speed is not None and not speed > 1:
-            raise InputError(f"{spelled('target_speedup')} is {speed:g}: expected more than 1")
-        if drop is not None and not 0 <= drop < 100:
-            raise InputError(f"{spelled('max_accuracy_drop')} is {drop:g}: expected points of top-1, 0 to below 100")
-        if self.threads < 1:
-            raise InputError(f"{spelled('threads')} is {self.threads}: expected at least 1")
-        if self.images < FEWEST_IMAGES:
-            raise InputError(
-                f"{spelled('images')} is {self.images}: expected at least {FEWEST_IMAGES}, better some hundreds"
-            )
+        for name, (known, right) in self.bounds().items():
+            if not known:
+                value = getattr(self, name)
+                written = f"{value:g}" if isinstance(value, float) else repr(value)
+                raise InputError(f"{spelled(name)} is {written}: expected {right}")
+
+    def bounds(self) -> dict[str, tuple[bool, str]]:
+        """For each setting whether it is one to run with, and which are."""
+        speed, drop = self.target_speedup, self.max_accuracy_drop
+        return {
+            "target_speedup": (speed is None or (is_number(speed) and speed > 1), "more than 1"),
+            "max_accuracy_drop": (drop is None or (is_number(drop) and 0 <= drop < 100), "points of top-1, below 100"),
+            "threads": (type(self.threads) is int and self.threads >= 1, "at least 1"),
+            "images": (
+                type(self.images) is int and self.images >= FEWEST_IMAGES,
+                f"at least {FEWEST_IMAGES}, better some hundreds",
+            ),
+            "effort": (self.effort in EFFORTS, " or ".join(EFFORTS)),
+            "seed": (type(self.seed) is int and 0 <= self.seed <= LAST_SEED, f"0 to {LAST_SEED}"),
+        }
 
     @property
     def speeds(self) -> tuple[float, ...]:
@@ -123,7 +134,11 @@ class RunSettings:
 
     def as_json(self) -> dict[str, Any]:
         """All that the results depend on, for the record."""
-        return {name: value for name, value in asdict(self).items() if name != "workers"}
+        return {name: value for name, value in asdict(self).items() if name != "workers"} | {"tune": self.tune.words}
+
+
+def is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def refuse_finished(out: Path, begun: bool) -> None:
