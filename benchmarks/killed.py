@@ -20,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ghostify.jobs.road import MEASUREMENTS
-from ghostify.jobs.run_settings import STEPS
+from ghostify.jobs.run_settings import PLAN, STEPS
 from ghostify.measure.environment import describe_environment
 
 KINDS = (".onnx", ".xml", ".bin", ".safetensors")
@@ -71,8 +71,10 @@ def begun(words: list[str], out: Path) -> subprocess.Popen[bytes]:
 
 def digests(folder: Path) -> dict[str, str]:
     """Digests of networks, files for the engine and plans."""
-    files = [p for p in folder.rglob("*") if p.suffix in KINDS or (p.suffix == ".json" and p.name.startswith("plan"))]
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()[:16] for p in files}
+    files = [path for path in folder.rglob("*") if path.suffix in KINDS]
+    found = {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in files}
+    layers = json.dumps(json.loads((folder / PLAN).read_text())["layers"])  # not how quiet the machine was
+    return found | {PLAN: hashlib.sha256(layers.encode()).hexdigest()[:16]}
 
 
 if __name__ == "__main__":

@@ -59,6 +59,7 @@ def write_report(
         temporary.write_text(page, encoding="utf-8")
 
 
+@torch.no_grad()
 def maps_beside(original: nn.Module, ghost: nn.Module, x: Any) -> list[dict[str, Any]]:
     """The maps of both networks' layers for a page; none where they cannot be compared."""
     try:
