@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch_pruning import importance
 
+from ghostify.jobs.rivals import estimate_norms_
 from ghostify.transform.narrow import narrow
 
 # Torch-Pruning's criteria that need no training of their own.
@@ -35,21 +36,6 @@ def pruned(
     model.zero_grad()
     estimate_norms_(model, images)
     return model
-
-
-@torch.no_grad()
-def estimate_norms_(model: nn.Module, images: Sequence[Tensor]) -> None:
-    """Estimate all BatchNorm statistics anew, on calibration images."""
-    norms = norms_of(model)
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean of all batches
-    model.train()
-    for batch in images:
-        model(batch)
-    for norm in norms:
-        norm.momentum = 0.1
-    model.eval()
 
 
 @torch.no_grad()
