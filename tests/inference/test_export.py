@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import ghostify
-from ghostify import GhostConv2d, InputError, export
+from ghostify import GhostConv2d, InputError, create_model, export
 from ghostify.cli import main
 from ghostify.cli.export import export as verb
 from ghostify.errors import first_sentence
@@ -412,3 +412,17 @@ def test_a_message_of_another_library_is_not_cut_within_its_sentence(message: st
     assert first_sentence(message) == first_sentence(RuntimeError(message)) == sentence
     assert first_sentence(KeyError()) == "KeyError"
     assert first_sentence("a" * 1000) == "a" * 300 + " …"
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_a_network_gives_the_same_file_each_time_and_it_says_nothing_of_this_machine(
+    format: Any, tmp_path: Path
+) -> None:
+    model, x = create_model("resnet20").eval(), torch.zeros(1, 3, 32, 32)
+    files = [tmp_path / f"{name}{SUFFIX[format]}" for name in "ab"]
+    for file in files:
+        export(model, file, x, format=format)
+    first, second = (file.read_bytes() for file in files)
+    assert first == second
+    assert b"site-packages" not in first
+    assert b"deploy.py" not in first

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -317,9 +318,18 @@ def write_openvino(model: nn.Module, path: Path, example: Tensor) -> None:
         onnx = Path(folder) / "network.onnx"
         write_onnx(model, onnx, example, engine="openvino")
         try:
-            openvino.save_model(openvino.convert_model(onnx), path, compress_to_fp16=False)
+            converted = openvino.convert_model(onnx)
+            name_constants_(converted)
+            openvino.save_model(converted, path, compress_to_fp16=False)
         except Exception as error:  # its own kinds, of an operator that it does not have
             raise InputError(f"openvino cannot take {type(model).__name__}: {first_sentence(error)}") from error
+
+
+def name_constants_(model: Any) -> None:
+    """Call constants after their place that OpenVINO named by a counter: a file is the same each time."""
+    for place, node in enumerate(model.get_ordered_ops()):
+        if re.fullmatch(r"Constant_\d+", node.get_friendly_name()):
+            node.set_friendly_name(f"constant/{place}")
 
 
 @torch.no_grad()
