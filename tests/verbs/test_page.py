@@ -42,7 +42,7 @@ def test_the_loop_of_the_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pyt
 
 def test_every_block_of_the_page_is_python() -> None:
     for block in blocks(PAGE):
-        compile(block, "docs/python.md", "exec")
+        assert compile(block, "docs/python.md", "exec").co_code
 
 
 class Trainer:

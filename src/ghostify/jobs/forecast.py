@@ -12,8 +12,8 @@ from ghostify.modes import evaluating
 from ghostify.planning.planner import FEWEST, MACS_PER_TRIAL, MOST
 from ghostify.planning.timing import SAMPLES
 
-# What the steps do, in runs of the network on one image, or in files that are written and opened: rounded from runs
-# of ResNet-20, ResNet-56 and MobileNetV2, so that estimates are right within a factor of two.
+# What the steps do, in runs of the network on one image, or in files that are written and opened: rough figures, from
+# runs of ResNet-20 and ResNet-56; how near the estimates are was not measured.
 OPTIONS, OF_A_RUN = 13, 0.5  # a convolution's options; of a trial only what follows the changed layer runs
 WHOLES = 6  # networks that are timed as a whole
 RUNS_TO_CONVERT = {"fast": 15, "refined": 60}
