@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostify.data.images import ImageData, count_images
+from ghostify.fitting.trial import JUDGED
 from ghostify.jobs.run_settings import RunSettings
 from ghostify.modes import evaluating
 from ghostify.planning.planner import FEWEST, MACS_PER_TRIAL, MOST
@@ -14,7 +15,8 @@ from ghostify.planning.timing import SAMPLES
 
 # What the steps do, in runs of the network on one image, or in files that are written and opened: rough figures, from
 # runs of ResNet-20 and ResNet-56; how near the estimates are was not measured.
-OPTIONS, OF_A_RUN = 13, 0.5  # a convolution's options; of a trial only what follows the changed layer runs
+OPTIONS = 13  # of a convolution
+OF_A_RUN, OF_A_FIT = 0.5, 0.15  # of a trial only what follows the changed layer runs; of its fit only the block
 WHOLES = 6  # networks that are timed as a whole
 RUNS_TO_CONVERT = {"fast": 15, "refined": 60}
 RUNS_TO_LEARN = 4.5  # forward and backward, and the original forward
@@ -66,7 +68,8 @@ def forecast(
     found: dict[str, float] = {}
     if settings.recipe is not None:
         found["train"] = 3 * speeds.run * settings.recipe.epochs * count_images(data.train)
-    found["plan"] = layers * OPTIONS * OF_A_RUN * trials * speeds.run + (SAMPLES + 1) * (tried + 1)
+    trial = (OF_A_RUN * min(trials, JUDGED) + OF_A_FIT * trials) * speeds.run
+    found["plan"] = layers * OPTIONS * trial + (SAMPLES + 1) * (tried + 1)
     found["plan"] += networks * WHOLES * (tried + 5)
     found["convert"] = networks * RUNS_TO_CONVERT[settings.effort] * images * speeds.run
     if settings.tune.minutes is not None:
