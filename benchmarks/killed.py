@@ -1,10 +1,11 @@
-"""Is a run that is killed again and again the same as an undisturbed one? Digests of both, as JSON.
+"""Does a run that is killed and called again end with the files of an undisturbed one? Digests of both, as JSON.
 
     python benchmarks/killed.py --kills 10 --out benchmarks/results/killed.json -- \\
-        --model resnet20 --weights resnet20.th --data npz:cifar10.npz --target-speedup 1.3 --tune 1 --images 128
+        --model resnet20 --data digits --epochs 2 --target-speedup 1.3 --tune 2 --images 128 --effort fast
 
-All behind `--` goes to `ghostify run`. The killed run gets the times that the undisturbed one measured: other times
-make another plan. Each death comes at a random moment of a third of what the undisturbed run took.
+All behind `--` goes to `ghostify run`. An undisturbed run measures times; all others get these, as other times make
+another plan. One of them is undisturbed, too. Each other one is killed once, the moments of their deaths being random
+among the seconds that this took, and called again.
 """
 
 import argparse
@@ -35,33 +36,52 @@ def main() -> None:
     arguments = parser.parse_args()
     words = [word for word in arguments.run if word != "--"]
     chance = random.Random(arguments.seed)
+    deaths = []
     with TemporaryDirectory() as folder:
-        whole, killed = Path(folder) / "whole", Path(folder) / "killed"
+        first, again, killed = (Path(folder) / name for name in ("first", "again", "killed"))
+        finished(words, first)
+        with_times_of(first, again)
         started = time.perf_counter()
-        begun(words, whole).wait()
+        finished(words, again)
         seconds = time.perf_counter() - started
-        (killed / STEPS).mkdir(parents=True)
-        shutil.copy(whole / STEPS / MEASUREMENTS, killed / STEPS / MEASUREMENTS)
-        moments = []
+        expected = digests(again)
         for _ in range(arguments.kills):
-            process = begun(words, killed)
-            moments.append(round(chance.uniform(0, seconds / 3), 1))
-            time.sleep(moments[-1])
-            moments[-1] = moments[-1] if process.poll() is None else None
+            with_times_of(first, killed)
+            process, moment = begun(words, killed), chance.uniform(0, seconds)
+            time.sleep(moment)
+            was_alive = process.poll() is None
             process.kill()
             process.wait()
-        assert begun(words, killed).wait() == 0
-        first, second = digests(whole), digests(killed)
+            steps = sorted(path.name for path in (killed / STEPS).iterdir())
+            finished(words, killed)
+            found = digests(killed)
+            other = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+            deaths.append({"second": round(moment, 1), "was_alive": was_alive, "steps": steps, "other_files": other})
+            print(deaths[-1], file=sys.stderr, flush=True)
+            shutil.rmtree(killed)
     result = {
-        "same": first == second,
-        "files": {name: [first.get(name), second.get(name)] for name in sorted({*first, *second})},
-        "undisturbed_seconds": round(seconds, 1),
-        "killed_after_seconds": moments,  # None: it had ended before
+        "same": sum(not death["other_files"] for death in deaths if death["was_alive"]),
+        "killed": sum(death["was_alive"] for death in deaths),
+        "seconds_with_known_times": round(seconds, 1),
+        "files": expected,
+        "deaths": deaths,
         "environment": describe_environment(),
         "command": "python " + shlex.join(sys.argv),
     }
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-    print("the same" if result["same"] else "not the same", file=sys.stderr)
+    print(f"the same {result['same']} times of {result['killed']}", file=sys.stderr)
+
+
+def with_times_of(first: Path, out: Path) -> None:
+    """Make a folder for a run that knows the times that another one measured."""
+    (out / STEPS).mkdir(parents=True)
+    shutil.copy(first / STEPS / MEASUREMENTS, out / STEPS / MEASUREMENTS)
+
+
+def finished(words: list[str], out: Path) -> None:
+    """Run to the end."""
+    if begun(words, out).wait():
+        sys.exit(f"the run in {out} failed")
 
 
 def begun(words: list[str], out: Path) -> subprocess.Popen[bytes]:

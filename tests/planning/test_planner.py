@@ -87,7 +87,9 @@ def test_bad_targets_are_refused_with_what_would_be_right(
 
 @pytest.mark.usefixtures("steady")
 @pytest.mark.parametrize("merging", [None, True])
-def test_a_speed_is_reached_where_the_whole_is_measured(merging: bool | None, batches: list[torch.Tensor]) -> None:
+def test_a_speed_is_reached_where_the_whole_is_measured(
+    merging: bool | None, batches: list[torch.Tensor], tmp_path: Path
+) -> None:
     pytest.importorskip("openvino")
     model = Blocks().eval()
     found = plan(model, example=EXAMPLE, calibration=batches, target_speedup=1.3, merging=merging)
@@ -101,8 +103,9 @@ def test_a_speed_is_reached_where_the_whole_is_measured(merging: bool | None, ba
     assert speed == pytest.approx(found.speedup[0])
     message = r"target_speedup is 100: at most \d+\.\d+ can be reached in openvino"
     with pytest.raises(OutOfReachError, match=message) as refused:
-        plan(model, example=EXAMPLE, calibration=batches, target_speedup=100)
+        plan(model, example=EXAMPLE, calibration=batches, target_speedup=100, measurements=tmp_path / "found.jsonl")
     assert 1 < refused.value.limit < 100
+    assert "output error" not in (tmp_path / "found.jsonl").read_text(), "found before the errors are measured"
     with torch.no_grad():
         assert untrained(model, found, EXAMPLE)(EXAMPLE).shape == (1, 10)
 

@@ -363,9 +363,7 @@ def calibration_options(effort: str) -> Decorator:
             default=1024,
             help="Training images of --data to calibrate on.",
         ),
-        effort_option(
-            effort, "Fit the ghosts in closed form (fast), or let blocks learn their outputs, too (refined)."
-        ),
+        effort_option(effort, "Fit layers in closed form (fast), or let blocks learn their outputs, too (refined)."),
     )
 
 

@@ -18,10 +18,9 @@ from ghostify.cli.options import (
     THREADS,
     Number,
     bundle,
+    calibration_options,
     data_options,
-    effort_option,
     engine_option,
-    enough_images,
     json_option,
     new_head_option,
     out_option,
@@ -108,15 +107,7 @@ class Wish:
         is_flag=True,
         help="Make the paper's ghost and the network pruned by Torch-Pruning, too, and score and time int8.",
     ),
-    click.option(
-        "--images",
-        "image_count",
-        type=int,
-        callback=enough_images,
-        default=1024,
-        help="Training images to plan and convert with.",
-    ),
-    effort_option("refined", "Fit layers in closed form (fast), or let blocks learn their outputs, too (refined)."),
+    calibration_options("refined"),
     skip_option,
 )
 @bundle(

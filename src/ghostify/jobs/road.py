@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import median
@@ -49,7 +49,7 @@ from ghostify.planning.plan_file import Plan, read_plan, write_plan
 from ghostify.progress import Progress
 from ghostify.transform.changeable import commonest_reasons, may_be_fitted, reasons_to_leave
 
-ENGINE, ORIGINAL, MEASUREMENTS = "engine.json", "original", "measurements.jsonl"
+ENGINE, ORIGINAL, MEASUREMENTS, SECONDS = "engine.json", "original", "measurements.jsonl", "seconds.json"
 FORMAT_OF = {ENGINE_OF[kind]: kind for kind in FORMATS}
 CHECKED = 200  # images that a file is checked with
 CALLS = 30  # that choose an engine
@@ -87,13 +87,12 @@ class Road:
     out: Path
     progress: Progress | None
     tell: Callable[[str], None] | None
-    seconds: dict[str, float] = field(default_factory=dict)  # that steps took in this call
 
     def go(self) -> Run:
         self.refuse_early()
         engine, speeds = self.engine
         expected = self.announce(speeds)
-        with self.step("train", expected):
+        with self.step("train", expected, self.steps.path(f"{ORIGINAL}.safetensors")):
             original = self.original
         rows = self.original_rows(original)
         made: list[Made] = []
@@ -115,9 +114,13 @@ class Road:
             self.tell(text)
 
     @contextmanager
-    def step(self, name: str, expected: dict[str, float]) -> Iterator[None]:
-        """Say which step begins, and how long it and the rest take; and write down how long it took."""
-        if name not in expected:
+    def step(self, name: str, expected: dict[str, float], made: Path | None = None) -> Iterator[None]:
+        """Say which step begins, and how long it and the rest take; and write down how long it took, in all calls.
+
+        Args:
+            made: The file with the step's result: nothing is said where it is there from an earlier call.
+        """
+        if name not in expected or (made is not None and made.exists()):
             yield
             return
         names = list(expected)
@@ -125,8 +128,17 @@ class Road:
         share = expected[name] / max(1, len(self.settings.speeds))
         self.say(f"{name}: about {in_words(share)}, in all about {in_words(rest)} left")
         started = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+        try:
+            yield
+        finally:
+            seconds = self.seconds
+            self.steps.write(SECONDS, seconds | {name: seconds.get(name, 0.0) + time.perf_counter() - started})
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds that each step took, in this call and earlier ones."""
+        found: dict[str, float] = self.steps.values(SECONDS, dict)
+        return found
 
     # Looking first.
 
@@ -210,8 +222,9 @@ class Road:
         networks["rival"] = len(RIVALS) if settings.rivals else 0
         rows = sum(number * len(self.precisions(kind)) for kind, number in networks.items())
         expected = forecast(self.given, macs.macs, speeds, images, settings, rows)
-        steps = ", ".join(f"{name} {in_words(seconds)}" for name, seconds in expected.items())
-        self.say(f"about {in_words(sum(expected.values()))} on this machine: {steps}")
+        if not (self.out / METRICS).exists():  # else all is there, and this call shows it again
+            steps = ", ".join(f"{name} {in_words(seconds)}" for name, seconds in expected.items())
+            self.say(f"about {in_words(sum(expected.values()))} on this machine: {steps}")
         return expected
 
     # The original.
@@ -245,14 +258,14 @@ class Road:
     def made_for(self, target: float | None, original: nn.Module, expected: dict[str, float]) -> Made:
         """Plan, convert and tune for a speed; for the accuracy drop where there is none."""
         name = "for the drop" if target is None else f"{target:g}"
-        with self.step("plan", expected):
+        with self.step("plan", expected, self.steps.path(f"plan {name}.json")):
             planned = self.planned(name, target, original)
-        with self.step("convert", expected):
-            file = self.steps.path(f"converted {name}.safetensors")
+        file = self.steps.path(f"converted {name}.safetensors")
+        with self.step("convert", expected, file):
             converted = partial(copy.deepcopy, kept_network(file, lambda: self.converted(original, planned)))
         model, told = converted(), None
         if not self.settings.tune.none:
-            with self.step("tune", expected):
+            with self.step("tune", expected, self.steps.path(f"tuned {name}.safetensors")):
                 model, told = self.tuned(converted, original, f"tuned {name}")
         folder = self.out / f"speed-{target:g}" if self.settings.sweep else self.out
         folder.mkdir(parents=True, exist_ok=True)

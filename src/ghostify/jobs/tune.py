@@ -122,9 +122,8 @@ def tune(
         return judge(model, original, data, settings, JUDGES).error
 
     rate = best_rate(error)
-    model = network()
+    model, part = network(), part_of(data, length["images"], settings.seed)
     recipe = settings.recipe(batch, epochs=length["epochs"], lr=rate)
-    part = part_of(data, length["images"], settings.seed)
     learn(model, original, part, recipe, settings, steps.path(f"{name}.checkpoint"), renamed(progress, name))
     after = judge(model, original, data, settings, SCORED)
     kept = after.better_than(Judged(**before))

@@ -2,10 +2,10 @@
 
 import copy
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -69,10 +69,10 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
 ) -> Plan:
     """Choose a change of each convolution and residual block, so that a target is met and the output error is least.
 
-    The error of the network's output under each change of each layer alone is measured on images, without labels. For
-    a speed-up, networks of random options are profiled in the engine to find the cost of each option there; the
-    choice is then measured as a whole, and corrected until the target is met. The choice is optimal for these costs,
-    if errors add up.
+    For a speed-up, networks of random options are profiled in the engine to find the cost of each option there. The
+    error of the network's output under each change of each layer alone is measured on images, without labels. The
+    choice for a speed is then measured as a whole, and corrected until the target is met. The choice is optimal for
+    these costs, if errors add up.
 
     Args:
         model: A trained network; left untouched.
@@ -146,8 +146,8 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
         },
     )
     with random_state_kept(model):  # layers that are tried draw weights
-        errors = measured_errors(model, candidates, images, known, progress)
-        planner = Planner(candidates, errors, counted.macs, count(model, tuple(example.shape[1:])).macs)
+        measure = partial(measured_errors, model, candidates, images, known, progress)
+        planner = Planner(candidates, measure, counted.macs, count(model, tuple(example.shape[1:])).macs)
         if target_macs is not None:
             return replace(planner.for_macs(target_macs), network=shapes)
         assert target_speedup is not None
@@ -213,19 +213,25 @@ def measured_errors(
 
 @dataclass(frozen=True)
 class Planner:
-    """Chooses among options whose errors are known.
+    """Chooses among options.
 
     Args:
         candidates: By name.
-        errors: Output errors of each one's options.
+        measure_errors: Gives the output errors of each one's options; called where they are needed, once, as it takes
+            the longest: a target that is out of reach is found before.
         macs: Multiply-adds of the original.
         plain_macs: Those of it with plain convolutions: some layers compute their weights anew each time.
     """
 
     candidates: Candidates
-    errors: Mapping[str, Sequence[float]]
+    measure_errors: Callable[[], Mapping[str, Sequence[float]]]
     macs: int
     plain_macs: int
+
+    @cached_property
+    def errors(self) -> Mapping[str, Sequence[float]]:
+        """Output errors of each one's options."""
+        return self.measure_errors()
 
     @cached_property
     def unprunable(self) -> dict[str, str]:
@@ -279,8 +285,9 @@ class Planner:
         return self.without_idle_input_changes(choose_options(self.errors, costs, budget))
 
     def cheapest(self, costs: Costs) -> Choice:
-        """The options that cost least."""
-        return self.without_idle_input_changes(cheapest(self.errors, costs))
+        """The options that cost least, whatever their errors."""
+        no_errors = {name: [0.0] * len(candidate.options) for name, candidate in self.candidates.items()}
+        return self.without_idle_input_changes(cheapest(no_errors, costs))
 
     def without_idle_input_changes(self, chosen: Choice) -> Choice:
         """The same choice, without changes to so many inputs as the pruned layer before leaves anyway."""

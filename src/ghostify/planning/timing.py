@@ -69,6 +69,8 @@ class Timing:
     progress: Progress | None
     # How often each network was asked for: a second answer is a second measurement, as the planner needs it.
     asked: Counter[str] = field(default_factory=Counter)
+    # The file of the network that was timed last, and the plans that it has.
+    planned: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def conditions(self) -> dict[str, Any]:
@@ -121,7 +123,7 @@ class Timing:
         with evaluating(self.model), torch.no_grad():
             found = compare(
                 self.original,
-                self.shaped(plans),
+                self.file_of(plans, json.dumps(whole["plans"])),
                 self.example,
                 engine=self.engine.engine,
                 threads=self.engine.threads,
@@ -138,8 +140,19 @@ class Timing:
     @cached_property
     def original(self) -> Path:
         """The original's file, deployed: written once, as each comparison needs it."""
-        deployed, engine = deploy(self.model, self.example, engine=self.engine.engine), self.engine.engine
-        return engine_file(deployed, Path(self.folder.name), self.example, engine=engine, precision="fp32")
+        return self.written(deploy(self.model, self.example, engine=self.engine.engine), "original")
+
+    def file_of(self, plans: Mapping[str, AnyPlan], key: str) -> Path:
+        """The file of a network with these plans, kept until another is asked for: a good one is timed again."""
+        if self.planned.get("key") != key:
+            self.planned |= {"key": key, "file": str(self.written(self.shaped(plans), "planned"))}
+        return Path(self.planned["file"])
+
+    def written(self, deployed: nn.Module, name: str) -> Path:
+        """The file of a network, in float32."""
+        folder = Path(self.folder.name, name)
+        folder.mkdir(exist_ok=True)
+        return engine_file(deployed, folder, self.example, engine=self.engine.engine, precision="fp32")
 
     def shaped(self, plans: Mapping[str, AnyPlan]) -> nn.Module:
         """A network in the shape of these plans, deployed."""
