@@ -146,13 +146,13 @@ class Grouped(nn.Sequential):
         )
 
 
-class Shared(nn.Module):
+class Unused(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.twice = nn.Conv2d(3, 4, 1), nn.Conv2d(16, 16, 3, padding=1)
+        self.first, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(16, 16, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.twice(self.twice(self.first(x).repeat(1, 4, 1, 1)).relu())
+        return self.first(x)
 
 
 class Summed(nn.Module):
@@ -180,7 +180,7 @@ def test_why_nothing_can_be_dropped_is_said(model: nn.Module, reason: str) -> No
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (Shared(), r"twice: not run exactly once for an input"),
+        (Unused(), r"second: not run, or not with one tensor"),
         (nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), "0: very narrow: 4 channels"),
         (
             nn.Sequential(nn.Conv2d(3, 3, 3, groups=3), nn.Conv2d(3, 9, 1)),

@@ -9,8 +9,10 @@ from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
 from ghostify import InputError, convert
-from ghostify.changes import LayerPlan, Prune
+from ghostify.changes import LayerPlan, PointwiseGhosts, Prune
+from ghostify.structure.blocks import find_blocks
 from ghostify.structure.channels import PrunableChannels, drop_channels_of_, find_prunable
+from ghostify.transform.reconstruct import Effort
 
 
 class Way(nn.Module):
@@ -180,11 +182,55 @@ class Twice(nn.Module):
         return self.third((once + again).relu()).mean((2, 3))
 
 
-def test_maps_of_what_runs_twice_stay() -> None:
+def test_maps_of_what_runs_twice_are_dropped_in_both_calls() -> None:
     model = Twice()
-    assert found(model) == "it, or a layer that takes its channels, is not run exactly once for an input"
+    assert found(model) == PrunableChannels("first", ("second",), ())
     batches = list(torch.randn(32, 3, 8, 8).split(16))
+    conversion = convert(model, calibration=batches, plan={"first": LayerPlan(Prune(8, 8))}, effort="refined")
+    changed = conversion.model
+    assert changed.first.weight.shape[0] == changed.second.weight.shape[1] == 8
+    with torch.no_grad():
+        outputs, expected = changed(batches[0]), model(batches[0])
+    assert (outputs - expected).square().mean() < 0.5 * expected.var(), "fitted to both calls"
     conversion = convert(model, calibration=batches, cheap="pointwise", effort="fast")
-    assert [layer.reason for layer in conversion.layers] == ["not run exactly once for an input"] * 2 + [""]
-    with pytest.raises(InputError, match="plan: first cannot change: not run exactly once"):
-        convert(model, calibration=batches, plan={"first": LayerPlan(Prune(8, 8))}, effort="fast")
+    assert [layer.replaced for layer in conversion.layers] == [True, True, True]
+
+
+class Levels(nn.Module):
+    """A head that runs on maps of two convolutions, as on the levels of a pyramid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.coarse = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(3, 16, 3, padding=1, stride=2)
+        self.inside, self.head = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        levels = {"fine": self.fine(x), "coarse": self.coarse(x)}
+        return {name: self.head(self.inside(maps).relu()) for name, maps in levels.items()}
+
+
+LEVELS = ["fine", "coarse", "inside", "head"]
+
+
+def test_maps_of_one_of_the_levels_stay_as_the_head_takes_others_too() -> None:
+    places = find_prunable(Levels(), torch.randn(1, 3, 16, 16), LEVELS)
+    several = "it, or a layer that takes its channels, gets more than one tensor, or others in another of its calls"
+    assert places["fine"] == places["coarse"] == several
+    assert places["inside"] == PrunableChannels("inside", ("head",), ())
+    assert places["head"] == "its channels are the network's output"
+
+
+@pytest.mark.parametrize("effort", ["fast", "refined"])
+def test_a_head_is_fitted_to_the_maps_of_all_levels(effort: Effort) -> None:
+    model, batches = Levels().eval(), list(torch.randn(64, 3, 16, 16).split(16))
+    blocks = find_blocks(model, LEVELS, batches[0])
+    assert [(block.name, block.times) for block in blocks] == list(zip(LEVELS, (1, 1, 2, 2), strict=True))
+    assert blocks[0].is_before(blocks[3])
+    assert not blocks[2].is_before(blocks[3]), "its second call comes later"
+    plans = {"inside": LayerPlan(PointwiseGhosts(8, 8))}
+    changed = convert(model, calibration=batches, plan=plans, effort=effort).model
+    with torch.no_grad():
+        outputs, expected = changed(batches[0]), model(batches[0])
+    for level in expected:
+        error = (outputs[level] - expected[level]).square().mean() / expected[level].var()
+        assert error < 0.5, level

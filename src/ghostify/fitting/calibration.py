@@ -55,9 +55,11 @@ def checked_batches(calibration: Iterable[Any], model: nn.Module) -> list[Tensor
 
 
 def first_images(batches: Sequence[Tensor], images: int) -> Tensor:
-    """The first images, or all where there are fewer, as one batch."""
+    """The first images of one size, or all where there are fewer, as one batch."""
     taken: list[Tensor] = []
     for batch in batches:
+        if batch.shape[1:] != batches[0].shape[1:]:
+            continue
         taken.append(batch[: images - sum(map(len, taken))])
         if sum(map(len, taken)) == images:
             break

@@ -231,8 +231,14 @@ def ends_distance(
 
 
 def draw(parts: Sequence[Sequence[Tensor]], size: int, generator: torch.Generator) -> list[Tensor]:
-    """Random images, the same ones of each list of batches."""
-    places = [(batch, row) for batch, x in enumerate(parts[0]) for row in range(len(x))]
+    """Random images of one size, the same ones of each list of batches."""
+    sizes: dict[torch.Size, list[tuple[int, int]]] = {}
+    for batch, x in enumerate(parts[0]):
+        sizes.setdefault(x.shape[1:], []).extend((batch, row) for row in range(len(x)))
+    places = next(iter(sizes.values()))
+    if len(sizes) > 1:
+        chances = torch.tensor([float(len(found)) for found in sizes.values()])
+        places = list(sizes.values())[int(torch.multinomial(chances, 1, generator=generator))]
     drawn = [places[i] for i in torch.randint(len(places), (size,), generator=generator, device="cpu").tolist()]
     # Unlike a stack, this keeps the order in memory.
     return [torch.cat([part[batch][row : row + 1] for batch, row in drawn]) for part in parts]

@@ -1,6 +1,6 @@
 """The output error of a network in which one layer is changed for a trial."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate
@@ -50,7 +50,7 @@ class Trial:
         self.judged = [batch for batch, number in zip(batches, before, strict=True) if number < JUDGED]
         self.gains = norm_gains(model, batches[0][:2])
         self.blocks = find_blocks(model, layers, batches[0][:2])
-        self.block_of = {name: index for index, block in enumerate(self.blocks) for name in block.convs}
+        self.block_of = {name: block for block in self.blocks for name in block.convs}
         self.consumers: dict[str, list[str]] = {}
         for consumer, producer in producers.items():
             self.consumers.setdefault(producer, []).append(consumer)
@@ -92,7 +92,7 @@ class Trial:
     @contextmanager
     def running_from(self, name: str) -> Iterator[None]:
         """Let the blocks in front of a layer return their known outputs, once for each batch, without computing."""
-        idle = self.blocks[: self.block_of.get(name, 0)]
+        idle = [block for block in self.blocks if name in self.block_of and block.is_before(self.block_of[name])]
         modules = [self.model.get_submodule(block.name) for block in idle]
         own = [vars(module).get("forward") for module in modules]  # a user may have given a module another
         for module, block in zip(modules, idle, strict=True):
@@ -173,10 +173,9 @@ class Trial:
         """
         conv = conv_at(self.model, name)
         with self.running_from(name if changed is None else changed):
-            drawn = None
-            for x, output in calls_of(self.model, conv, self.batches_of_images):
-                drawn = drawn or self.pixels(output, conv.weight[0].numel())
-                pixels = next(drawn)
+            times, drawn = self.block_of[name].times, self.pixels(name, conv.weight[0].numel())
+            for x, output in calls_of(self.model, conv, self.batches_of_images, times):
+                pixels = drawn(output)
                 yield SampleBatch(x, maps_at(output, pixels), pixels)
 
     def samples_of_sum(self, name: str, total: ResidualSum) -> SumSamples:
@@ -188,18 +187,22 @@ class Trial:
         module = self.model.get_submodule(name)
         with self.running_from(name):
             inputs = [x for x, _ in calls_of(self.model, module, self.batches_of_images, before=True)]
-        drawn = self.pixels(inputs[0], inputs[0].shape[1] * LARGEST_BLOCK_KERNEL**2)
+        drawn = self.pixels(name, inputs[0].shape[1] * LARGEST_BLOCK_KERNEL**2)
         for x, y in zip(inputs, sums_of(self.model, name, total, inputs), strict=True):
-            pixels = next(drawn)
+            pixels = drawn(y)
             yield SampleBatch(x, maps_at(y, pixels), pixels)
 
-    def pixels(self, output: Tensor, unknowns: int) -> Iterator[Tensor]:
-        """Random pixels for each batch, enough to fit filters of ``unknowns`` numbers each."""
-        images = sum(map(len, self.batches_of_images))
-        per_image = -(-max(LEAST_SAMPLES, SAMPLES_PER_UNKNOWN * unknowns) // images)
+    def pixels(self, name: str, unknowns: int) -> Callable[[Tensor], Tensor]:
+        """Draws random pixels of each output of a layer, enough to fit filters of ``unknowns`` numbers each."""
+        maps = self.block_of[name].times * sum(map(len, self.batches_of_images))
+        per_map = -(-max(LEAST_SAMPLES, SAMPLES_PER_UNKNOWN * unknowns) // maps)
         generator = torch.Generator().manual_seed(0)
-        while True:
-            yield torch.randperm(output[0, 0].numel(), generator=generator, device="cpu")[:per_image].to(output.device)
+
+        def drawn(output: Tensor) -> Tensor:
+            places = torch.randperm(output[0, 0].numel(), generator=generator, device="cpu")
+            return places[:per_map].to(output.device)
+
+        return drawn
 
 
 def numbers_in(outputs: Any) -> list[Tensor]:

@@ -12,12 +12,12 @@ from ghostify.changes.change import BlockChange, InputChange, OutputChange, Targ
 from ghostify.changes.ratio import GhostRatio
 from ghostify.changes.registry import kinds_of
 from ghostify.measure.count import Count
-from ghostify.structure.blocks import Calls, find_blocks, record_calls, run_once
+from ghostify.structure.blocks import Calls, find_blocks, record_calls, times_called
 from ghostify.structure.channels import PrunableChannels
 from ghostify.structure.residual import residual_sums
 from ghostify.structure.surgery import has_hooks, replaceable
 from ghostify.transform.changeable import (
-    NOT_ONCE,
+    NOT_PLAINLY,
     changeable_convolutions,
     matches,
     may_be_fitted,
@@ -95,7 +95,7 @@ def find_candidates(
     convs = changeable_convolutions(model, skip, example)
     places = prunable_among(model, convs, example)
     calls = record_calls(model, example)
-    run = {name: conv for name, conv in convs.items() if conv in calls and calls[conv].once}
+    run = {name: conv for name, conv in convs.items() if conv in calls and calls[conv].all_plain}
     blocks = {} if images is None else candidate_blocks(model, list(run), counted, offer, skip, images)
     candidates: dict[str, Candidate] = {}
     for layer in convolutions(run, counted, calls, places, list(blocks)):
@@ -108,8 +108,8 @@ def find_candidates(
 def why_nothing(model: nn.Module, example: Tensor, skip: Sequence[str]) -> str:
     """Why no convolution can be made cheaper: the first few by name."""
     reasons = reasons_to_leave(model, GhostRatio(), skip, example)
-    once = set(run_once(model, example))
-    reasons |= {name: NOT_ONCE for name, reason in reasons.items() if may_be_fitted(reason) and name not in once}
+    plain = times_called(model, example)
+    reasons |= {name: NOT_PLAINLY for name, reason in reasons.items() if may_be_fitted(reason) and name not in plain}
     found = [f"{name}: {reason or 'no change of it is cheaper'}" for name, reason in reasons.items()]
     return "; ".join(found[:NAMED]) or "it has none at all"
 
@@ -124,7 +124,6 @@ def convolutions(
     """The descriptions of convolutions that changes take."""
     prunable = {name: place for name, place in places.items() if isinstance(place, PrunableChannels)}
     producers = {consumer: name for name, channels in prunable.items() for consumer in channels.consumers}
-    rows = {row.name: row for row in counted.layers}
     for name, conv in convs.items():
         followers = prunable[name].followers if name in prunable else ()
         producer = producers.get(name)
@@ -133,8 +132,8 @@ def convolutions(
             conv.in_channels,
             conv.out_channels,
             math.prod(conv.kernel_size),
-            math.prod((rows[name].output_shape or ())[1:]),
-            calls[conv].plain[0].input[0, 0].numel(),
+            sum(call.output[0, 0].numel() for call in calls[conv].plain),
+            sum(call.input[0, 0].numel() for call in calls[conv].plain),
             tuple(conv.stride),
             unprunable="" if name in prunable else str(places[name]),
             producer=producer if producer in convs else None,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import torch
@@ -17,17 +18,25 @@ LARGEST = 10
 
 @dataclass(frozen=True)
 class Block:
-    """A module with one tensor in and one out that runs once.
+    """A module with one tensor in and one out in each of its calls.
 
     Args:
         name: Full module name.
         convs: Layers inside, of those asked for, in the order in which they run.
-        chained: True if its input is the very output of the block before.
+        chained: True if its input is the very output of the block before, in each call.
+        times: Calls for a batch: a detector's head runs once for each level of its pyramid.
+        began: When its first call and its last one began, counted in calls of modules.
     """
 
     name: str
     convs: tuple[str, ...]
     chained: bool
+    times: int = 1
+    began: tuple[int, int] = (0, 0)
+
+    def is_before(self, other: "Block") -> bool:
+        """True if its last call comes before the other's first one: what the other does cannot change its outputs."""
+        return self.began[1] < other.began[0]
 
 
 @dataclass(frozen=True)
@@ -52,21 +61,24 @@ class Call:
 
 @dataclass
 class Calls:
-    """How often a module ran, and its calls with one tensor in and one out."""
+    """How often a module ran, when these calls began, and those with one tensor in and one out."""
 
     times: int = 0
+    began: list[int] = field(default_factory=list)
     plain: list[Call] = field(default_factory=list)
 
     @property
-    def once(self) -> bool:
-        return self.times == len(self.plain) == 1
+    def all_plain(self) -> bool:
+        """True if it ran, and always with one tensor in and one out."""
+        return self.times == len(self.plain) > 0
 
 
 def find_blocks(model: nn.Module, layers: Collection[str], example: Tensor) -> list[Block]:
     """Split a network into blocks that hold these layers, in the order in which they run.
 
     A block is the largest module that is no mere container and holds at most ``LARGEST`` of the layers, convolutions
-    all of them; where there is none, the layer itself. Layers that do not run once with one tensor are in no block.
+    all of them, and runs as often as each of these; where there is none, the layer itself. Layers that get anything but
+    one tensor are in no block.
     """
     if "" in layers:
         return [Block("", ("",), chained=False)]  # the network is one convolution
@@ -79,6 +91,10 @@ def find_blocks(model: nn.Module, layers: Collection[str], example: Tensor) -> l
         found = [layer for layer in layers if layer == name or layer.startswith(f"{name}.")]
         return sorted((layer for layer in found if layer in order), key=order.__getitem__)
 
+    def as_often(module: nn.Module, layer: str) -> bool:
+        inner = calls[model.get_submodule(layer)]
+        return inner.all_plain and inner.times == calls[module].times
+
     def split(parent: nn.Module, prefix: str) -> Iterator[str]:
         for child_name, child in parent.named_children():
             name = f"{prefix}{child_name}"
@@ -86,7 +102,7 @@ def find_blocks(model: nn.Module, layers: Collection[str], example: Tensor) -> l
             if not held:
                 continue
             container = type(child) in (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-            whole = child in calls and calls[child].once and all(calls[model.get_submodule(n)].once for n in held)
+            whole = child in calls and calls[child].all_plain and all(as_often(child, n) for n in held)
             if name in held or (whole and not container and len(held) <= LARGEST and not larger & set(held)):
                 if whole:
                     yield name
@@ -94,27 +110,36 @@ def find_blocks(model: nn.Module, layers: Collection[str], example: Tensor) -> l
                 yield from split(child, f"{name}.")
 
     blocks: list[Block] = []
-    previous: Call | None = None
+    previous: list[Call] = []
     for name in sorted(split(model, ""), key=order.__getitem__):
-        call = calls[model.get_submodule(name)].plain[0]
-        blocks.append(Block(name, tuple(inside(name)), call.chained_to(previous)))
-        previous = call
+        found = calls[model.get_submodule(name)]
+        chained = len(previous) == found.times and all(map(Call.chained_to, found.plain, previous))
+        began = (found.began[0], found.began[-1])
+        blocks.append(Block(name, tuple(inside(name)), chained, found.times, began))
+        previous = found.plain
     return blocks
 
 
-def run_once(model: nn.Module, example: Tensor) -> list[str]:
-    """Names of the modules that run once for a batch, with one tensor in and one out."""
+def times_called(model: nn.Module, example: Tensor) -> dict[str, int]:
+    """How often modules run for a batch, by name; of those that get one tensor and give one in each call."""
     calls = record_calls(model, example)
-    return [name for name, module in model.named_modules() if module in calls and calls[module].once]
+    return {
+        name: calls[module].times
+        for name, module in model.named_modules()
+        if module in calls and calls[module].all_plain
+    }
 
 
 def record_calls(model: nn.Module, example: Tensor) -> dict[nn.Module, Calls]:
     """How each module ran for one batch, in the order in which they began."""
     calls: dict[nn.Module, Calls] = {}
     running: list[int] = []  # of each call that has not ended, its input's version
+    number = count()
 
     def began(module: nn.Module, args: Any, kwargs: Any) -> None:
-        calls.setdefault(module, Calls()).times += 1
+        found = calls.setdefault(module, Calls())
+        found.times += 1
+        found.began.append(next(number))
         running.append(writes_to(args[0]) if args and isinstance(args[0], Tensor) else 0)
 
     def ended(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -137,31 +162,36 @@ class ReachedError(Exception):
     """Ends a forward pass early."""
 
 
-def inputs_of(model: nn.Module, name: str, batches: Sequence[Tensor]) -> list[Tensor]:
-    """The input of a module for each batch; what comes behind it is not computed."""
-    return [x for x, _ in calls_of(model, model.get_submodule(name), batches, before=True)]
+def inputs_of(model: nn.Module, name: str, batches: Sequence[Tensor], times: int = 1) -> list[Tensor]:
+    """The inputs of a module for each batch; what comes behind its last call is not computed."""
+    return [x for x, _ in calls_of(model, model.get_submodule(name), batches, times, before=True)]
 
 
 def calls_of(
-    model: nn.Module, module: nn.Module, batches: Sequence[Tensor], *, before: bool = False
+    model: nn.Module, module: nn.Module, batches: Sequence[Tensor], times: int = 1, *, before: bool = False
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The input and the output of a module for each batch; what comes behind it is not computed.
+    """The inputs and the outputs of a module for each batch; what comes behind its last call is not computed.
 
     Args:
         module: Module of the model, with one tensor for its input.
+        times: How often it is called for a batch.
         before: Stop in front of it, and return its input for its output.
     """
     caught: list[tuple[Tensor, Tensor]] = []
 
     def reached(module: nn.Module, args: Any, output: Any = None) -> None:
-        caught.append((args[0], args[0] if before else output))
-        raise ReachedError
+        x, y = args[0], args[0] if before else output
+        last = len(caught) == times - 1
+        caught.append((x, y) if last else (x.clone(), y.clone()))  # what comes behind may change them in place
+        if last:
+            raise ReachedError
 
     with hooked([module], before=reached if before else None, after=None if before else reached):
         for batch in batches:
             with evaluating(model), torch.no_grad(), suppress(ReachedError):
                 model(batch.clone())
-            yield caught.pop()
+            yield from caught
+            caught.clear()
 
 
 @contextmanager

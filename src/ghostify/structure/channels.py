@@ -1,6 +1,8 @@
 """Prunable channels: those that only following layers take, so that they can be dropped."""
 
 import copy
+import math
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -8,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from ghostify.errors import InputError
-from ghostify.structure.blocks import run_once
+from ghostify.structure.blocks import times_called
 from ghostify.structure.surgery import close, conv_at, outputs_of
 from ghostify.structure.trace import row_dim, trace_channels
 
 # Attributes of layers that tell how many channels they have.
 NUMBERS = ("out_channels", "in_channels", "groups", "num_features", "num_parameters")
 
-TWICE = "it, or a layer that takes its channels, is not run exactly once for an input"
+OTHERWISE = "it, or a layer that takes its channels, gets more than one tensor, or others in another of its calls"
 NEEDED = "the network does not run without one"
 
 
@@ -52,16 +54,18 @@ def find_prunable(
         dropping: Try that the network computes the same with fewer of them, too: some code has their number written
             out.
     """
-    once = set(run_once(model, example))
+    times = times_called(model, example)
     places: dict[str, PrunableChannels | str] = {}
     for name, way in trace_channels(model, example, convs).items():
         place = PrunableChannels(name, tuple(dict.fromkeys(way.consumers)), tuple(dict.fromkeys(way.followers)))
-        if name not in once:
-            places[name] = TWICE
+        taken = Counter((*way.consumers, *way.followers))
+        if name not in times:
+            places[name] = OTHERWISE
         elif way.reason:
             places[name] = way.reason
         else:
-            places[name] = place if once.issuperset(place.takers) else TWICE
+            always = all(taken[taker] >= times.get(taker, math.inf) for taker in place.takers)
+            places[name] = place if always else OTHERWISE
     found = [place for place in places.values() if isinstance(place, PrunableChannels)]
     if dropping and found and not same_with_fewer(model, example, found):
         places |= {place.producer: NEEDED for place in found if not same_with_fewer(model, example, [place])}

@@ -21,12 +21,12 @@ from ghostify.fitting.calibration import checked_batches
 from ghostify.fitting.precision import in_float32
 from ghostify.measure.count import Count, count
 from ghostify.models.registry import known_origin
-from ghostify.structure.blocks import run_once
+from ghostify.structure.blocks import times_called
 from ghostify.structure.surgery import check_swap, replace_modules_
 from ghostify.transform.changeable import (
     ALREADY,
     NOT_CHEAPER,
-    NOT_ONCE,
+    NOT_PLAINLY,
     SHARED,
     commonest_reasons,
     convolutions_of,
@@ -117,9 +117,9 @@ def convert_network(
     before, example = count_if_possible(model, shape)
     ghosts = asked if isinstance(asked, GhostRatio) else GhostRatio()
     reasons = reasons_to_leave(model, ghosts, skip, batches[0][:1] if batches else example)
-    if batches is not None:  # a layer is fitted to one input and one output for each image
-        others = set(reasons) - set(run_once(model, batches[0][:1]))
-        reasons |= {name: NOT_ONCE for name in others if may_be_fitted(reasons[name])}
+    if batches is not None:  # a layer is fitted to its inputs and outputs
+        others = set(reasons) - set(times_called(model, batches[0][:1]))
+        reasons |= {name: NOT_PLAINLY for name in others if may_be_fitted(reasons[name])}
     chosen = [name for name, reason in reasons.items() if not reason]
     if not chosen and ALREADY not in reasons.values():
         found = commonest_reasons(reasons.values())

@@ -29,7 +29,8 @@ def match_ends(original: nn.Module, other: nn.Module, batches: Sequence[Tensor])
     """
     convs = [name for name, module in original.named_modules() if isinstance(module, nn.Conv2d)]
     present = dict(other.named_modules())
-    names = [block.name for block in find_blocks(original, convs, batches[0][:2]) if block.name in present]
+    blocks = find_blocks(original, convs, batches[0][:2])
+    names = [block.name for block in blocks if block.name in present and block.times == 1]
     sums: dict[str, Tensor] = {}
     with evaluating(original, other), torch.no_grad(), ends_of(original, names) as ends, ends_of(other, names) as mine:
         for x in batches:

@@ -160,17 +160,17 @@ def reconstructed(
     report: dict[str, ReconstructedLayer] = {}
     blocks = find_blocks(original, list(plans), example)
     totals = sums_to_replace(original, plans, blocks, first_images(batches, FEW))
-    ends = {block.name: rows_at_end(block, left) for block in blocks}
+    rows = {block.name: rows_at_end(block, left) for block in blocks}
     for index, block in enumerate(blocks):
         how.say(f"reconstruct ({how.effort})", block.name, index, len(blocks))
         if not (block.chained and pair.inputs):
-            pair.targets = inputs_of(original, block.name, batches)
-            pair.inputs = inputs_of(pair.changed, block.name, batches)
+            pair.targets = inputs_of(original, block.name, batches, block.times)
+            pair.inputs = inputs_of(pair.changed, block.name, batches, block.times)
         if block.name in totals:
             explained = replace_block(pair, block, totals[block.name])
         else:
             explained = fit_convolutions(pair, block, gains)
-        end = ends[block.name]
+        end = rows[block.name]
         targets = pair.targets if end is None else [t[:, end] for t in pair.targets]
         part = pair.changed.get_submodule(block.name)
         if how.effort == "refined" and next(part.parameters(), None) is not None:
@@ -181,9 +181,14 @@ def reconstructed(
     how.say(f"reconstruct ({how.effort})", "done", len(blocks), len(blocks))
     changed = pair.changed
     if how.effort == "refined" and blocks:
+        # The ends of those that run for one map of several are near the network's outputs, which are learnt anyway.
+        ends = {block.name: rows[block.name] for block in blocks if block.times == 1}
         refine_whole_(changed, original, ends, batches, pair.generator, progress=how.progress)
         errors = end_errors(changed, original, ends, batches)
-        report = {name: replace(layer, block_error=errors[layer.block]) for name, layer in report.items()}
+        report = {
+            name: replace(layer, block_error=errors.get(layer.block, layer.block_error))
+            for name, layer in report.items()
+        }
     changed = fold_orders(changed.eval(), original, batches[0][:1])
     changed.to(memory_format=torch.contiguous_format)
     return changed, {name: report.get(name, ReconstructedLayer(None, "", None)) for name in plans}
