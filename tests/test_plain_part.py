@@ -57,9 +57,23 @@ def test_a_head_that_runs_at_every_level_is_in_the_file_once(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("build", [retinanet, fasterrcnn, fcos, ssd])
-def test_detectors_are_not_planned_and_that_is_said(build: Any) -> None:
-    with pytest.raises(InputError, match="finds objects, and plans are not made for detectors"):
-        plan(build().eval(), example=torch.rand(1, *SHAPE), calibration=[torch.rand(32, *SHAPE)], target_macs=0.8)
+def test_a_detector_is_planned_as_a_whole_and_follows_its_plan(build: Any) -> None:
+    model = build().eval()
+    images = [list(torch.rand(8, *SHAPE)) for _ in range(4)]
+    planned = plan(model, example=torch.randn(1, *SHAPE), calibration=images, target_macs=0.75)
+    assert any("head" in name for name in planned), "the head has a part in it, however often it runs"
+    converted = convert(model, calibration=images, plan=planned, effort="fast").model
+    x = torch.randn(2, *SHAPE)
+    before, after = (count(plain_part(network), SHAPE).macs for network in (model, converted))
+    assert after / before == pytest.approx(planned.macs, abs=1e-3)
+    assert planned.macs <= 0.75
+    with torch.no_grad():
+        expected, outputs = plain_part(model)(x), plain_part(converted.eval())(x)
+        deployed = deploy(converted, x[:1])(x)
+        assert len(converted(list(torch.rand(2, *SHAPE)))) == 2
+    for given, wanted, in_file in zip(outputs, expected, deployed, strict=True):
+        assert given.shape == wanted.shape
+        torch.testing.assert_close(in_file, given, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(("family", "kind", "width"), [(MaskRCNN, "mask", 256), (KeypointRCNN, "keypoint", 512)])

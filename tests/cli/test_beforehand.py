@@ -166,8 +166,8 @@ def test_a_package_that_is_missing_is_named_at_the_start(
             "finds objects: use `ghostify detect`",
         ),
         (
-            ["plan", BOXES, "--data", "digits", "--target-macs", "0.6", "--out", "o"],
-            "finds objects, and plans are not made",
+            ["plan", BOXES, "--data", "digits", "--max-accuracy-drop", "1", "--out", "o"],
+            "--max-accuracy-drop is about top-1",
         ),
         (["export", BOXES, "--data", "digits", "--out", "o"], "finds objects: use `ghostify detect`"),
         (["detect", "train", "resnet20", "--data", "coco:DIR", "--out", "o"], "resnet20 finds no objects"),

@@ -87,8 +87,11 @@ def test_a_detector_is_converted_on_photographs(
     assert found["replaced"] > 0
     assert found["layers"][0]["block_error"] is not None
     assert load(tmp_path / "g" / "ghost.safetensors", factory="tiny_detector:retinanet") is not None
-    plan = ["--target-macs", "0.7", "--out", str(tmp_path / "p")]
-    assert "plans are not made for detectors" in refused(capsys, "plan", *network, *plan)
+    plan = ["--target-macs", "0.8", "--images", "32", "--out", str(tmp_path / "p")]
+    assert printed(capsys, "plan", *network, *plan, "--json")["macs"] <= 0.8
+    by_plan = ["--plan", str(tmp_path / "p" / "plan.json"), "--effort", "fast", "--out", str(tmp_path / "g2")]
+    assert printed(capsys, "convert", *network, *by_plan, "--json")["replaced"] > 0
+    assert "leave out --part" in refused(capsys, "convert", *network, *by_plan, "--part", "head")
 
 
 def test_files_that_were_passed_over_are_counted(

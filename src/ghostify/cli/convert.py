@@ -268,7 +268,7 @@ def refuse_without_images(
 ) -> None:
     if finetuning.hints and not finetuning.finetune:
         raise InputError("--hints are for the epochs with labels: say how many with --finetune")
-    settings = {name: getattr(changes, name) for name in ("ratio", "cheap", "cheap_kernel_size", "skip")}
+    settings = {name: getattr(changes, name) for name in ("ratio", "cheap", "cheap_kernel_size", "skip", "parts")}
     idle = [spelled(name) for name, value in settings.items() if value not in (None, ())]
     if changes.plan_file is not None and idle:
         raise InputError(f"--plan says itself what becomes of which layer: leave out {', '.join(idle)}")

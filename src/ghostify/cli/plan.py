@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -30,6 +31,7 @@ from ghostify.cli.options import (
     source_options,
 )
 from ghostify.cli.output import CHANNELS, Printing, channels, kept, percent, print_table, progress_bars, say, show
+from ghostify.data.coco import draw_images, load_coco
 from ghostify.data.sample import draw_inputs
 from ghostify.errors import InputError
 from ghostify.inference.engines import FILE_ENGINES
@@ -192,15 +194,15 @@ def plan(
         refuse_engine(timing.engine, *timing.precisions)
     torch.manual_seed(seed)
     network = named.open().to(images.device).eval()
-    if is_detector(network):
-        raise InputError(
-            f"{named.model} finds objects, and plans are not made for detectors: "
-            "`ghostify convert` makes ghosts of one --ratio of it"
-        )
+    if by_accuracy and is_detector(network):
+        raise InputError(f"--max-accuracy-drop is about top-1, and {named.model} finds objects: say a speed")
     refuse_idle_patterns(choice.skip, [name for name, _ in network.named_modules(remove_duplicate=False)])
-    data = None
+    data, calibration = None, list[Any]()
     if choice.photographs is not None:
         calibration = open_photographs(choice.photographs, named, network, images, choice.image_count, seed).batches
+    elif is_detector(network):
+        coco = load_coco(str(images.data_name))
+        calibration = list(draw_images(coco.train, choice.image_count, seed, device=images.device))
     else:
         data = dataclasses.replace(images, hold_out=0.1 if by_accuracy else 0.0).open(named)
         if by_accuracy:
@@ -208,12 +210,14 @@ def plan(
             named.refuse_other_classes(data.name, data.classes)
         batches = draw_inputs(data, choice.image_count, seed, workers=images.workers)
         calibration = [batch.to(images.device) for batch in batches]
+    # A detector's images differ in size: it is timed at the size that it makes them at most.
+    example = torch.zeros(1, *named.shape(network)) if is_detector(network) else calibration[0][:1]
     trials: tuple[Trial, ...] = ()
     with kept("the same call goes on with it"), progress_bars() as progress:
         planned = partial(
             plan_network,
             network,
-            example=calibration[0][:1].repeat(timing.batch_size, 1, 1, 1),
+            example=example.repeat(timing.batch_size, 1, 1, 1),
             calibration=calibration,
             engine=timing.engine,
             threads=timing.threads,

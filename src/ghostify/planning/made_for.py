@@ -5,8 +5,7 @@ from collections.abc import Iterator, Mapping
 from torch import nn
 
 from ghostify.errors import InputError
-from ghostify.plain_part import is_detector
-from ghostify.transform.detector import Pyramid
+from ghostify.plain_part import plain_part
 
 # Convolution → shape of its weight, [out_channels, in_channels / groups, kernel height, kernel width].
 Shapes = Mapping[str, tuple[int, ...]]
@@ -14,16 +13,15 @@ NAMED = 3  # convolutions that a message names
 
 
 def weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """The shapes of the weights of all convolutions by name, in the network's order; of a detector, what plans are for.
+    """The shapes of the weights of all convolutions by name, in the network's order; of a detector, its plain part's.
 
     Example:
         >>> weight_shapes(nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8)))
         {'0': (8, 3, 5, 5), '2': (8, 1, 3, 3)}
     """
-    planned = Pyramid(model.get_submodule("backbone")) if is_detector(model) else model
     return {
         name: (conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size)
-        for name, conv in planned.named_modules()
+        for name, conv in plain_part(model).named_modules()
         if isinstance(conv, nn.Conv2d)
     }
 

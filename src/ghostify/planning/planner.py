@@ -24,7 +24,7 @@ from ghostify.measure.count import count
 from ghostify.measure.environment import describe_environment
 from ghostify.measure.latency import Comparison
 from ghostify.modes import random_state_kept, without_autocast, without_inference_mode
-from ghostify.plain_part import is_detector
+from ghostify.plain_part import is_detector, plain_part
 from ghostify.planning.candidates import Candidate, Candidates, find_candidates, inputs_left, offer_for, why_nothing
 from ghostify.planning.choose import Choice, Costs, cheapest, choose_options
 from ghostify.planning.cost import Sample, TimeModel, costs_of
@@ -35,6 +35,7 @@ from ghostify.planning.sensitivity import Errors, output_errors
 from ghostify.planning.timing import EngineTiming, Timing
 from ghostify.progress import Progress
 from ghostify.transform.changeable import plain_copy
+from ghostify.transform.detector import plain_inputs
 from ghostify.wrappers import unwrapped
 
 # Images on which options are compared: as many as these multiply-adds allow, within bounds.
@@ -52,7 +53,7 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
     model: nn.Module,
     *,
     example: Tensor,
-    calibration: Iterable[Tensor],
+    calibration: Iterable[Tensor] | Iterable[Sequence[Tensor]],
     target_macs: float | None = None,
     target_speedup: float | None = None,
     engine: str = "openvino",
@@ -75,8 +76,9 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
     these costs, if errors add up.
 
     Args:
-        model: A trained network; left untouched.
-        example: An input ``[batch, channels, height, width]`` such as users will have, for timing.
+        model: A trained network, of a detector its plain part: backbone, pyramid and head; left untouched.
+        example: An input ``[batch, channels, height, width]`` such as users will have, for timing; for a detector, of
+            its plain part.
         calibration: Batches of inputs, as in ``convert``; the first images are used.
         target_macs: Share of the original's multiply-adds not to exceed; or
         target_speedup: how many times as fast as the original in float32, both deployed.
@@ -120,12 +122,10 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
     )
     # A network may change what it gets in place.
     model, example = unwrapped(model), example.clone()
-    if is_detector(model):
-        raise InputError(
-            f"{type(model).__name__} finds objects, and plans are not made for detectors: convert makes ghosts of one "
-            f"{spelled('ratio')} of it"
-        )
     shapes = weight_shapes(model)
+    if is_detector(model):
+        calibration = plain_inputs(model, calibration)  # type: ignore[arg-type]  # of a detector they are lists
+        model = plain_part(model)
     counted = count(model, tuple(example.shape[1:]))
     larger = in_float32(model, checked_batches(calibration, model))
     example = example if larger.before is None else example.float()

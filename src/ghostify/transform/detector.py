@@ -70,8 +70,9 @@ def convert_detector(
     """Copy a detector with the convolutions of some parts changed.
 
     Args:
-        asked: Ghosts of one ratio, or a plan of backbone and pyramid.
-        parts: Some of "backbone", "fpn" and "head"; the head of a Faster R-CNN is the one that proposes regions.
+        asked: Ghosts of one ratio, or a plan of the plain part.
+        parts: Of ghosts of one ratio, some of "backbone", "fpn" and "head"; the head of a Faster R-CNN is the one that
+            proposes regions.
         skip: Names of the detector's modules, or patterns on them.
         calibration: Batches of images with values 0..1: ``[batch, 3, height, width]``, or lists of
             ``[3, height, width]``.
@@ -86,22 +87,21 @@ def convert_detector(
     changed = copy.deepcopy(detector)
     inputs = None if calibration is None else plain_inputs(detector, calibration)
     shape = tuple(input_shape or input_shape_of(detector))
+    names = parts_of(detector)
     planned = not isinstance(asked, GhostRatio)
-    if planned and "head" in parts:
-        raise InputError(f"{spelled('plan')} is for backbone and fpn: leave {spelled('parts', 'head')} out")
-    rows: dict[str, ConvertedLayer] = {}
-    if isinstance(detector, SSD):  # its head has other layers for each level, and so runs once
-        whole, names = PlainPart(changed), parts_of(detector)
-        others = [names[part] for part in names if part not in parts]
+    if planned or isinstance(detector, SSD):  # whose head has other layers for each level
+        whole = PlainPart(changed)
+        # A plan itself leaves out layers.
+        others = [] if planned else [names[part] for part in names if part not in parts]
         conversion = convert_network(
             whole, asked, skip=named_in(whole, skip) + others, input_shape=shape, calibration=inputs, how=how
         )
-        changed.backbone, changed.head = conversion.model.backbone, conversion.model.head
+        changed.backbone = conversion.model.backbone
+        put_head_(changed, conversion.model)
         return changed, list(conversion.layers)
+    rows: dict[str, ConvertedLayer] = {}
     if set(parts) - {"head"}:
-        names = parts_of(detector)
-        # A plan itself leaves out layers.
-        others = [] if planned else [names[part] for part in names.keys() & {"backbone", "fpn"} - set(parts)]
+        others = [names[part] for part in names.keys() & {"backbone", "fpn"} - set(parts)]
         pyramid = Pyramid(changed.backbone)
         left = named_in(pyramid, skip) + others
         conversion = convert_network(pyramid, asked, skip=left, input_shape=shape, calibration=inputs, how=how)
@@ -113,12 +113,17 @@ def convert_detector(
         piece = (changed.backbone.out_channels, PIECE, PIECE)
         left = named_in(level, skip)
         conversion = convert_network(level, asked, skip=left, input_shape=piece, calibration=pieces, how=how)
-        if hasattr(detector, "head"):
-            changed.head = conversion.model.head
-        else:
-            changed.rpn.head = conversion.model.get_submodule("rpn.head")
+        put_head_(changed, conversion.model)
         rows |= {row.name: row for row in conversion.layers}
     return changed, with_macs(rows, detector, changed, shape)
+
+
+def put_head_(detector: Detector, changed: nn.Module) -> None:
+    """Give a detector the head of its changed plain part."""
+    if hasattr(detector, "head"):
+        detector.head = changed.head
+    else:
+        detector.rpn.head = changed.get_submodule("rpn.head")
 
 
 def with_macs(
