@@ -145,7 +145,7 @@ class Timing:
     def file_of(self, plans: Mapping[str, AnyPlan], key: str) -> Path:
         """The file of a network with these plans, kept until another is asked for: a good one is timed again."""
         if self.planned.get("key") != key:
-            self.planned |= {"key": key, "file": str(self.written(self.shaped(plans), "planned"))}
+            self.planned.update(key=key, file=str(self.written(self.shaped(plans), "planned")))
         return Path(self.planned["file"])
 
     def written(self, deployed: nn.Module, name: str) -> Path:
