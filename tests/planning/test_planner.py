@@ -54,6 +54,24 @@ def test_a_share_of_the_multiply_adds_is_kept_to_and_convert_follows(
     assert file.read_text() == lines, "nothing is measured twice"
 
 
+def test_of_two_outputs_those_with_weight_decide(batches: list[torch.Tensor]) -> None:
+    class Two(Blocks):
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:  # type: ignore[override]  # two, on purpose
+            return {"classes": super().forward(x), "stem": self.stem(x)}
+
+    model, one = Two().eval(), Blocks().eval()
+    one.load_state_dict(model.state_dict())
+    options: dict[str, Any] = {"example": EXAMPLE, "calibration": batches, "target_macs": 0.5, "skip": ["stem"]}
+    found = plan(model, **options, output_weights=(1, 0))
+    alone = plan(one, **options)
+    assert found.macs == pytest.approx(alone.macs, abs=0.01)
+    assert found.output_error == pytest.approx(alone.output_error, rel=1e-2)
+    assert plan(model, **options).output_error == pytest.approx(alone.output_error / 2, rel=1e-2)
+    for weights, message in [((1, 2, 3), "3 weights: expected one for each of 2"), ((0, 0), "and one above")]:
+        with pytest.raises(InputError, match=message):
+            plan(model, **options, output_weights=weights)
+
+
 def test_plans_with_whole_blocks_are_counted_right(batches: list[torch.Tensor]) -> None:
     model = Blocks().eval()
     options: dict[str, Any] = {"example": EXAMPLE, "calibration": batches, "skip": ["stem"], "target_macs": 0.12}

@@ -90,22 +90,27 @@ def tensorboard_there(context: click.Context, parameter: click.Parameter, value:
     return value
 
 
-def channels(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+def numbers(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    """Some numbers with commas between."""
     try:
-        numbers = None if value is None else tuple(float(number) for number in value.split(","))
+        return None if value is None else tuple(float(number) for number in value.split(","))
     except ValueError:
-        numbers = ()
-    if numbers is not None and not (len(numbers) == 3 and all(map(math.isfinite, numbers))):
+        raise click.BadParameter(f"{value!r}: expected numbers such as 0.5,0.5,0.5") from None
+
+
+def channels(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    found = numbers(context, parameter, value)
+    if found is not None and not (len(found) == 3 and all(map(math.isfinite, found))):
         raise click.BadParameter(f"{value!r}: expected three numbers such as 0.5,0.5,0.5")
-    return numbers
+    return found
 
 
 def deviations(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, ...] | None:
     """Three numbers, too, by which images are divided."""
-    numbers = channels(context, parameter, value)
-    if numbers is not None and min(numbers) <= 0:
+    found = channels(context, parameter, value)
+    if found is not None and min(found) <= 0:
         raise click.BadParameter(f"{value!r}: expected three numbers above 0 such as 0.5,0.5,0.5")
-    return numbers
+    return found
 
 
 def set_threads(context: click.Context, parameter: click.Parameter, value: int | None) -> None:

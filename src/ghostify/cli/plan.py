@@ -25,6 +25,7 @@ from ghostify.cli.options import (
     enough_images,
     json_option,
     layers_option,
+    numbers,
     out_option,
     seed_option,
     skip_option,
@@ -76,7 +77,7 @@ class Choice:
     Args:
         image_count: Images to measure each change on.
         photographs: Folder of photographs without classes, which they are; None: training images.
-        skip, round_to, whole_blocks, merging: See ``plan``.
+        skip, round_to, whole_blocks, merging, output_weights: See ``plan``.
     """
 
     image_count: int
@@ -85,6 +86,7 @@ class Choice:
     round_to: int | None
     whole_blocks: bool | None
     merging: bool | None
+    output_weights: tuple[float, ...] | None
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,11 @@ class PlannedTiming(Timing):
         show_default="for multiply-adds",
         help="Allow convolutions to take few combinations of their inputs (low-rank).",
     ),
+    click.option(
+        "--output-weights",
+        callback=numbers,
+        help="Weight of each output's error, such as 1,0.5 for a RetinaNet's logits and boxes; all alike by default.",
+    ),
 )
 @out_option("Folder for plan.json, and for what is measured on the way.", PLAN, MEASUREMENTS)
 @seed_option("drawn images and trial networks")
@@ -227,6 +234,7 @@ def plan(
             round_to=choice.round_to,
             whole_blocks=choice.whole_blocks,
             merging=choice.merging,
+            output_weights=choice.output_weights,
             measurements=out / MEASUREMENTS,
             seed=seed,
             progress=progress,

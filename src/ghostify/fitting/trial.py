@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ghostify.errors import InputError
+from ghostify.errors import InputError, spelled
 from ghostify.fitting.least_squares import choose_maps, fit_filters
 from ghostify.fitting.moments import MomentSums, maps_at, mean_over_kernel, patches
 from ghostify.fitting.pruning import consumer_gram
@@ -38,12 +38,18 @@ class Trial:
         layers: Names of the convolutions and blocks that may change.
         producers: Convolution whose inputs may be pruned → convolution that makes these.
         batches: Inputs ``[batch, channels, height, width]``; the first of them, of ``JUDGED`` images, are judged.
+        weights: Weight of each output's error; None: all count alike.
     Raises:
-        InputError: If the network returns no tensor of numbers.
+        InputError: If the network returns no tensor of numbers, or not as many as there are weights.
     """
 
     def __init__(
-        self, model: nn.Module, layers: Sequence[str], producers: Mapping[str, str], batches: Sequence[Tensor]
+        self,
+        model: nn.Module,
+        layers: Sequence[str],
+        producers: Mapping[str, str],
+        batches: Sequence[Tensor],
+        weights: Sequence[float] | None = None,
     ) -> None:
         self.model, self.producers, self.batches_of_images = model, producers, batches
         before = accumulate(map(len, batches[:-1]), initial=0)
@@ -63,6 +69,12 @@ class Trial:
             self.targets_of_outputs = self.outputs()
             for batch in batches[len(self.judged) :]:
                 self.answers(batch)
+        number = len(self.targets_of_outputs)
+        if weights is not None and len(weights) != number:
+            raise InputError(
+                f"{spelled('output_weights')}: {len(weights)} weights: expected one for each of {number} outputs"
+            )
+        self.weights = torch.tensor([1.0] * number if weights is None else list(weights))
         self.variances = [target.var().clamp_min(1e-12) for target in self.targets_of_outputs]
         self.known: dict[str, LayerSamples] = {}
         self.targets: dict[str, list[Tensor]] = {}
@@ -82,12 +94,12 @@ class Trial:
     def error(self, first: str) -> float:
         """Mean squared error of the output over its variance; ``first`` is the first layer that changed.
 
-        Of several outputs it is the mean: each of them counts alike, however large it is.
+        Of several outputs it is the weighted mean: how large their numbers are does not count.
         """
         with self.running_from(first):
             parts = zip(self.outputs(), self.targets_of_outputs, self.variances, strict=True)
             errors = [(output - target).square().mean() / variance for output, target, variance in parts]
-            return float(torch.stack(errors).mean())
+            return float((torch.stack(errors).cpu() * self.weights).sum() / self.weights.sum())
 
     @contextmanager
     def running_from(self, name: str) -> Iterator[None]:

@@ -64,6 +64,7 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
     round_to: int | None = None,
     whole_blocks: bool | None = None,
     merging: bool | None = None,
+    output_weights: Sequence[float] | None = None,
     measurements: Path | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -91,6 +92,8 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
         round_to: Kept channels are a multiple of this number; None: 4 for a speed, 1 for multiply-adds.
         whole_blocks: Let residual blocks change as a whole; None: for a speed only.
         merging: Let convolutions take combinations of their input channels; None: for multiply-adds only.
+        output_weights: Of a network that returns several tensors, the weight of each one's error, which is over its own
+            variance; a RetinaNet's are of the logits and of the boxes' offsets. None: all count alike.
         measurements: File for what is measured, so that a second call goes on where the first was interrupted.
         seed: Seed of the random networks.
         progress: Called at each measurement.
@@ -108,6 +111,10 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
         )
     if target_speedup is not None and not target_speedup > 1:
         raise InputError(f"{spelled('target_speedup')} is {target_speedup}: expected more than 1")
+    if output_weights is not None and not (min(output_weights, default=0) >= 0 and 0 < sum(output_weights) < math.inf):
+        raise InputError(
+            f"{spelled('output_weights')} is {list(output_weights)}: expected finite numbers from 0 on, and one above"
+        )
     if target_speedup is not None and engine not in FILE_ENGINES:
         raise InputError(
             f"{spelled('engine')} is {engine!r}: expected one of {', '.join(FILE_ENGINES)}, which time layers"
@@ -143,10 +150,11 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
             "structure": structure_of(model),
             "images": fingerprint(("", batch) for batch in images),
             "skip": list(skip),
+            **({} if output_weights is None else {"output_weights": list(output_weights)}),
         },
     )
     with random_state_kept(model):  # layers that are tried draw weights
-        measure = partial(measured_errors, model, candidates, images, known, progress)
+        measure = partial(measured_errors, model, candidates, images, known, progress, output_weights)
         planner = Planner(candidates, measure, counted.macs, count(model, tuple(example.shape[1:])).macs)
         if target_macs is not None:
             return replace(planner.for_macs(target_macs), network=shapes)
@@ -187,6 +195,7 @@ def measured_errors(
     images: Sequence[Tensor],
     known: Measurements,
     progress: Progress | None,
+    weights: Sequence[float] | None,
 ) -> dict[str, tuple[float, ...]]:
     """The output error of each layer's options, measured where it is not known yet."""
     before: Errors = {}
@@ -203,7 +212,7 @@ def measured_errors(
         if trial is None:
             layers = {name: candidate.layer for name, candidate in candidates.items()}
             producers = {name: layer.producer for name, layer in layers.items() if layer.producer is not None}
-            trial = Trial(model, list(candidates), producers, images)
+            trial = Trial(model, list(candidates), producers, images, weights)
         error = change.output_error(trial, candidates[name].layer)
         known.add("output error", layer=name, change=change_row(change), error=error)
         return error
