@@ -123,7 +123,7 @@ def run(  # noqa: PLR0913  # the front door: the promised names, each a setting 
     model = copy.deepcopy(unwrapped(model)).cpu().eval().requires_grad_(True)
     refuse_nan(model)
     if is_detector(model):
-        raise InputError(f"{type(model).__name__} finds objects, and plans are not made for detectors yet")
+        raise InputError(f"{type(model).__name__} finds objects: plan it, convert it by the plan, train it by detect")
     with torch.enable_grad(), torch.random.fork_rng([]):
         opened = opened_data(model, data, settings)
         return Road(model, opened, settings, Path(out), progress, say).go()

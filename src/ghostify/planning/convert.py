@@ -70,9 +70,9 @@ def convert(  # noqa: PLR0913  # the front door: the promised names, each a sett
         effort: "fast" (closed form) or "refined" (blocks learn their outputs, too).
         plan: Plans of convolutions and residual blocks, by name, instead of ``ratio`` and ``skip``; others are kept.
             Needs calibration. One that ``plan`` made is for a network of the same convolutions only.
-        parts: Parts of a detector (torchvision's RetinaNet or Faster R-CNN), of "backbone", "fpn" and "head"; its
-            calibration images have values 0..1 and any size, as the detector takes them. Without a plan it becomes
-            pointwise ghosts by default: plans are not made for detectors.
+        parts: Parts of a detector of torchvision's, of "backbone", "fpn" and "head", that become ghosts of one ratio,
+            pointwise ones by default; a plan says itself which layers change. Its calibration images have values 0..1
+            and any size, as the detector takes them.
         seed: Seed of the samples of images.
         progress: Called at each block that is reconstructed.
     Raises:
