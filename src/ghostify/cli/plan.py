@@ -218,7 +218,8 @@ def plan(
         batches = draw_inputs(data, choice.image_count, seed, workers=images.workers)
         calibration = [batch.to(images.device) for batch in batches]
     # A detector's images differ in size: it is timed at the size that it makes them at most.
-    example = torch.zeros(1, *named.shape(network)) if is_detector(network) else calibration[0][:1]
+    detects = is_detector(network)
+    example = torch.zeros(1, *named.shape(network), device=images.device) if detects else calibration[0][:1]
     trials: tuple[Trial, ...] = ()
     with kept("the same call goes on with it"), progress_bars() as progress:
         planned = partial(

@@ -237,7 +237,7 @@ def draw(parts: Sequence[Sequence[Tensor]], size: int, generator: torch.Generato
         sizes.setdefault(x.shape[1:], []).extend((batch, row) for row in range(len(x)))
     places = next(iter(sizes.values()))
     if len(sizes) > 1:
-        chances = torch.tensor([float(len(found)) for found in sizes.values()])
+        chances = torch.tensor([float(len(found)) for found in sizes.values()], device="cpu")
         places = list(sizes.values())[int(torch.multinomial(chances, 1, generator=generator))]
     drawn = [places[i] for i in torch.randint(len(places), (size,), generator=generator, device="cpu").tolist()]
     # Unlike a stack, this keeps the order in memory.

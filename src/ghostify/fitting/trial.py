@@ -74,7 +74,7 @@ class Trial:
             raise InputError(
                 f"{spelled('output_weights')}: {len(weights)} weights: expected one for each of {number} outputs"
             )
-        self.weights = torch.tensor([1.0] * number if weights is None else list(weights))
+        self.weights = torch.tensor([1.0] * number if weights is None else list(weights), device="cpu")
         self.variances = [target.var().clamp_min(1e-12) for target in self.targets_of_outputs]
         self.known: dict[str, LayerSamples] = {}
         self.targets: dict[str, list[Tensor]] = {}
