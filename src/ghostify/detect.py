@@ -19,6 +19,7 @@ from ghostify.jobs.coco_score import CocoScore
 from ghostify.jobs.detect import DetectorTraining, check_detector, evaluate_detector, train_and_score_detector
 from ghostify.jobs.learn import RunOptions
 from ghostify.jobs.recipe import Recipe
+from ghostify.jobs.train import Teacher
 from ghostify.jobs.training_folder import TrainingFolder
 from ghostify.models.backbone_weights import load_backbone_weights_
 from ghostify.modes import evaluating, on_device
@@ -27,6 +28,7 @@ from ghostify.progress import Progress
 from ghostify.transform.blueprint import blueprint_of
 from ghostify.verbs.folder import path_of
 from ghostify.verbs.prepared import name_of
+from ghostify.verbs.train import told
 
 __all__ = ["CocoScore", "DetectionData", "DetectorTraining", "Picture", "evaluate", "load_coco", "predict", "train"]
 
@@ -38,6 +40,7 @@ def train(  # noqa: PLR0913  # the front door: the verb's options, each a settin
     data: str | DetectionData,
     recipe: Recipe = USUAL,
     *,
+    teacher: Teacher | None = None,
     backbone_weights: str | os.PathLike[str] | None = None,
     hold_out: float = 0.0,
     device: str = "auto",
@@ -56,6 +59,8 @@ def train(  # noqa: PLR0913  # the front door: the verb's options, each a settin
             is put on the device.
         data: A reference ``"coco:DIR"`` or ``"coco:DIR?train=NAME&val=NAME"``, see ``load_coco``, or what that gave.
         recipe: Epochs, batch size, optimizer and all else that is learnt by.
+        teacher: Detector to learn from by hints beside the boxes, such as the original of a planned one:
+            ``Teacher(original, weight=1, hints=True)`` learns no boxes.
         backbone_weights: State dict of the backbone's classification network, whatever its classes, to start from.
         hold_out: Share of the training images held out to validate each epoch, where the data is given by reference.
         device: "cpu", "cuda", or "auto" for the GPU where there is one.
@@ -85,12 +90,14 @@ def train(  # noqa: PLR0913  # the front door: the verb's options, each a settin
         model,
         images,
         recipe,
+        teacher=teacher,
         options=RunOptions(device, workers, None if folder is None else folder.checkpoint, resume),
         folder=folder,
         settings={
             "model": name_of(model),
             "data": images.name,
             "backbone_weights": None if backbone_weights is None else str(backbone_weights),
+            "teacher": None if teacher is None else told(teacher),
             "recipe": asdict(recipe),
         },
         progress=progress,

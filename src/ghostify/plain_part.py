@@ -31,11 +31,12 @@ class PlainPart(nn.Module):
         detector: One of torchvision's.
         second_stage: Run a Faster R-CNN's second stage on regions of zeros, as many as it looks at, so that it is
             counted.
+        with_maps: Return the maps that the head takes in front of its outputs, of every detector.
     """
 
-    def __init__(self, detector: Detector, *, second_stage: bool = False) -> None:
+    def __init__(self, detector: Detector, *, second_stage: bool = False, with_maps: bool = False) -> None:
         super().__init__()
-        self.backbone = detector.backbone
+        self.backbone, self.with_maps = detector.backbone, with_maps
         self.stages: list[tuple[tuple[str, str], tuple[int, ...]]] = []  # modules in turn, and what the first takes
         if not isinstance(detector, FasterRCNN):
             self.head = detector.head
@@ -66,7 +67,7 @@ class PlainPart(nn.Module):
         maps = [found] if isinstance(found, Tensor) else list(found.values())
         if "head" in self._modules:
             answers = self.head(maps)
-            return tuple(answers[name] for name in ANSWERS if name in answers)
+            return (*(maps if self.with_maps else ()), *(answers[name] for name in ANSWERS if name in answers))
         logits, offsets = self.rpn["head"](maps)
         for names, shape in self.stages:
             region = x.new_zeros(shape)

@@ -18,11 +18,14 @@ from torch.utils.data import get_worker_info
 
 from ghostify import InputError, create_model, load
 from ghostify.cli import main
-from ghostify.data.coco import CocoImages, Example, load_coco
+from ghostify.data.coco import CocoImages, Example, draw_images, load_coco
 from ghostify.jobs.coco_score import score_boxes
 from ghostify.jobs.detect import categories_of, find_objects, objects_in, train_detector
 from ghostify.jobs.learn import RunOptions
 from ghostify.jobs.recipe import Recipe
+from ghostify.jobs.train import Teacher
+from ghostify.plain_part import PlainPart
+from ghostify.transform.detector import plain_inputs
 
 SIZES = {"min_size": 48, "max_size": 64}
 SMALL: dict[str, Any] = {"fpn_channels": 8, "min_size": 48, "max_size": 64, "smallest_anchor": 8, "norm": True}
@@ -117,6 +120,47 @@ def test_two_processes_share_the_images_and_count_each_once(tmp_path: Path) -> N
     assert data.val is not None
     found = list(find_objects(load(tmp_path / "out" / "network.safetensors"), data.val, data))
     assert float(row["val_ap"]) == pytest.approx(score_boxes(data.val.annotations, found).ap, abs=1e-6)
+
+
+@pytest.mark.parametrize("build", [retinanet, fasterrcnn])
+@pytest.mark.parametrize("weight", [1.0, 0.5])
+def test_a_changed_detector_learns_its_originals_maps_and_outputs(build: Any, weight: float, tmp_path: Path) -> None:
+    data = load_coco(make_boxes(tmp_path))
+    torch.manual_seed(0)
+    original = build(**SIZES).eval()
+    learner = copy.deepcopy(original)
+    with torch.no_grad():
+        for parameter in learner.backbone.parameters():
+            parameter.mul_(0.8)
+    x = plain_inputs(original, draw_images(data.train, 8))[0]
+
+    def apart() -> float:
+        with torch.no_grad():
+            mine, right = (PlainPart(network.eval(), with_maps=True)(x) for network in (learner, original))
+            pairs = zip(mine, right, strict=True)
+            return float(sum((a - b).square().mean() / b.var() for a, b in pairs))
+
+    before, teacher = apart(), Teacher(copy.deepcopy(original), weight, hints=True)
+    recipe = dataclasses.replace(RECIPE, epochs=10, lr=2e-4, augment=False, freeze_norm=True)
+    history = train_detector(learner, data, recipe, teacher=teacher)
+    assert history[-1].train_loss < 0.9 * history[0].train_loss
+    if weight == 1:
+        assert apart() < 0.9 * before
+        assert all(epoch.train_loss < 2 for epoch in history), "boxes are not learnt"
+    assert all(torch.equal(a, b) for a, b in zip(teacher.network.parameters(), original.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        (Teacher(retinanet(), hints=False), "a detector learns by hints"),
+        (Teacher(nn.Conv2d(3, 3, 1), hints=True), "teacher is a Conv2d: expected a detector"),
+        (Teacher(fasterrcnn(), hints=True), "makes other maps or boxes than the detector"),
+    ],
+)
+def test_a_teacher_that_cannot_teach_a_detector_is_refused(teacher: Teacher, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        train_detector(retinanet(), load_coco(make_boxes(tmp_path)), RECIPE, teacher=teacher)
 
 
 @pytest.mark.parametrize(

@@ -37,24 +37,17 @@ WITHOUT: dict[str, str] = {
     "layers": SAID,
 }
 DETECTOR = {"mean": "a detector normalises by itself: create_model has image_mean", "std": "likewise, image_std"}
+TEACHER = {"teacher_weight": "Teacher has it as weight", "hints": "Teacher has it"}
 CALIBRATION = dict.fromkeys(
     ("data", "image_size", "mean", "std", "device", "workers", "images"), "Python gives batches that are on a device"
 )
 # Functions, their verbs, options under another name, and differences of this verb alone.
 VERBS: Mapping[str, tuple[Callable[..., Any], dict[str, str], dict[str, str]]] = {
     "count": (ghostify.count, {}, {}),
-    "train": (
-        ghostify.train,
-        {},
-        {
-            "teacher_weight": "Teacher has it as weight",
-            "temperature": "Teacher has it",
-            "hints": "Teacher has it",
-        },
-    ),
+    "train": (ghostify.train, {}, TEACHER | {"temperature": "Teacher has it"}),
     "evaluate": (ghostify.evaluate, {}, {}),
     "look": (ghostify.look, {"layer": "layers"}, {}),
-    "detect train": (detect.train, {}, DETECTOR),
+    "detect train": (detect.train, {}, DETECTOR | TEACHER),
     "detect evaluate": (detect.evaluate, {}, DETECTOR),
     "detect predict": (detect.predict, {}, DETECTOR),
     "compare": (

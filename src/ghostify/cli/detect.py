@@ -34,13 +34,14 @@ from ghostify.cli.options import (
     training_output,
 )
 from ghostify.cli.output import kept, percent, print_history, print_table, progress_bars, say, show
+from ghostify.cli.teacher import NamedTeacher, teacher_options
 from ghostify.data.coco import DetectionData, load_coco
 from ghostify.inference.file_detector import detector_by_file
 from ghostify.inference.file_network import FileNetwork
 from ghostify.inference.needed import refuse_engine, refuse_missing
 from ghostify.jobs.boxes import DETECTIONS, find_in_files, image_files, write_drawings, write_found
 from ghostify.jobs.coco_score import NUMBERS, CocoScore
-from ghostify.jobs.detect import check_detector, evaluate_detector, train_and_score_detector
+from ghostify.jobs.detect import check_detector, check_teacher, evaluate_detector, train_and_score_detector
 from ghostify.jobs.learn import RunOptions, refuse_to_overwrite
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.training_folder import CHECKPOINT, TrainingFolder
@@ -158,6 +159,7 @@ def detect() -> None:
     Recipe,
     recipe_options(*LEARNING, epochs=12, batch_size=8, optimizer="adamw", lr=1e-3, weight_decay=0.01),
 )
+@bundle("named_teacher", NamedTeacher, teacher_options("boxes"))
 @training_output("settings, log, checkpoint and network")
 @json_option
 def train(
@@ -165,14 +167,18 @@ def train(
     images: BoxImages,
     backbone_weights: Path | None,
     recipe: Recipe,
+    named_teacher: NamedTeacher,
     output: TrainingOutput,
     as_json: bool,
 ) -> None:
     """Train MODEL on images with boxes and score it on val. torchrun may start several processes."""
     refuse_missing("pycocotools")
     refuse_to_overwrite(output.out / CHECKPOINT, output.resume)
+    teacher = named_teacher.open(named_teacher.named(named.factory), detector=True)
     network, data = named.open_with(images, recipe.seed)
     refuse_unsavable(network)
+    if teacher is not None:
+        check_teacher(network, teacher)
     if backbone_weights is not None:
         load_backbone_weights_(network, backbone_weights)
     folder = TrainingFolder(output.out, data.preprocessing, output.tensorboard)
@@ -181,6 +187,7 @@ def train(
         "data": images.data_name,
         "options": {n: str(v) if isinstance(v, Path) else v for n, v in named.options.items()},
         "backbone_weights": str(backbone_weights) if backbone_weights else None,
+        "teacher": named_teacher.settings(),
         "recipe": dataclasses.asdict(recipe),
         "command": shlex.join(["ghostify", *sys.argv[1:]]),
     }
@@ -189,6 +196,7 @@ def train(
             network,
             data,
             recipe,
+            teacher=teacher,
             options=RunOptions(images.device, images.workers, folder.checkpoint, output.resume),
             folder=folder,
             settings=settings,

@@ -3,24 +3,18 @@
 import dataclasses
 import shlex
 import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import click
 
-from ghostify.cli.beforehand import open_before, open_both, refuse_unsavable
+from ghostify.cli.beforehand import open_both, refuse_unsavable
 from ghostify.cli.opening import NamedImages, NamedNetwork
 from ghostify.cli.options import (
     ABOVE_0,
-    ExistingFile,
-    Number,
     TrainingOutput,
     builder_options,
     bundle,
     changed_by_user,
     data_options,
-    hints_option,
     json_option,
     new_head_option,
     recipe_options,
@@ -28,6 +22,7 @@ from ghostify.cli.options import (
     training_output,
 )
 from ghostify.cli.output import kept, print_history, progress_bars, say, score_text, show
+from ghostify.cli.teacher import NamedTeacher, teacher_options
 from ghostify.data import ImageData
 from ghostify.data.sources import augmented
 from ghostify.errors import InputError
@@ -37,33 +32,6 @@ from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.recipes import ROWS, Row
 from ghostify.jobs.train import Teacher, train_and_score
 from ghostify.jobs.training_folder import CHECKPOINT, TrainingFolder
-
-
-@dataclass(frozen=True)
-class NamedTeacher:
-    """A teacher as the user names it, see ``Teacher``.
-
-    Args:
-        teacher: A network's file; None: labels alone.
-    """
-
-    teacher: Path | None
-    teacher_weight: float
-    temperature: float
-    hints: bool
-
-    def named(self, factory: str | None) -> NamedNetwork | None:
-        return None if self.teacher is None else NamedNetwork(str(self.teacher), factory=factory)
-
-    def open(self, named: NamedNetwork | None) -> Teacher | None:
-        network = None if named is None else open_before(named)
-        return None if network is None else Teacher(network, self.teacher_weight, self.temperature, self.hints)
-
-    def settings(self) -> dict[str, Any] | None:
-        if self.teacher is None:
-            return None
-        weight, temperature = self.teacher_weight, self.temperature
-        return {"network": str(self.teacher), "weight": weight, "temperature": temperature, "hints": self.hints}
 
 
 @click.command()
@@ -86,24 +54,13 @@ class NamedTeacher:
 @bundle(
     "named_teacher",
     NamedTeacher,
-    click.option(
-        "--teacher",
-        type=ExistingFile(),
-        help="Network file to learn from beside the labels, such as that of a ghost's original.",
-    ),
-    click.option(
-        "--teacher-weight",
-        type=Number(0, 1, min_open=True),
-        default=Teacher.weight,
-        help="Share of the loss that is disagreement with the teacher, above 0 to 1.",
-    ),
+    teacher_options("labels"),
     click.option(
         "--temperature",
         type=ABOVE_0,
         default=Teacher.temperature,
         help="Temperature that softens both networks' answers.",
     ),
-    hints_option,
 )
 @training_output("settings, log, checkpoint, best and last network")
 @json_option
@@ -123,8 +80,6 @@ def train(
     """
     if bool(named.model) == bool(row_name):
         raise InputError("expected a MODEL or --recipe NAME, and not both")
-    if named_teacher.hints and named_teacher.teacher is None:
-        raise InputError("--hints are a teacher's: name it with --teacher")
     row = None if row_name is None else ROWS[row_name]
     if row is not None:
         recipe, named = changed_by_user(row.recipe, recipe), network_of(row, named)

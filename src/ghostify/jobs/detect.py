@@ -16,19 +16,23 @@ from torchvision.models.detection import RetinaNet
 
 from ghostify.data.coco import CocoImages, DetectionData, Example, Target, changed_at_random
 from ghostify.errors import InputError, spelled
+from ghostify.fitting.refine import hints_distance
 from ghostify.jobs.accelerator import accelerator_on, first_process
 from ghostify.jobs.checkpoint import Epoch
 from ghostify.jobs.coco_score import CocoScore, Found, score_boxes
 from ghostify.jobs.learn import ON_THE_CPU, AfterEpoch, Answer, RunOptions, drops_last, learn
 from ghostify.jobs.recipe import Recipe
+from ghostify.jobs.train import Teacher
 from ghostify.jobs.training_folder import HISTORY, NETWORK, TrainingFolder
 from ghostify.measure.environment import describe_environment
 from ghostify.modes import evaluating
 from ghostify.network_file import save
-from ghostify.plain_part import Detector, is_detector, what_it_takes
+from ghostify.plain_part import Detector, PlainPart, is_detector, what_it_takes
+from ghostify.planning.measurements import fingerprint
 from ghostify.progress import Progress
 
 Batch = tuple[list[Tensor], list[Target]]
+SEEN = (3, 128, 128)  # an image on which a detector is held beside its teacher
 
 
 def train_detector(
@@ -36,6 +40,7 @@ def train_detector(
     data: DetectionData,
     recipe: Recipe,
     *,
+    teacher: Teacher | None = None,
     options: RunOptions = ON_THE_CPU,
     progress: Progress | None = None,
     after_epoch: AfterEpoch | None = None,
@@ -46,6 +51,9 @@ def train_detector(
 
     Args:
         model: A detector of ``create_model`` or torchvision's RetinaNet or Faster R-CNN, for the data's categories.
+        teacher: Detector to learn from beside the boxes, such as the original of a planned one: by hints, the maps of
+            its pyramid and its head's outputs, compared by mean squared error over variance. With a weight of 1 the
+            boxes are not learnt.
         options: Device, workers and checkpoint.
         progress, after_epoch: See ``learn``.
     Returns:
@@ -58,12 +66,20 @@ def train_detector(
     for name, unsuited in (("label_smoothing", 0.0), ("color_jitter", 0.0), ("rand_augment", False)):
         if getattr(recipe, name) != unsuited:
             raise InputError(f"{spelled(name)} is for classification: leave it out for a detector")
+    settings = {"task": "detection", **what_it_takes(model), **data.identity}
+    if teacher is not None:
+        check_teacher(model, teacher)
+        settings |= {"teacher": fingerprint(teacher.network.state_dict().items()), "teacher_weight": teacher.weight}
     with accelerator_on(options.device, recipe.accumulate) as accelerator:
+        if teacher is not None:
+            teacher.network.to(accelerator.device).eval()
+            if accelerator.num_processes > 1:
+                raise InputError(f"{spelled('teacher')}: a detector learns by hints in one process, not in several")
         return learn(
             model,
-            Detection(model, data, options.workers),
+            Detection(model, data, options.workers, teacher),
             recipe,
-            settings={"task": "detection", **what_it_takes(model), **data.identity},
+            settings=settings,
             options=options,
             accelerator=accelerator,
             progress=progress,
@@ -93,6 +109,7 @@ def train_and_score_detector(
     data: DetectionData,
     recipe: Recipe,
     *,
+    teacher: Teacher | None = None,
     options: RunOptions = ON_THE_CPU,
     folder: TrainingFolder | None = None,
     settings: Mapping[str, Any],
@@ -112,6 +129,7 @@ def train_and_score_detector(
             model,
             data,
             recipe,
+            teacher=teacher,
             options=options,
             progress=progress,
             after_epoch=None if folder is None else folder.after_epoch,
@@ -145,6 +163,7 @@ class Detection:
     detector: Detector
     data: DetectionData
     workers: int
+    teacher: Teacher | None = None
 
     def loader(self, recipe: Recipe, order: torch.Generator) -> DataLoader[Batch]:
         sizes = self.detector.transform
@@ -166,8 +185,17 @@ class Detection:
 
     def answer(self, model: nn.Module, batch: Batch) -> Answer:
         images, targets = batch
-        losses: dict[str, Tensor] = model(images, targets)
-        return Answer(torch.stack([loss.float() for loss in losses.values()]).sum(), len(images))
+        weight = 0.0 if self.teacher is None else self.teacher.weight
+        loss = torch.zeros((), device=images[0].device)
+        if weight < 1:
+            losses: dict[str, Tensor] = model(images, targets)
+            loss = (1 - weight) * torch.stack([part.float() for part in losses.values()]).sum()
+        if self.teacher is not None:
+            x = self.detector.transform(images)[0].tensors
+            with torch.no_grad():
+                expected = PlainPart(self.teacher.network, with_maps=True)(x)
+            loss = loss + weight * hints_distance(PlainPart(self.detector, with_maps=True)(x), expected, {}, {}, {})
+        return Answer(loss, len(images))
 
     def networks(self, model: nn.Module, recipe: Recipe) -> list[nn.Module]:
         raise InputError(
@@ -175,8 +203,8 @@ class Detection:
         )
 
     def trained_before(self, model: nn.Module) -> nn.Module:
-        """The backbone: pyramid and head are new."""
-        return model.get_submodule("backbone.body")
+        """The backbone, as pyramid and head are new; all that is to do what a teacher does."""
+        return model.get_submodule("backbone.body") if self.teacher is None else model
 
     def validate(self, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
         """Each process looks at its share of the images; all score the boxes of all."""
@@ -272,6 +300,25 @@ def check_detector(model: nn.Module, data: DetectionData) -> None:
     known = categories_of(model)
     if known < len(data.classes):
         raise InputError(f"the detector knows {known} categories: {data.name} has {len(data.classes)}")
+
+
+@torch.no_grad()
+def check_teacher(model: Detector, teacher: Teacher) -> None:
+    """Refuse a teacher whose maps and outputs cannot be compared with a detector's."""
+    if not teacher.hints:
+        raise InputError(f"{spelled('teacher')}: a detector learns by {spelled('hints')}, not by softened answers")
+    if not is_detector(teacher.network):
+        raise InputError(f"{spelled('teacher')} is a {type(teacher.network).__name__}: expected a detector")
+    shapes = []
+    for network in (model, teacher.network):
+        device = next((p.device for p in network.parameters()), torch.device("cpu"))
+        with evaluating(network):
+            outputs = PlainPart(network, with_maps=True)(torch.zeros(1, *SEEN, device=device))
+        shapes.append([tuple(output.shape) for output in outputs])
+    if shapes[0] != shapes[1]:
+        raise InputError(
+            f"{spelled('teacher')} makes other maps or boxes than the detector: expected its original, or one like it"
+        )
 
 
 def categories_of(detector: Detector) -> int:
