@@ -131,7 +131,7 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
     model, example = unwrapped(model), example.clone()
     shapes = weight_shapes(model)
     if is_detector(model):
-        calibration = plain_inputs(model, calibration)  # type: ignore[arg-type]  # of a detector they are lists
+        calibration = plain_inputs(model, calibration)
         model = plain_part(model)
     counted = count(model, tuple(example.shape[1:]))
     larger = in_float32(model, checked_batches(calibration, model))
