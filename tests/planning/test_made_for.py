@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ghostify import InputError, convert, create_model, plan
 from ghostify.changes import LayerPlan, Prune
+from ghostify.plain_part import plain_part
 from ghostify.planning.made_for import refuse_other_network, weight_shapes
 from ghostify.planning.plan_file import Plan, read_plan, write_plan
 from ghostify.transform.detector import Pyramid
@@ -85,9 +86,11 @@ def test_a_plan_for_another_kernel_is_refused() -> None:
 
 def test_a_detectors_plan_is_for_detectors_alone() -> None:
     detector = create_model("tiny_detector:retinanet", norm=False).eval()
-    found = made(Pyramid(detector.backbone))
+    found = made(plain_part(detector))
     refuse_other_network(found, detector)
     refuse_other_network(made(detector), detector)
+    with pytest.raises(InputError, match=r"head\.classification_head\S* is not in the plan's network"):
+        refuse_other_network(made(Pyramid(detector.backbone)), detector)
     with pytest.raises(InputError, match=r"is not in the plan's network.*; and \d+ more"):
         refuse_other_network(found, detector.backbone.body)
     with pytest.raises(InputError, match="is for another network"):

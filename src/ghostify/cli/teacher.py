@@ -48,7 +48,7 @@ def teacher_options(learnt: str) -> Decorator:
     """Options that ``NamedTeacher`` is made of, but for the temperature.
 
     Args:
-        learnt: What a training learns beside it.
+        learnt: Labels or boxes, which are learnt beside it.
     """
     return together(
         click.option(

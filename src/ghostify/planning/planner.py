@@ -92,8 +92,8 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
         round_to: Kept channels are a multiple of this number; None: 4 for a speed, 1 for multiply-adds.
         whole_blocks: Let residual blocks change as a whole; None: for a speed only.
         merging: Let convolutions take combinations of their input channels; None: for multiply-adds only.
-        output_weights: Of a network that returns several tensors, the weight of each one's error, which is over its own
-            variance; a RetinaNet's are of the logits and of the boxes' offsets. None: all count alike.
+        output_weights: Weight of the error of each tensor that the network returns, each over its own variance; a
+            RetinaNet's are logits and offsets of boxes. None: all count alike.
         measurements: File for what is measured, so that a second call goes on where the first was interrupted.
         seed: Seed of the random networks.
         progress: Called at each measurement.
