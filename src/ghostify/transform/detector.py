@@ -71,8 +71,8 @@ def convert_detector(
 
     Args:
         asked: Ghosts of one ratio, or a plan of the plain part.
-        parts: Some of "backbone", "fpn" and "head", to become ghosts of one ratio; the head of a Faster R-CNN is the one
-            that proposes regions.
+        parts: Some of "backbone", "fpn" and "head", for ghosts of one ratio; the head of a Faster R-CNN is the one that
+            proposes regions.
         skip: Names of the detector's modules, or patterns on them.
         calibration: Batches of images with values 0..1: ``[batch, 3, height, width]``, or lists of
             ``[3, height, width]``.
