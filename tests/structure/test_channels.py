@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
-from ghostify import InputError, convert
+from ghostify import InputError, convert, count, plan
 from ghostify.changes import LayerPlan, PointwiseGhosts, Prune
-from ghostify.structure.blocks import find_blocks
+from ghostify.structure.blocks import find_blocks, inputs_of
 from ghostify.structure.channels import PrunableChannels, drop_channels_of_, find_prunable
 from ghostify.transform.reconstruct import Effort
 
@@ -207,6 +207,72 @@ class Levels(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         levels = {"fine": self.fine(x), "coarse": self.coarse(x)}
         return {name: self.head(self.inside(maps).relu()) for name, maps in levels.items()}
+
+
+class ScaledByOne(nn.Module):
+    """Maps of two convolutions, scaled by the same frozen norm, or taken by the same filters."""
+
+    def __init__(self, *, by_function: bool) -> None:
+        super().__init__()
+        self.stem, self.a, self.b = (nn.Conv2d(n, m, 3, padding=1) for n, m in ((3, 16), (16, 24), (16, 24)))
+        self.norm, self.c, self.d = FrozenBatchNorm2d(24), nn.Conv2d(24, 24, 1), nn.Conv2d(24, 24, 1)
+        self.out, self.by_function = nn.Conv2d(24, 8, 1), by_function
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        a, b = self.a(x), self.b(x)
+        if self.by_function:
+            return self.out(self.c(a.relu()) + F.conv2d(b.relu(), self.c.weight, self.c.bias))
+        return self.out(self.c(self.norm(a).relu()) + self.d(self.norm(b).relu()))
+
+
+@pytest.mark.parametrize("by_function", [False, True])
+def test_maps_that_share_a_taker_stay(by_function: bool) -> None:
+    model = ScaledByOne(by_function=by_function).eval()
+    places = find_prunable(model, torch.randn(1, 3, 16, 16), ["a", "b"])
+    several = "it, or a layer that takes its channels, gets more than one tensor, or others in another of its calls"
+    assert places["a"] == places["b"] == several
+
+
+class Frames(nn.Module):
+    """Three views of an image, which are three of a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Conv2d(n, m, 3, padding=1) for n, m in ((3, 16), (16, 24), (24, 16)))
+        self.out = nn.Conv2d(16, 24, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        views = torch.stack([x, x.flip(3), x.flip(2)], 1).flatten(0, 1)
+        maps = self.c(self.b(self.a(views).relu()).relu())
+        return self.out(maps.unflatten(0, (len(x), 3)).mean(1))
+
+
+def test_parts_of_an_image_in_a_batch_cost_what_they_do() -> None:
+    model, batches = Frames().eval(), [torch.randn(32, 3, 16, 16)]
+    planned = plan(model, example=batches[0][:1], calibration=batches, target_macs=0.6)
+    changed = convert(model, calibration=batches, plan=planned, effort="fast").model
+    before, after = (count(network, (3, 16, 16)).macs for network in (model, changed))
+    assert after / before == pytest.approx(planned.macs, abs=1e-6)
+    assert 0.5 < planned.macs <= 0.6
+
+
+class AsOftenAsBright(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.again = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(1 + int(x.mean() > 0)):
+            x = self.again(x)
+        return x
+
+
+def test_a_layer_that_runs_as_often_as_the_images_say_is_refused() -> None:
+    model = AsOftenAsBright()
+    images = [torch.ones(2, 3, 4, 4), -torch.ones(2, 3, 4, 4)]
+    with pytest.raises(InputError, match="a Conv2d runs 2 times for some images and 1 for others"):
+        inputs_of(model, "again", images, 2)
 
 
 LEVELS = ["fine", "coarse", "inside", "head"]

@@ -132,8 +132,9 @@ def convolutions(
             conv.in_channels,
             conv.out_channels,
             math.prod(conv.kernel_size),
-            sum(call.output[0, 0].numel() for call in calls[conv].plain),
-            sum(call.input[0, 0].numel() for call in calls[conv].plain),
+            # Of all that the one image became: parts of it may be several in a batch.
+            sum(call.output[:, 0].numel() for call in calls[conv].plain),
+            sum(call.input[:, 0].numel() for call in calls[conv].plain),
             tuple(conv.stride),
             unprunable="" if name in prunable else str(places[name]),
             producer=producer if producer in convs else None,

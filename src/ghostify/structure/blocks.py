@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ghostify.errors import InputError, spelled
 from ghostify.hooks import hooked
 from ghostify.modes import evaluating
 
@@ -190,6 +191,11 @@ def calls_of(
         for batch in batches:
             with evaluating(model), torch.no_grad(), suppress(ReachedError):
                 model(batch.clone())
+            if len(caught) < times:
+                raise InputError(
+                    f"a {type(module).__name__} runs {times} times for some images and {len(caught)} for others: "
+                    f"leave it by {spelled('skip')}"
+                )
             yield from caught
             caught.clear()
 

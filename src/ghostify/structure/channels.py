@@ -55,8 +55,10 @@ def find_prunable(
             out.
     """
     times = times_called(model, example)
+    ways = trace_channels(model, example, convs)
+    makers = Counter(taker for way in ways.values() for taker in {*way.consumers, *way.followers})
     places: dict[str, PrunableChannels | str] = {}
-    for name, way in trace_channels(model, example, convs).items():
+    for name, way in ways.items():
         place = PrunableChannels(name, tuple(dict.fromkeys(way.consumers)), tuple(dict.fromkeys(way.followers)))
         taken = Counter((*way.consumers, *way.followers))
         if name not in times:
@@ -64,7 +66,7 @@ def find_prunable(
         elif way.reason:
             places[name] = way.reason
         else:
-            always = all(taken[taker] >= times.get(taker, math.inf) for taker in place.takers)
+            always = all(taken[taker] >= times.get(taker, math.inf) and makers[taker] == 1 for taker in place.takers)
             places[name] = place if always else OTHERWISE
     found = [place for place in places.values() if isinstance(place, PrunableChannels)]
     if dropping and found and not same_with_fewer(model, example, found):
@@ -133,13 +135,13 @@ def same_with_fewer(model: nn.Module, example: Tensor, places: Collection[Prunab
         places: Those of convolutions with a single channel are passed over.
     """
     without, untaken = copy.deepcopy(model), copy.deepcopy(model)
-    for place in places:
-        channels = conv_at(model, place.producer).out_channels
-        if channels > 1:
-            drop_channels_of_(without, place, torch.tensor([0]))
-            for name in place.consumers:
-                untaken.get_submodule(name).get_parameter("weight").unflatten(1, (channels, -1))[:, 0] = 0
     try:
+        for place in places:
+            channels = conv_at(model, place.producer).out_channels
+            if channels > 1:
+                drop_channels_of_(without, place, torch.tensor([0]))
+                for name in place.consumers:
+                    untaken.get_submodule(name).get_parameter("weight").unflatten(1, (channels, -1))[:, 0] = 0
         outputs = outputs_of(without, example)
     except Exception:  # noqa: BLE001  # whatever the network's own code raises where channels are missing
         return False
