@@ -56,7 +56,7 @@ def test_a_share_of_the_multiply_adds_is_kept_to_and_convert_follows(
 
 def test_of_two_outputs_those_with_weight_decide(batches: list[torch.Tensor]) -> None:
     class Two(Blocks):
-        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:  # type: ignore[override]  # two, on purpose
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
             y = super().forward(x)
             return {"classes": y, "first": y[:, :1].exp()}
 

@@ -24,7 +24,7 @@ from ghostify.structure.surgery import conv_at, tensors_in
 # Pixels that a fit gets, per unknown of one filter and at least: fewer than a conversion's, as it is thrown away.
 SAMPLES_PER_UNKNOWN, LEAST_SAMPLES = 8, 10_000
 # Images on which an error is measured, a batch's end apart: fits take all, as they end at the changed layer, where an
-# error needs the rest of the network. MobileNetV2's errors on 64 are within a tenth of those on 256.
+# error needs the rest of the network. Most of MobileNetV2's errors on 64 are within a tenth of those on 256.
 JUDGED = 64
 
 Filters = tuple[Tensor, Tensor]  # [outputs, inputs · kernel area] and biases

@@ -135,13 +135,13 @@ def same_with_fewer(model: nn.Module, example: Tensor, places: Collection[Prunab
         places: Those of convolutions with a single channel are passed over.
     """
     without, untaken = copy.deepcopy(model), copy.deepcopy(model)
+    for place in places:
+        channels = conv_at(model, place.producer).out_channels
+        if channels > 1:
+            drop_channels_of_(without, place, torch.tensor([0]))
+            for name in place.consumers:
+                untaken.get_submodule(name).get_parameter("weight").unflatten(1, (channels, -1))[:, 0] = 0
     try:
-        for place in places:
-            channels = conv_at(model, place.producer).out_channels
-            if channels > 1:
-                drop_channels_of_(without, place, torch.tensor([0]))
-                for name in place.consumers:
-                    untaken.get_submodule(name).get_parameter("weight").unflatten(1, (channels, -1))[:, 0] = 0
         outputs = outputs_of(without, example)
     except Exception:  # noqa: BLE001  # whatever the network's own code raises where channels are missing
         return False
