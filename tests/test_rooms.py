@@ -11,7 +11,7 @@ FLOORS = [
     ["__main__"],
     ["cli"],
     ["__init__"],
-    ["detect"],
+    ["detect", "segment"],
     ["verbs"],
     ["jobs"],
     ["planning"],

@@ -16,7 +16,7 @@ from ghostify.network_file import load, save
 from ghostify.planning import convert, plan
 
 if TYPE_CHECKING:
-    from ghostify import detect
+    from ghostify import detect, segment
     from ghostify.data.images import ImageData
     from ghostify.data.sources import load_data
     from ghostify.jobs.hints import hints
@@ -58,6 +58,7 @@ __all__ = [
     "plan",
     "run",
     "save",
+    "segment",
     "train",
 ]
 
@@ -72,6 +73,7 @@ _LATER = {
     "load_data": "ghostify.data.sources",
     "look": "ghostify.verbs.look",
     "run": "ghostify.jobs.run",
+    "segment": "ghostify.segment",
     "train": "ghostify.verbs.train",
 }
 

@@ -16,10 +16,11 @@ from ghostify.inference.needed import refuse_missing
 from ghostify.jobs.accelerator import chosen_device
 from ghostify.jobs.boxes import DETECTIONS, Picture, find_in_files, write_drawings, write_found
 from ghostify.jobs.coco_score import CocoScore
-from ghostify.jobs.detect import DetectorTraining, check_detector, evaluate_detector, train_and_score_detector
+from ghostify.jobs.detect import check_detector, evaluate_detector, train_and_score_detector
 from ghostify.jobs.learn import RunOptions
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.train import Teacher
+from ghostify.jobs.training import Training
 from ghostify.jobs.training_folder import TrainingFolder
 from ghostify.models.backbone_weights import load_backbone_weights_
 from ghostify.modes import evaluating, on_device
@@ -30,7 +31,7 @@ from ghostify.verbs.folder import path_of
 from ghostify.verbs.prepared import name_of
 from ghostify.verbs.train import told
 
-__all__ = ["CocoScore", "DetectionData", "DetectorTraining", "Picture", "evaluate", "load_coco", "predict", "train"]
+__all__ = ["CocoScore", "DetectionData", "Picture", "Training", "evaluate", "load_coco", "predict", "train"]
 
 USUAL = Recipe(epochs=12, batch_size=8, optimizer="adamw", lr=1e-3, weight_decay=0.01)
 
@@ -49,7 +50,7 @@ def train(  # noqa: PLR0913  # the front door: the verb's options, each a settin
     resume: bool = False,
     tensorboard: bool = False,
     progress: Progress | None = None,
-) -> DetectorTraining:
+) -> Training[CocoScore]:
     """Train a detector on images with boxes, in place, and score it on val, as ``ghostify detect train`` does.
 
     It needs pycocotools. Several processes may be started by torchrun.

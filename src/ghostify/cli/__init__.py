@@ -22,6 +22,7 @@ from ghostify.cli import (
     plan,
     recipes,
     run,
+    segment,
     train,
 )
 from ghostify.cli.beforehand import EXTRAS
@@ -101,7 +102,8 @@ def cli() -> None:
 
     MODEL is a name from `ghostify models`, torchvision:NAME, timm:NAME, package.module:factory, or a file
     that ghostify wrote; for evaluate and compare also an exported .onnx or .xml. DATA is digits, cifar10:DIR,
-    npz:FILE, imagefolder:DIR or imagenet:DIR; with boxes, coco:DIR.
+    npz:FILE, imagefolder:DIR or imagenet:DIR; with boxes or masks, coco:DIR; with
+    masks, voc:DIR.
     """
 
 
@@ -113,6 +115,7 @@ for verb in (
     train.train,
     evaluate.evaluate,
     detect.detect,
+    segment.segment,
     compare.compare,
     explain.explain,
     export.export,

@@ -124,6 +124,7 @@ def print_history(history: Iterable[Epoch]) -> None:
         "held out, %": "val_top1",
         "held-out AP, %": "val_ap",
         "held-out AP50, %": "val_ap50",
+        "held-out mIoU, %": "val_miou",
     }
     known = {
         heading: name for heading, name in shares.items() if any(getattr(epoch, name) is not None for epoch in history)

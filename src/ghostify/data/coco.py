@@ -191,16 +191,9 @@ def load_coco(reference: str, *, hold_out: float = 0.0) -> DetectionData:
     fit, val = train, None
     if hold_out:
         images = train.content["images"]
-        if len(images) == 1:
-            raise InputError(
-                f"{spelled('hold_out')} is {hold_out}, but {train.path} has one image: "
-                "expected two or more, to learn from others"
-            )
-        # Evenly spread over the file; which images are held out depends on nothing else.
-        number = max(1, round(hold_out * len(images)))
-        held = {round((i + 0.5) * len(images) / number) for i in range(number)}
+        held = places_held_out(len(images), hold_out, str(train.path))
         fit = train.of_images([image for i, image in enumerate(images) if i not in held])
-        val = train.of_images([image for i, image in enumerate(images) if i in held])
+        val = train.of_images([images[i] for i in held])
     return DetectionData(
         name=reference,
         train=CocoImages(fit),
@@ -209,6 +202,20 @@ def load_coco(reference: str, *, hold_out: float = 0.0) -> DetectionData:
         classes=tuple(train.categories.values()),
         category_ids=tuple(train.categories),
     )
+
+
+def places_held_out(images: int, share: float, name: str) -> list[int]:
+    """Which of so many training images are held out: evenly spread, and a function of nothing else.
+
+    Raises:
+        InputError: If there is one image.
+    """
+    if images == 1:
+        raise InputError(
+            f"{spelled('hold_out')} is {share}, but {name} has one image: expected two or more, to learn from others"
+        )
+    number = max(1, round(share * images))
+    return sorted({round((i + 0.5) * images / number) for i in range(number)})
 
 
 def draw_images(

@@ -48,10 +48,10 @@ def load_data(reference: str, *, image_size: int | None = None, hold_out: float 
     if not 0 <= hold_out <= 0.5:
         raise InputError(f"{spelled('hold_out')} is {hold_out}: expected a share from 0 to 0.5")
     source, _, place = reference.partition(":")
-    if source == "coco":
+    if source in ("coco", "voc"):
         raise InputError(
-            f"there is no data set of labelled images at {reference!r}: "
-            "its images have boxes, for `ghostify detect` and a detector's ghost"
+            f"there is no data set of labelled images at {reference!r}: its images have boxes or masks, for "
+            "`ghostify detect`, `ghostify segment` and a detector's ghost"
         )
     if source not in (*SOURCES, *FOLDERS) or bool(place) == (source == "digits"):
         raise InputError(

@@ -29,13 +29,14 @@ class Epoch:
         epoch: Counted from 1.
         train_loss: Mean over the pass.
         images: Training images that were seen, in all processes.
-        train_top1: Share right on the augmented images, while learning, 0..1; None for a detector.
+        train_top1: Share right on the augmented images, while learning, 0..1; None for other tasks.
         lr: Learning rate of the last step.
         seconds: Length of the pass, without evaluation.
         data_share: Part of them spent waiting for and augmenting images, 0..1.
         val_top1: Share right on the held-out images after the pass; None where nothing is held out.
         val_ap: COCO's average precision of a detector there, 0..1.
         val_ap50: The same at the overlap 0.50.
+        val_miou: Mean intersection over union of masks there, 0..1.
     """
 
     epoch: int
@@ -48,11 +49,13 @@ class Epoch:
     val_top1: float | None = None
     val_ap: float | None = None
     val_ap50: float | None = None
+    val_miou: float | None = None
 
     @property
     def score(self) -> float | None:
         """By which epochs are compared; None where nothing is held out."""
-        return self.val_top1 if self.val_ap is None else self.val_ap
+        scores = (self.val_top1, self.val_ap, self.val_miou)
+        return next((score for score in scores if score is not None), None)
 
     @property
     def images_per_second(self) -> float:

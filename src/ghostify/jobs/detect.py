@@ -1,10 +1,7 @@
 """Train detectors, and ask them for boxes."""
 
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -17,16 +14,15 @@ from torchvision.models.detection import RetinaNet
 from ghostify.data.coco import CocoImages, DetectionData, Example, Target, changed_at_random
 from ghostify.errors import InputError, spelled
 from ghostify.fitting.refine import hints_distance
-from ghostify.jobs.accelerator import accelerator_on, first_process
+from ghostify.jobs.accelerator import accelerator_on
 from ghostify.jobs.checkpoint import Epoch
 from ghostify.jobs.coco_score import CocoScore, Found, score_boxes
 from ghostify.jobs.learn import ON_THE_CPU, AfterEpoch, Answer, RunOptions, drops_last, learn
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.train import Teacher
-from ghostify.jobs.training_folder import HISTORY, NETWORK, TrainingFolder
-from ghostify.measure.environment import describe_environment
+from ghostify.jobs.training import Training, scored_training
+from ghostify.jobs.training_folder import TrainingFolder
 from ghostify.modes import evaluating
-from ghostify.network_file import save
 from ghostify.plain_part import Detector, PlainPart, is_detector, what_it_takes
 from ghostify.planning.measurements import fingerprint
 from ghostify.progress import Progress
@@ -87,23 +83,6 @@ def train_detector(
         )
 
 
-@dataclass(frozen=True)
-class DetectorTraining:
-    """The outcome of a detector's training.
-
-    Args:
-        history: One entry per epoch, those before a resume included.
-        score: COCO's numbers on the val images, with the last weights; None where another process of torchrun's scores.
-        record: Settings, history, score and environment as JSON values, as ``history.json`` has them; empty as above.
-        file: The network's file; None where nothing is written.
-    """
-
-    history: list[Epoch]
-    score: CocoScore | None = None
-    record: dict[str, Any] = field(default_factory=dict)
-    file: Path | None = None
-
-
 def train_and_score_detector(
     model: nn.Module,
     data: DetectionData,
@@ -114,46 +93,26 @@ def train_and_score_detector(
     folder: TrainingFolder | None = None,
     settings: Mapping[str, Any],
     progress: Progress | None = None,
-) -> DetectorTraining:
+) -> Training[CocoScore]:
     """Train a detector in place, score it on the val images, and write all that to a folder where there is one.
 
     Args:
         folder: Gets the network of the best epoch and of the last, log and history.
         settings: JSON values for the record.
     """
-    if folder is not None and first_process():
-        folder.begin(settings, options.device)
-    started = time.perf_counter()
-    with folder.unless_refused() if folder is not None else nullcontext():
-        history = train_detector(
-            model,
-            data,
-            recipe,
-            teacher=teacher,
-            options=options,
-            progress=progress,
-            after_epoch=None if folder is None else folder.after_epoch,
-        )
-    seconds = time.perf_counter() - started
-    if not first_process():
-        return DetectorTraining(history)
-    file = None if folder is None else folder.path / NETWORK
-    if file is not None:  # before it is scored, which takes long
-        save(model, file, extra=data.preprocessing)
-    score, _ = evaluate_detector(
-        model, data.test, data, device=options.device, workers=options.workers, progress=progress
+    return scored_training(
+        model,
+        lambda after_epoch: train_detector(
+            model, data, recipe, teacher=teacher, options=options, progress=progress, after_epoch=after_epoch
+        ),
+        lambda: evaluate_detector(
+            model, data.test, data, device=options.device, workers=options.workers, progress=progress
+        )[0],
+        asdict,
+        folder=folder,
+        settings=settings,
+        device=options.device,
     )
-    record = {
-        **settings,
-        "history": [asdict(epoch) for epoch in history],
-        "seconds": round(seconds, 1),
-        **asdict(score),
-        "environment": describe_environment(options.device),
-        "out": None if file is None else str(file),
-    }
-    if folder is not None:
-        folder.write_json(HISTORY, record)
-    return DetectorTraining(history, score, record, file)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Train a network to name what is in images."""
 
-from collections.abc import Mapping
-from contextlib import ExitStack, nullcontext
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,15 +17,14 @@ from ghostify.data.sample import draw_inputs
 from ghostify.data.sources import augmented
 from ghostify.errors import InputError, spelled
 from ghostify.fitting.refine import hints_distance
-from ghostify.jobs.accelerator import accelerator_on, first_process
+from ghostify.jobs.accelerator import accelerator_on
 from ghostify.jobs.checkpoint import Epoch
 from ghostify.jobs.evaluate import Score, check_fit, evaluate, logits_of
 from ghostify.jobs.hints import IMAGES_TO_MATCH
 from ghostify.jobs.learn import ON_THE_CPU, AfterEpoch, Answer, RunOptions, drops_last, learn, memory_format_of
 from ghostify.jobs.recipe import Recipe
-from ghostify.jobs.training_folder import HISTORY, NETWORK, TrainingFolder
-from ghostify.measure.environment import describe_environment
-from ghostify.network_file import save
+from ghostify.jobs.training import Training, scored_training
+from ghostify.jobs.training_folder import TrainingFolder
 from ghostify.planning.measurements import fingerprint
 from ghostify.progress import Progress
 from ghostify.structure.blocks import ends_of
@@ -81,24 +80,19 @@ def train(
     """
     outputs = check_fit(model, data)
     data = augmented(data, recipe.color_jitter, recipe.rand_augment)
-    settings, ends = data.identity, dict[str, Tensor | None]()
+    settings = data.identity
+    if teacher is not None:
+        known = check_fit(teacher.network, data)
+        if known != outputs:
+            raise InputError(f"the teacher returns {known} logits, the network {outputs}: expected as many of both")
+        settings |= settings_of(teacher)
     with ExitStack() as borrowed:
         accelerator = borrowed.enter_context(accelerator_on(options.device, recipe.accumulate))
-        if teacher is not None:
-            teacher.network.to(accelerator.device).to(memory_format=memory_format_of(recipe)).eval()
-            known = check_fit(teacher.network, data)
-            if known != outputs:
-                raise InputError(f"the teacher returns {known} logits, the network {outputs}: expected as many of both")
-            settings |= {"teacher": fingerprint(teacher.network.state_dict().items()), "hints": teacher.hints}
-            settings |= {"teacher_weight": teacher.weight, "temperature": teacher.temperature}
-            if teacher.hints:
-                model.to(accelerator.device)
-                ends = ends_to_compare(model, teacher, data, recipe, accelerator.device, options.workers)
-        teacher_ends = borrowed.enter_context(ends_of(teacher.network if teacher else model, ends))
-        own_ends = borrowed.enter_context(ends_of(model, ends))
+        draw = partial(draw_inputs, data, IMAGES_TO_MATCH, recipe.seed, batch_size=16, workers=options.workers)
+        lessons = borrowed.enter_context(lessons_of(model, teacher, recipe, accelerator.device, draw))
         return learn(
             model,
-            Classification(data, teacher, recipe.label_smoothing, options.workers, ends, own_ends, teacher_ends),
+            Classification(data, lessons, recipe.label_smoothing, options.workers),
             recipe,
             settings=settings,
             options=options,
@@ -108,21 +102,78 @@ def train(
         )
 
 
+def settings_of(teacher: Teacher) -> dict[str, Any]:
+    """What a checkpoint must agree with."""
+    return {
+        "teacher": fingerprint(teacher.network.state_dict().items()),
+        "hints": teacher.hints,
+        "teacher_weight": teacher.weight,
+        "temperature": teacher.temperature,
+    }
+
+
 @dataclass(frozen=True)
-class Training:
-    """The outcome of a training.
+class Lessons:
+    """What a network learns of a teacher.
 
     Args:
-        history: One entry per epoch, those before a resume included.
-        score: Right answers on the test images, with the last weights; None where another process of torchrun's scores.
-        record: Settings, history, score and environment as JSON values, as ``history.json`` has them; empty as above.
-        file: The network's file; None where nothing is written.
+        teacher: On the device of the training; None: nothing.
+        ends: Blocks that give hints, and which of the teacher's maps the network has there.
+        outputs: Their outputs in the network for this batch.
+        targets: And in the teacher.
     """
 
-    history: list[Epoch]
-    score: Score | None = None
-    record: dict[str, Any] = field(default_factory=dict)
-    file: Path | None = None
+    teacher: Teacher | None = None
+    ends: Mapping[str, Tensor | None] = field(default_factory=dict)
+    outputs: Mapping[str, Tensor] = field(default_factory=dict)
+    targets: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def added_to(self, loss: Tensor, logits: Tensor, x: Tensor, logits_in: Callable[[Any], Tensor]) -> Tensor:
+        """The loss of labels and, by its weight, the distance from the teacher.
+
+        Args:
+            logits: The network's, ``[batch, classes]`` or ``[batch, classes, height, width]``.
+            x: The batch.
+            logits_in: Finds logits like these in the teacher's output.
+        """
+        if self.teacher is None:
+            return loss
+        with torch.no_grad():
+            answers = logits_in(self.teacher.network(x))
+        if self.teacher.hints:
+            distance = hints_distance(logits, answers, self.ends, self.outputs, self.targets)
+        else:
+            distance = disagreement(logits, answers, self.teacher.temperature)
+        return (1 - self.teacher.weight) * loss + self.teacher.weight * distance
+
+
+@contextmanager
+def lessons_of(
+    model: nn.Module,
+    teacher: Teacher | None,
+    recipe: Recipe,
+    device: torch.device,
+    draw: Callable[[], Iterable[Tensor]],
+) -> Iterator[Lessons]:
+    """Put a teacher on the device and, where it gives hints, listen to the blocks of both networks.
+
+    Args:
+        draw: Draws batches of images, by which the blocks' maps are matched.
+    """
+    if teacher is None:
+        yield Lessons()
+        return
+    teacher.network.to(device).to(memory_format=memory_format_of(recipe)).eval()
+    ends: dict[str, Tensor | None] = {}
+    if teacher.hints:
+        if recipe.cuda_graph:
+            raise InputError(
+                f"{spelled('cuda_graph')}: expected a teacher without hints, which a recorded step does not give"
+            )
+        model.to(device)
+        ends = match_ends(teacher.network, model, [batch.to(device) for batch in draw()])
+    with ends_of(teacher.network, ends) as targets, ends_of(model, ends) as outputs:
+        yield Lessons(teacher, ends, outputs, targets)
 
 
 def train_and_score(
@@ -135,52 +186,24 @@ def train_and_score(
     folder: TrainingFolder | None = None,
     settings: Mapping[str, Any],
     progress: Progress | None = None,
-) -> Training:
+) -> Training[Score]:
     """Train a network in place, score it on the test images, and write all that to a folder where there is one.
 
     Args:
         folder: Gets the network of the best epoch and of the last, log and history.
         settings: JSON values for the record.
     """
-    if folder is not None and first_process():
-        folder.begin(settings, options.device)
-    with folder.unless_refused() if folder is not None else nullcontext():
-        history = train(
-            model,
-            data,
-            recipe,
-            teacher=teacher,
-            options=options,
-            progress=progress,
-            after_epoch=None if folder is None else folder.after_epoch,
-        )
-    if not first_process():
-        return Training(history)
-    score = evaluate(model, data.test, data, device=options.device, workers=options.workers)
-    file = None if folder is None else folder.path / NETWORK
-    record = {
-        **settings,
-        "history": [asdict(epoch) for epoch in history],
-        **score.numbers(),
-        "environment": describe_environment(options.device),
-        "out": None if file is None else str(file),
-    }
-    if folder is not None and file is not None:
-        save(model, file, extra=data.preprocessing)
-        folder.write_json(HISTORY, record)
-    return Training(history, score, record, file)
-
-
-def ends_to_compare(
-    model: nn.Module, teacher: Teacher, data: ImageData, recipe: Recipe, device: torch.device, workers: int
-) -> dict[str, Tensor | None]:
-    """The blocks whose ends give hints, and which of the teacher's maps the network has there."""
-    if recipe.cuda_graph:
-        raise InputError(
-            f"{spelled('cuda_graph')}: expected a teacher without hints, which a recorded step does not give"
-        )
-    batches = draw_inputs(data, IMAGES_TO_MATCH, recipe.seed, batch_size=16, workers=workers)
-    return match_ends(teacher.network, model, [batch.to(device) for batch in batches])
+    return scored_training(
+        model,
+        lambda after_epoch: train(
+            model, data, recipe, teacher=teacher, options=options, progress=progress, after_epoch=after_epoch
+        ),
+        lambda: evaluate(model, data.test, data, device=options.device, workers=options.workers),
+        Score.numbers,
+        folder=folder,
+        settings=settings,
+        device=options.device,
+    )
 
 
 @dataclass(frozen=True)
@@ -188,13 +211,9 @@ class Classification:
     """The task: a class for every image."""
 
     data: ImageData
-    teacher: Teacher | None
+    lessons: Lessons
     label_smoothing: float
     workers: int
-    # Blocks that give hints, and which of the teacher's maps the network has there.
-    ends: Mapping[str, Tensor | None] = field(default_factory=dict)
-    outputs: Mapping[str, Tensor] = field(default_factory=dict)  # their outputs for this batch in the network
-    targets: Mapping[str, Tensor] = field(default_factory=dict)  # and in the teacher
 
     def loader(self, recipe: Recipe, order: torch.Generator) -> DataLoader[Batch]:
         return make_loader(self.data.train, recipe.batch_size, self.workers, order)
@@ -211,14 +230,7 @@ class Classification:
         x, labels = batch
         logits = logits_of(model(x))
         loss = nn.functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        if self.teacher is not None:
-            with torch.no_grad():
-                answers = logits_of(self.teacher.network(x))
-            if self.teacher.hints:
-                distance = hints_distance(logits, answers, self.ends, self.outputs, self.targets)
-            else:
-                distance = disagreement(logits, answers, self.teacher.temperature)
-            loss = (1 - self.teacher.weight) * loss + self.teacher.weight * distance
+        loss = self.lessons.added_to(loss, logits, x, logits_of)
         return Answer(loss, len(labels), int((logits.detach().argmax(1) == labels).sum()))
 
     def networks(self, model: nn.Module, recipe: Recipe) -> list[nn.Module]:
@@ -227,7 +239,7 @@ class Classification:
             raise InputError(
                 f"{spelled('cuda_graph')}: expected at least two batches of {recipe.batch_size} images, found {found}"
             )
-        return [model] if self.teacher is None else [model, self.teacher.network]
+        return [model] if self.lessons.teacher is None else [model, self.lessons.teacher.network]
 
     def trained_before(self, model: nn.Module) -> nn.Module:
         return model
@@ -245,12 +257,15 @@ class Classification:
 def disagreement(logits: Tensor, answers: Tensor, temperature: float) -> Tensor:
     """Kullback–Leibler divergence of softened answers, so scaled that the temperature leaves gradients their size.
 
+    Args:
+        logits, answers: ``[batch, classes]``, or ``[batch, classes, height, width]`` of which all pixels count alike.
     Example:
         >>> answers = torch.tensor([[2.0, 0.0]])
         >>> round(float(disagreement(torch.tensor([[0.0, 0.0]]), answers, 1.0)), 4)
         0.3278
     """
-    mine, right = (nn.functional.log_softmax(x.float() / temperature, 1) for x in (logits, answers))
+    rows = (x.movedim(1, -1).flatten(0, -2).float() for x in (logits, answers))
+    mine, right = (nn.functional.log_softmax(x / temperature, 1) for x in rows)
     return temperature**2 * nn.functional.kl_div(mine, right, reduction="batchmean", log_target=True)
 
 

@@ -265,10 +265,13 @@ class ChannelTrace(TorchDispatchMode):
         return passed
 
     def has_rows(self, name: str, size: int) -> bool:
-        """True if a module is a layer whose tensors have a row for each channel, or are single numbers."""
+        """True if a module's own tensors have a row for each channel, or are single numbers.
+
+        Layers in it, such as the activation of timm's BatchNormAct2d, are met on their own where they have weights.
+        """
         module = self.model.get_submodule(name)
         tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
-        return not list(module.children()) and all(t.shape[row_dim(t)] == size for t in tensors if t.ndim)
+        return all(t.shape[row_dim(t)] == size for t in tensors if t.ndim)
 
     def pointwise(self, operator: str, taken: Sequence[Tensor], output: Tensor) -> Tensor | None:
         """Numbers at the same place meet: they must be of the same channel, or of none."""

@@ -1,5 +1,6 @@
 """The way to build a network again: its origin, and the layers that replace the origin's."""
 
+import copy
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -18,10 +19,12 @@ from ghostify.layers import PaddedConv2d
 from ghostify.layers.arguments import conv_arguments, linear_arguments, norm_arguments
 from ghostify.models.registry import Origin, known_origin, remember_origin
 from ghostify.modes import random_numbers_kept
+from ghostify.structure.channels import NUMBERS, put_
 from ghostify.structure.surgery import module_names, replace_modules_
 
 # What every module has, and how deep tensors are looked for in lists, tuples and mappings.
 OF_EVERY_MODULE, DEPTH = frozenset(vars(nn.Module())), 3
+NARROWED = "narrowed"  # in the place of a layer's kind: the origin's own module, with fewer rows
 # The layers that pruning changes, and the arguments that make each again; those that other changes put in, they know.
 PRUNED: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
     nn.Conv2d: conv_arguments,
@@ -42,7 +45,7 @@ class Blueprint:
 
     Args:
         origin: Builder and options.
-        replaced: Module name → kind and arguments of the new layer.
+        replaced: Module name → kind and arguments of the new layer, or how the origin's own has been narrowed.
         held: Names of tensors that are no parameters and no buffers, see ``held_tensors``.
     """
 
@@ -55,7 +58,12 @@ class Blueprint:
         model = self.origin.build()
         modules = dict(model.named_modules(remove_duplicate=False))
         try:
-            replacements = {modules[name]: make_layer(row) for name, row in self.replaced.items()}
+            for name, row in self.replaced.items():
+                if row["kind"] == NARROWED:
+                    narrow_(modules[name], row)
+            replacements = {
+                modules[name]: make_layer(row) for name, row in self.replaced.items() if row["kind"] != NARROWED
+            }
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             why = f"{type(error).__name__}: {first_sentence(error)}"
             raise InputError(f"a replaced layer of {self.origin.name} cannot be built again: {why}") from error
@@ -220,6 +228,8 @@ def replaced_layers(model: nn.Module, origin: nn.Module) -> dict[str, dict[str, 
                 if row != describe_layer(there):
                     replaced[name] = row
                     met.update(f"{name}.{inside}" for inside, _ in there.named_modules() if inside)
+            elif type(module) is type(there) and (row := narrowed(module, there)) is not None:
+                replaced[name] = row
             elif type(module) is not type(there) or own_shape(module) != own_shape(there):
                 own, other = (" ".join(repr(one).split())[:60] for one in (module, there))
                 raise InputError(f"{name or 'the network'} is a {own}, not its origin's {other}")
@@ -227,6 +237,51 @@ def replaced_layers(model: nn.Module, origin: nn.Module) -> dict[str, dict[str, 
     if lost:
         raise InputError(f"it lacks the module {lost[0]!r} of its origin")
     return replaced
+
+
+def narrowed(module: nn.Module, origin: nn.Module) -> dict[str, Any] | None:
+    """How a module of any class differs from its origin, where it has only lost rows of its own tensors.
+
+    So are layers between convolutions that have weights for each channel, such as timm's BatchNormAct2d or a PReLU.
+    """
+    before = own_tensors(origin)
+    sizes = {name: list(tensor.shape) for name, tensor in own_tensors(module).items() if tensor.ndim}
+    if not any(name in before and size != list(before[name].shape) for name, size in sizes.items()):
+        return None
+    changed = {name: size for name, size in sizes.items() if name not in before or size != list(before[name].shape)}
+    numbers = {key: vars(module)[key] for key in NUMBERS if vars(module).get(key) != vars(origin).get(key)}
+    row = {"kind": NARROWED, "sizes": changed, "numbers": numbers}
+    like = copy.copy(origin)
+    like._parameters, like._buffers = dict(origin._parameters), dict(origin._buffers)
+    try:
+        narrow_(like, row)
+    except (KeyError, TypeError, ValueError):
+        return None
+    return row if own_shape(like) == own_shape(module) else None
+
+
+def narrow_(module: nn.Module, row: Mapping[str, Any]) -> None:
+    """Leave the first rows of a module's own tensors, as many as ``narrowed`` says.
+
+    Raises:
+        KeyError, TypeError, ValueError: If the row is not one of its.
+    """
+    tensors = own_tensors(module)
+    for name, size in row["sizes"].items():
+        tensor = tensors[name]
+        if len(size) != tensor.ndim or not all(0 < new <= old for new, old in zip(size, tensor.shape, strict=True)):
+            raise ValueError(f"{name} of {list(tensor.shape)} cannot be narrowed to {size}")
+    for key, number in row["numbers"].items():
+        if key not in NUMBERS or type(number) is not int or not 0 < number <= vars(module)[key]:
+            raise ValueError(f"{key} cannot become {number}")
+    for name, size in row["sizes"].items():
+        put_(module, name, tensors[name].detach()[tuple(slice(length) for length in size)])
+    vars(module).update(row["numbers"])
+
+
+def own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers that are the module's own, by name."""
+    return dict((*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)))
 
 
 def own_shape(module: nn.Module) -> tuple[str, dict[str, Any]]:

@@ -10,11 +10,12 @@ from ghostify.data.images import ImageData
 from ghostify.data.sources import augmented
 from ghostify.errors import InputError
 from ghostify.jobs.accelerator import chosen_device
-from ghostify.jobs.evaluate import check_fit
+from ghostify.jobs.evaluate import Score, check_fit
 from ghostify.jobs.learn import RunOptions, refuse_recording
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.recipes import ROWS
-from ghostify.jobs.train import Teacher, Training, train_and_score
+from ghostify.jobs.train import Teacher, train_and_score
+from ghostify.jobs.training import Training
 from ghostify.jobs.training_folder import TrainingFolder
 from ghostify.network_file import remember_extra
 from ghostify.plain_part import is_detector
@@ -42,7 +43,7 @@ def train(  # noqa: PLR0913  # the front door: the verb's options, each a settin
     resume: bool = False,
     tensorboard: bool = False,
     progress: Progress | None = None,
-) -> Training:
+) -> Training[Score]:
     """Train a network on labelled images, in place, and score it on the test images, as ``ghostify train`` does.
 
     Several processes may be started by torchrun.
