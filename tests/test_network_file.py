@@ -16,6 +16,7 @@ from ghostify import GhostConv2d, InputError, convert, count, create_model, load
 from ghostify.models import registry
 from ghostify.models.registry import known_origin
 from ghostify.network_file import open_network, open_network_file, read_extra, tied_names
+from ghostify.structure.channels import drop_channels_of_, find_prunable
 from ghostify.transform.narrow import narrow
 
 
@@ -56,6 +57,22 @@ def test_a_narrowed_network_comes_back(tmp_path: Path) -> None:
     narrowed, path = narrow(model, (3, 32, 32), count(model, (3, 32, 32)).macs // 2), tmp_path / "n.safetensors"
     save(narrowed, path)
     assert same_outputs(narrowed, load(path), 32)
+
+
+@pytest.mark.parametrize("name", ["timm:tf_efficientnet_lite0", "touchy:WithOwnRows"])
+def test_layers_of_any_class_that_have_lost_rows_come_back(name: str, tmp_path: Path) -> None:
+    model = filled(create_model(name))
+    example = torch.randn(1, 3, 32, 32)
+    places = find_prunable(model, example, [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)])
+    narrowed = [place for place in places.values() if not isinstance(place, str) and place.followers]
+    for place in narrowed:
+        drop_channels_of_(model, place, torch.tensor([1, 3]))
+    assert narrowed
+    path = tmp_path / "n.safetensors"
+    save(model, path)
+    again = load(path, factory=name) if ":With" in name else load(path)
+    assert same_outputs(model, again, 32)
+    assert repr(again) == repr(model)
 
 
 def test_a_loaded_network_can_be_converted_and_saved_again(tmp_path: Path) -> None:
@@ -240,6 +257,9 @@ def saved(tmp_path: Path) -> Path:
     return path
 
 
+NARROWED: dict[str, Any] = {"kind": "narrowed", "sizes": {}, "numbers": {}}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -265,6 +285,13 @@ def saved(tmp_path: Path) -> Path:
         ({"replaced": {"conv1": CONV | {"padding": [1, 1, 1]}}}, "cannot be built again: .*describes no such layer"),
         ({"replaced": {"conv1": {**CONV, "kind": "GhostConv2d", "stride": [1]}}}, "describes no such layer"),
         ({"replaced": {"conv1": CONV | {"out_channels": [10**30]}}}, "cannot be built again: [^\\n]{,400}$"),
+        ({"replaced": {"bn1": {"kind": "narrowed"}}}, "cannot be built again"),
+        ({"replaced": {"bn1": NARROWED | {"sizes": {"weight": [17]}}}}, "cannot be narrowed"),
+        ({"replaced": {"bn1": NARROWED | {"sizes": {"weight": [4, 4]}}}}, "cannot be narrowed"),
+        ({"replaced": {"bn1": NARROWED | {"sizes": {"weight": ["a"]}}}}, "cannot be built again"),
+        ({"replaced": {"bn1": NARROWED | {"numbers": {"training": 1}}}}, "training cannot become 1"),
+        ({"replaced": {"bn1": NARROWED | {"numbers": {"num_features": 99}}}}, "num_features cannot become 99"),
+        ({"replaced": {"bn1": NARROWED | {"sizes": {"weight": [4]}}}}, "does not go with resnet20"),
         ({"tied": {"conv1.weight": "x"}}, "'conv1.weight' does not go with"),
         ({"tied": {"conv1.weight": ["x"]}}, "'conv1.weight' does not go with"),
         ({"tied": []}, "does not say how"),

@@ -147,3 +147,27 @@ class Kinds:
 
 STANDING = Touchy()
 HALF_AS_WIDE = partial(Touchy, width=8)
+
+
+class WithOwnRows(Touchy):
+    """Layers of other classes than PyTorch's that have numbers for each channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slopes, self.scale = nn.PReLU(16), Scaling(16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv2(self.scale(self.slopes(self.conv1(x)))).relu().mean((2, 3)))
+
+
+class Scaling(nn.Module):
+    """A parameter and a buffer beside a layer."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.rand(1, channels, 1, 1))
+        self.register_buffer("shift", torch.rand(channels, 1, 1))
+        self.act = nn.PReLU(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(x * self.gamma + self.shift)

@@ -15,7 +15,10 @@ from ghostify.cli import main
 from ghostify.planning.plan_file import Plan, write_plan
 
 # By verb: what must not begin where the verb is refused.
-READING = ("ghostify.cli.opening.load_data", "ghostify.cli.detect.load_coco", "ghostify.cli.convert.load_coco")
+READING = (
+    *("ghostify.cli.opening.load_data", "ghostify.cli.detect.load_coco", "ghostify.cli.convert.load_coco"),
+    "ghostify.cli.segment.load_masks",
+)
 WORK = (
     *("ghostify.cli.train.train_and_score", "ghostify.jobs.run.run", "ghostify.cli.evaluate.score_network"),
     *("ghostify.cli.plan.plan_network", "ghostify.cli.convert.convert_network", "ghostify.cli.look.look_at"),
@@ -29,6 +32,7 @@ WORK = (
         "ghostify.cli.detect.evaluate_detector",
         "ghostify.cli.detect.find_in_files",
     ),
+    *("ghostify.cli.segment.train_and_score_segmenter", "ghostify.cli.segment.evaluate_segmenter"),
 )
 
 
@@ -56,7 +60,7 @@ def refused(capsys: pytest.CaptureFixture[str], arguments: Sequence[str]) -> str
     return line
 
 
-BOXES = "tiny_detector:retinanet"
+BOXES, MASKS = "tiny_detector:retinanet", "tiny_segmenter:UNet"
 WRITING = {
     "train": ["tiny:Tiny", "--data", "digits"],
     "run": ["--model", "tiny:Tiny", "--data", "digits", "--target-speedup", "2"],
@@ -67,6 +71,7 @@ WRITING = {
     "detect train": [BOXES, "--data", "coco:DIR"],
     "detect evaluate": [BOXES, "--data", "coco:DIR"],
     "detect predict": [BOXES, "a.png"],
+    "segment train": [MASKS, "--data", "voc:DIR", "--image-size", "32"],
 }
 LAST_FILE = {
     "train": "history.json",
@@ -78,6 +83,7 @@ LAST_FILE = {
     "detect train": "network.safetensors",
     "detect evaluate": "detections.json",
     "detect predict": "detections.json",
+    "segment train": "history.json",
 }
 
 
@@ -136,6 +142,8 @@ def test_a_folder_that_can_be_written_is_left_as_it_was(tmp_path: Path) -> None:
         ("nncf", ["explain", "tiny:Tiny", "--precision", "int8"]),
         ("pycocotools", ["detect", "train", BOXES, "--data", "coco:DIR"]),
         ("pycocotools", ["detect", "evaluate", BOXES, "--data", "coco:DIR"]),
+        ("pycocotools", ["segment", "train", MASKS, "--data", "coco:DIR"]),
+        ("tensorboard", ["segment", "train", MASKS, "--data", "voc:DIR", "--tensorboard"]),
         ("timm", ["train", "timm:resnet18", "--data", "digits"]),
         ("timm", ["evaluate", "timm:resnet18", "--data", "digits"]),
     ],
@@ -174,6 +182,8 @@ def test_a_package_that_is_missing_is_named_at_the_start(
         (["detect", "evaluate", "tiny:Tiny", "--data", "coco:DIR"], "tiny:Tiny finds no objects"),
         (["detect", "predict", "resnet20", ".", "--out", "o"], "holds no images"),
         (["detect", "predict", "resnet20", "a.png", "--out", "o"], "resnet20 finds no objects"),
+        (["segment", "train", BOXES, "--data", "voc:DIR", "--out", "o"], "finds objects: use `ghostify detect`"),
+        (["segment", "train", MASKS, "--data", "voc:DIR", "--out", "o"], "expected --image-size, such as 224"),
         (["train", "resnt20", "--data", "digits", "--out", "o"], "did you mean resnet20"),
         (["evaluate", "tiny:fails", "--data", "digits"], "tiny:fails cannot be built"),
         (["train", "resnet20", "--weights", "no.pt", "--data", "digits", "--out", "o"], "no.pt is not there"),

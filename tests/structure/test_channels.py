@@ -1,9 +1,11 @@
 """Channels may be dropped only where following layers take them, and the network then computes what it should."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
@@ -54,6 +56,17 @@ class SpatialGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.conv(x.new_ones(len(x), 2, *x.shape[2:])).sigmoid()
+
+
+class ScaledBranch(nn.Module):
+    """A weight for each channel beside layers, as ConvNeXt has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch, self.gamma = nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.Parameter(torch.full((16, 1, 1), 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.gamma * self.branch(x)
 
 
 class Gate(nn.Module):
@@ -121,6 +134,9 @@ def test_channels_that_must_stay(model: nn.Module, reason: str) -> None:
         (WithBuffer(), ("way",)),
         (nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.ELU(inplace=True)), ("way.0",)),
         (nn.BatchNorm2d(16, affine=False), ("way",)),
+        (BatchNormAct2d(16), ("way",)),
+        (BatchNormAct2d(16, act_layer=partial(nn.PReLU, 16)), ("way", "way.act")),
+        (ScaledBranch(), ("way.branch", "way")),
         (SpatialGate(), ()),
         (nn.InstanceNorm2d(16), ()),
         (lambda x: torch.cat([x[:, :4], x[:, 4:]], 1), ()),

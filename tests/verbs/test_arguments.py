@@ -13,7 +13,7 @@ import click
 import pytest
 
 import ghostify
-from ghostify import Recipe, Teacher, detect
+from ghostify import Recipe, Teacher, detect, segment
 from ghostify.cli import cli
 
 BUILT = "create_model or load has built the network"
@@ -50,6 +50,8 @@ VERBS: Mapping[str, tuple[Callable[..., Any], dict[str, str], dict[str, str]]] =
     "detect train": (detect.train, {}, DETECTOR | TEACHER),
     "detect evaluate": (detect.evaluate, {}, DETECTOR),
     "detect predict": (detect.predict, {}, DETECTOR),
+    "segment train": (segment.train, {}, TEACHER | {"temperature": "Teacher has it"}),
+    "segment evaluate": (segment.evaluate, {}, {"engine": "FileNetwork has it"}),
     "compare": (
         ghostify.compare,
         {"model": "a"},
@@ -209,5 +211,15 @@ def test_every_verb_has_a_function() -> None:
 
 def test_the_documents_name_every_function() -> None:
     page = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
-    for name in ("train", "evaluate", "look", "hints", "detect.train", "detect.evaluate", "detect.predict"):
+    for name in (
+        "train",
+        "evaluate",
+        "look",
+        "hints",
+        "detect.train",
+        "detect.evaluate",
+        "detect.predict",
+        "segment.train",
+        "segment.evaluate",
+    ):
         assert f"ghostify.{name}" in page

@@ -103,7 +103,7 @@ def train(
 
 
 def settings_of(teacher: Teacher) -> dict[str, Any]:
-    """What a checkpoint must agree with."""
+    """The facts about a teacher that a checkpoint must agree with."""
     return {
         "teacher": fingerprint(teacher.network.state_dict().items()),
         "hints": teacher.hints,
@@ -114,7 +114,7 @@ def settings_of(teacher: Teacher) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Lessons:
-    """What a network learns of a teacher.
+    """A teacher, and how a network is held beside it.
 
     Args:
         teacher: On the device of the training; None: nothing.
