@@ -70,12 +70,27 @@ class ScaledBranch(nn.Module):
 
 
 class Gate(nn.Module):
-    def __init__(self) -> None:
+    """Squeeze and excite.
+
+    Args:
+        squeezed: Channels between.
+        shared: The gate is taken by another layer, too.
+        turned: It multiplies other channels than its own.
+        halved: Only half of the channels are multiplied.
+    """
+
+    def __init__(self, squeezed: int = 4, *, shared: bool = False, turned: bool = False, halved: bool = False) -> None:
         super().__init__()
-        self.reduce, self.expand = nn.Conv2d(16, 4, 1), nn.Conv2d(4, 16, 1)
+        self.reduce, self.expand = nn.Conv2d(16, squeezed, 1), nn.Conv2d(squeezed, 8 if halved else 16, 1)
+        self.other = nn.Conv2d(16, 16, 1) if shared else None
+        self.turned, self.halved = turned, halved
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.expand(self.reduce(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+        gate = self.expand(self.reduce(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+        if self.turned:
+            gate = gate.flip(1)
+        out = (x[:, :8] if self.halved else x) * gate
+        return out if self.other is None else out + self.other(gate).mean()
 
 
 def shuffled(x: Tensor) -> Tensor:
@@ -102,9 +117,12 @@ def found(model: nn.Module) -> PrunableChannels | str:
         (Way(lambda x: x.softmax(1)), "put together by softmax"),
         (Way(lambda x: x * x.mean(1, keepdim=True)), "put together by mean"),
         (Way(nn.GroupNorm(4, 16)), "go into native_group_norm"),
-        (Way(Gate()), "meet others in mul"),
+        (Way(Gate(shared=True)), "the gate that multiplies its channels is taken elsewhere, too"),
+        (Way(Gate(turned=True)), "meet others in mul"),
+        (Way(Gate(halved=True), taken=8), "concatenated with others, or split"),
         (Way(nn.Conv2d(16, 16, 3, padding=1, groups=4)), "a grouped convolution"),
-        (Way(nn.ConvTranspose2d(16, 16, 1)), "way, which is no Conv2d"),
+        (Way(nn.ConvTranspose2d(16, 16, 2, groups=4)), "a grouped convolution"),
+        (Way(nn.ConvTranspose2d(16, 16, 2, groups=16)), "a grouped convolution"),
         (Way(lambda x: x * x.shape[1]), "does not run without one"),
     ],
 )
@@ -149,6 +167,31 @@ def test_channels_that_may_go(way: Callable[[Tensor], Tensor], followers: tuple[
     assert find_prunable(model, torch.randn(2, 3, 8, 8), ["first"], dropping=False)["first"] == PrunableChannels(
         "first", ("second",), followers
     )
+
+
+@pytest.mark.parametrize("squeezed", [1, 4, 16])
+def test_the_channels_of_a_gate_go_with_those_that_it_multiplies(squeezed: int) -> None:
+    model = Way(Gate(squeezed)).eval()
+    place = PrunableChannels("first", ("way.reduce", "second"), ("way.expand",))
+    x = torch.randn(2, 3, 8, 8)
+    assert find_prunable(model, x, ["first", "way.expand"]) == {
+        "first": place,
+        "way.expand": "its channels go with those of first, one for one",
+    }
+    drop_channels_of_(model, place, torch.tensor([3, 5]))
+    assert [model.way.expand.in_channels, model.way.expand.out_channels, model.way.reduce.in_channels] == [  # type: ignore[union-attr]
+        *(squeezed, 14, 14)
+    ]
+    assert model(x).shape == (2, 3)
+
+
+def test_a_transposed_convolution_takes_channels() -> None:
+    model = Way(nn.ConvTranspose2d(16, 16, 2, stride=2)).eval()
+    place = PrunableChannels("first", ("way",), ())
+    assert found(model) == place
+    drop_channels_of_(model, place, torch.tensor([3, 5]))
+    assert model.way.weight.shape == (14, 16, 2, 2)  # type: ignore[union-attr]
+    assert model(torch.randn(2, 3, 8, 8)).shape == (2, 3)
 
 
 def test_dropped_channels_are_those_that_are_not_taken() -> None:

@@ -22,7 +22,8 @@ class Convolution:
         stride: Down and right.
         unprunable: Why none of its output channels can be dropped, in a few words; "" where they can.
         producer: The prunable convolution whose channels are its inputs, if there is one.
-        following_macs: Multiply-adds of each output channel in depthwise convolutions behind it.
+        absorbers: Layers that take its channels, and change only where some of these go.
+        following_macs: Multiply-adds of each output channel in these, and in depthwise convolutions between.
         block: The residual block around it that may change as a whole, if there is one.
     """
 
@@ -35,6 +36,7 @@ class Convolution:
     stride: tuple[int, ...]
     unprunable: str = "its channels were not followed"
     producer: str | None = None
+    absorbers: tuple[str, ...] = ()
     following_macs: int = 0
     block: str | None = None
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ghostify.fitting.absorb import Taken, absorbed, as_layer_has, channel_samples
 from ghostify.fitting.least_squares import choose_maps, complement
 from ghostify.fitting.moments import MomentSums, samples_per_image
 from ghostify.hooks import hooked
-from ghostify.structure.channels import PrunableChannels, drop_channels_of_, find_dropped
+from ghostify.structure.channels import by_input, drop_channels_of_, find_dropped
 from ghostify.structure.surgery import conv_at
 
 
@@ -26,34 +27,47 @@ class LeftChannels:
     consumers: tuple[str, ...]
 
 
+@torch.no_grad()
 def drop_channels_(
     ghost: nn.Module, original: nn.Module, dropped: Mapping[str, int], batches: Sequence[Tensor]
 ) -> dict[str, LeftChannels]:
-    """Drop channels of convolutions, in numbers by name; returns those left, by name."""
+    """Drop channels of convolutions, in numbers by name; returns those left, by name.
+
+    Layers that take them and have no number here absorb those that go; the others are to be fitted.
+    """
     dropping = [name for name, number in dropped.items() if number]
     if not dropping:
         return {}
     prunable = find_dropped(ghost, batches[0][:1], dropping)
+    # Those that are fitted decide which stay, where there are any.
+    judges = {name: [each for each in place.consumers if each in dropped] for name, place in prunable.items()}
+    judges = {name: found or list(prunable[name].consumers) for name, found in judges.items()}
+    covariances = consumed_covariances(original, {name: found[0] for name, found in judges.items()}, batches)
+    absorbing = {other: name for name, place in prunable.items() for other in place.consumers if other not in dropped}
+    taken = taken_channels(original, absorbing, batches)
     left = {}
-    for name, covariance in consumed_covariances(original, prunable, batches).items():
-        channels, consumers = len(covariance), prunable[name].consumers
-        effect = sum(consumer_gram(original.get_submodule(consumer), channels) for consumer in consumers)
-        assert isinstance(effect, Tensor)
-        rows = choose_maps(covariance, effect, channels - dropped[name])
-        left[name] = LeftChannels(rows, consumers)
-        drop_channels_of_(ghost, prunable[name], complement(rows, channels))
+    for name, covariance in covariances.items():
+        channels, place = len(covariance), prunable[name]
+        effects = [consumer_gram(original.get_submodule(judge), channels) for judge in judges[name]]
+        rows = choose_maps(covariance, torch.stack(effects).sum(0), channels - dropped[name])
+        left[name] = LeftChannels(rows, place.consumers)
+        for absorber in [other for other, producer in absorbing.items() if producer == name]:
+            layer = ghost.get_submodule(absorber)
+            weights = absorbed(layer, rows, channels, taken[absorber].products)
+            layer.get_parameter("weight").copy_(as_layer_has(layer, weights))
+        drop_channels_of_(ghost, place, complement(rows, channels))
     return left
 
 
 def consumed_covariances(
-    original: nn.Module, prunable: Mapping[str, PrunableChannels], batches: Sequence[Tensor]
+    original: nn.Module, consumers: Mapping[str, str], batches: Sequence[Tensor]
 ) -> dict[str, Tensor]:
-    """Covariances of channels where their first consumer takes them: ``[channels, channels]`` by producer."""
+    """Covariances of channels where a consumer takes them: ``[channels, channels]`` by producer."""
     images = sum(len(batch) for batch in batches)
-    sums = {name: MomentSums() for name in prunable}
+    sums = {name: MomentSums() for name in consumers}
     watched: dict[nn.Module, list[str]] = {}
-    for name, channels in prunable.items():
-        watched.setdefault(original.get_submodule(channels.consumers[0]), []).append(name)
+    for name, consumer in consumers.items():
+        watched.setdefault(original.get_submodule(consumer), []).append(name)
 
     def take(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         for name in watched[module]:
@@ -69,8 +83,28 @@ def consumed_covariances(
     return {name: found.moments().xx for name, found in sums.items()}
 
 
+def taken_channels(original: nn.Module, absorbing: Mapping[str, str], batches: Sequence[Tensor]) -> dict[str, Taken]:
+    """Statistics of channels by the name of the layer that absorbs them.
+
+    Args:
+        absorbing: Convolutions that make them, by the same name.
+    """
+    images = sum(len(batch) for batch in batches)
+    samples: dict[str, list[Tensor]] = {name: [] for name in absorbing}
+    names = {original.get_submodule(name): name for name in absorbing}
+
+    def take(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        name = names[module]
+        channels = conv_at(original, absorbing[name]).out_channels
+        samples[name].append(channel_samples(args[0], channels, images).clone())
+
+    with hooked(names, before=take), torch.no_grad():
+        for batch in batches if absorbing else ():
+            original(batch.clone())
+    return {name: Taken.of(found) for name, found in samples.items()}
+
+
 def consumer_gram(layer: nn.Module, channels: int) -> Tensor:
     """Effect of errors in input channels on a layer's output, summed over its kernel: ``[channels, channels]``."""
-    weight: Tensor = layer.weight  # type: ignore[assignment]  # of a Conv2d or Linear
-    filters = weight.detach().flatten(1).unflatten(1, (channels, -1)).double()  # [out, channels, area]
+    filters = by_input(layer, channels).detach().double()
     return torch.einsum("oip,ojp->ij", filters, filters)

@@ -4,19 +4,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ghostify.errors import InputError, spelled
+from ghostify.fitting.absorb import Taken, absorbed, as_layer_has, channel_samples
 from ghostify.fitting.least_squares import choose_maps, fit_filters
 from ghostify.fitting.moments import MomentSums, maps_at, mean_over_kernel, patches
 from ghostify.fitting.pruning import consumer_gram
 from ghostify.fitting.samples import LARGEST_BLOCK_KERNEL, LayerSamples, SampleBatch, SumSamples, sample_convolution
 from ghostify.hooks import hooked
 from ghostify.modes import evaluating
-from ghostify.structure.blocks import calls_of, find_blocks, watching_outputs
+from ghostify.structure.blocks import calls_of, find_blocks, times_called, watching_outputs
 from ghostify.structure.norms import norm_gains
 from ghostify.structure.residual import ResidualSum, sums_of
 from ghostify.structure.surgery import conv_at, tensors_in
@@ -27,7 +29,7 @@ SAMPLES_PER_UNKNOWN, LEAST_SAMPLES = 8, 10_000
 # error needs the rest of the network. Most of MobileNetV2's errors on 64 are within a tenth of those on 256.
 JUDGED = 64
 
-Filters = tuple[Tensor, Tensor]  # [outputs, inputs · kernel area] and biases
+Filters = tuple[Tensor, Tensor | None]  # [outputs, inputs · kernel area], or as the layer has them, and biases
 
 
 class Trial:
@@ -39,6 +41,7 @@ class Trial:
         producers: Convolution whose inputs may be pruned → convolution that makes these.
         batches: Inputs ``[batch, channels, height, width]``; the first of them, of ``JUDGED`` images, are judged.
         weights: Weight of each output's error; None: all count alike.
+        absorbers: Convolution that may lose channels → layers that take them and are never changed themselves.
     Raises:
         InputError: If the network returns no tensor of numbers, or not as many as there are weights.
     """
@@ -50,7 +53,10 @@ class Trial:
         producers: Mapping[str, str],
         batches: Sequence[Tensor],
         weights: Sequence[float] | None = None,
+        *,
+        absorbers: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> None:
+        self.absorbers = absorbers
         self.model, self.producers, self.batches_of_images = model, producers, batches
         before = accumulate(map(len, batches[:-1]), initial=0)
         self.judged = [batch for batch, number in zip(batches, before, strict=True) if number < JUDGED]
@@ -77,6 +83,7 @@ class Trial:
         self.weights = torch.tensor([1.0] * number if weights is None else list(weights), device="cpu")
         self.variances = [target.var().clamp_min(1e-12) for target in self.targets_of_outputs]
         self.known: dict[str, LayerSamples] = {}
+        self.statistics: dict[str, Taken] = {}
         self.targets: dict[str, list[Tensor]] = {}
 
     def answers(self, batch: Tensor) -> list[Tensor]:
@@ -136,15 +143,33 @@ class Trial:
     def error_without_channels(self, name: str, kept: int) -> float:
         """The output's error where ``kept`` channels of a convolution are left."""
         channels = conv_at(self.model, name).out_channels
-        found = {consumer: self.samples(consumer) for consumer in self.consumers[name]}
-        covariance = sum(mean_over_kernel(samples.moments.xx, channels) for samples in found.values())
-        effect = sum(consumer_gram(samples.conv, channels) for samples in found.values())
-        assert isinstance(covariance, Tensor)
-        assert isinstance(effect, Tensor)
+        found = {consumer: self.samples(consumer) for consumer in self.consumers.get(name, ())}
+        taken = {absorber: self.taken(name, absorber) for absorber in self.absorbers.get(name, ())}
+        covariances = [mean_over_kernel(samples.moments.xx, channels) for samples in found.values()]
+        covariance = torch.stack(covariances or [each.covariance for each in taken.values()]).sum(0)
+        takers = [self.model.get_submodule(taker) for taker in found or taken]
+        effect = torch.stack([consumer_gram(taker, channels) for taker in takers]).sum(0)
         rows = choose_maps(covariance, effect.to(covariance), kept)
         changes = {consumer: without_inputs(samples, rows, channels) for consumer, samples in found.items()}
+        for absorber, each in taken.items():
+            layer = self.model.get_submodule(absorber)
+            changes[absorber] = (
+                as_layer_has(layer, absorbed(layer, rows, channels, each.products)),
+                layer._parameters["bias"],
+            )
         with filters_changed(self.model, changes):
             return self.error(name)
+
+    def taken(self, name: str, absorber: str) -> Taken:
+        """Statistics of a convolution's channels where a layer takes them."""
+        if absorber not in self.statistics:
+            layer, channels = self.model.get_submodule(absorber), conv_at(self.model, name).out_channels
+            times = times_called(self.model, self.batches_of_images[0][:1]).get(absorber, 1)
+            with self.running_from(name):
+                images = times * sum(map(len, self.batches_of_images))
+                calls = calls_of(self.model, layer, self.batches_of_images, times, before=True)
+                self.statistics[absorber] = Taken.of([channel_samples(x, channels, images) for x, _ in calls])
+        return self.statistics[absorber]
 
     def refitted_consumers(self, name: str, changes: Mapping[str, Filters]) -> dict[str, Filters]:
         """Filters of the layers behind a convolution, fitted to its changed channels as in a conversion."""
@@ -233,15 +258,16 @@ def without_inputs(samples: LayerSamples, rows: Tensor, channels: int) -> Filter
 
 @contextmanager
 def filters_changed(model: nn.Module, changes: Mapping[str, Filters]) -> Iterator[None]:
-    """Put other filters and biases into convolutions meanwhile, by name."""
+    """Put other filters and biases into layers meanwhile, by name."""
     before = {}
     for name, (filters, bias) in changes.items():
-        conv = conv_at(model, name)
-        before[conv] = dict(conv._parameters)
-        conv.weight = nn.Parameter(filters.to(conv.weight).reshape(conv.weight.shape), requires_grad=False)
-        conv.bias = nn.Parameter(bias.to(conv.weight), requires_grad=False)
+        layer = model.get_submodule(name)
+        before[layer], weight = dict(layer._parameters), layer.get_parameter("weight")
+        layer.register_parameter("weight", nn.Parameter(filters.to(weight).reshape(weight.shape), requires_grad=False))
+        own = None if bias is None else nn.Parameter(bias.to(weight), requires_grad=False)
+        layer.register_parameter("bias", own)
     try:
         yield
     finally:
-        for conv, parameters in before.items():
-            conv._parameters.update(parameters)
+        for layer, parameters in before.items():
+            layer._parameters.update(parameters)

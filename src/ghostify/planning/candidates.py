@@ -93,7 +93,7 @@ def find_candidates(
         images: A few inputs, on which residual blocks are found; None leaves these as they are.
     """
     convs = changeable_convolutions(model, skip, example)
-    places = prunable_among(model, convs, example)
+    places = prunable_among(model, convs, example, skip)
     calls = record_calls(model, example)
     run = {name: conv for name, conv in convs.items() if conv in calls and calls[conv].all_plain}
     blocks = {} if images is None else candidate_blocks(model, list(run), counted, offer, skip, images)
@@ -126,6 +126,8 @@ def convolutions(
     producers = {consumer: name for name, channels in prunable.items() for consumer in channels.consumers}
     for name, conv in convs.items():
         followers = prunable[name].followers if name in prunable else ()
+        consumers = prunable[name].consumers if name in prunable else ()
+        absorbers = tuple(consumer for consumer in consumers if consumer not in convs)
         producer = producers.get(name)
         yield Convolution(
             name,
@@ -138,7 +140,8 @@ def convolutions(
             tuple(conv.stride),
             unprunable="" if name in prunable else str(places[name]),
             producer=producer if producer in convs else None,
-            following_macs=sum(counted.of(follower)[0] for follower in followers) // conv.out_channels,
+            absorbers=absorbers,
+            following_macs=sum(counted.of(layer)[0] for layer in (*followers, *absorbers)) // conv.out_channels,
             block=next((block for block in blocks if name.startswith(f"{block}.")), None),
         )
 

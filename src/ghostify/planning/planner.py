@@ -212,7 +212,8 @@ def measured_errors(
         if trial is None:
             layers = {name: candidate.layer for name, candidate in candidates.items()}
             producers = {name: layer.producer for name, layer in layers.items() if layer.producer is not None}
-            trial = Trial(model, list(candidates), producers, images, weights)
+            absorbers = {name: layer.absorbers for name, layer in layers.items() if isinstance(layer, Convolution)}
+            trial = Trial(model, list(candidates), producers, images, weights, absorbers=absorbers)
         error = change.output_error(trial, candidates[name].layer)
         known.add("output error", layer=name, change=change_row(change), error=error)
         return error

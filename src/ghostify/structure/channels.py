@@ -15,7 +15,7 @@ from ghostify.structure.surgery import close, conv_at, outputs_of
 from ghostify.structure.trace import row_dim, trace_channels
 
 # Attributes of layers that tell how many channels they have.
-NUMBERS = ("out_channels", "in_channels", "groups", "num_features", "num_parameters")
+NUMBERS = ("out_channels", "in_channels", "groups", "num_features", "num_parameters", "in_features")
 
 OTHERWISE = "it, or a layer that takes its channels, gets more than one tensor, or others in another of its calls"
 NEEDED = "the network does not run without one"
@@ -27,9 +27,9 @@ class PrunableChannels:
 
     Args:
         producer: Module name of the convolution that makes them.
-        consumers: Module names of the convolutions and linear layers that take them.
-        followers: Module names of the layers between that have weights per channel, such as depthwise convolutions and
-            BatchNorms.
+        consumers: Module names of the convolutions, also transposed ones, and linear layers that take them.
+        followers: Module names of the layers between that have weights per channel, such as depthwise convolutions,
+            BatchNorms, and the last convolution of a squeeze-and-excite gate.
     """
 
     producer: str
@@ -56,7 +56,9 @@ def find_prunable(
     """
     times = times_called(model, example)
     ways = trace_channels(model, example, convs)
-    makers = Counter(taker for way in ways.values() for taker in {*way.consumers, *way.followers})
+    # The last convolution of a gate takes the channels of one, and makes as many as another has.
+    makers = Counter(("consumer", taker) for way in ways.values() for taker in {*way.consumers})
+    makers += Counter(("follower", taker) for way in ways.values() for taker in {*way.followers})
     places: dict[str, PrunableChannels | str] = {}
     for name, way in ways.items():
         place = PrunableChannels(name, tuple(dict.fromkeys(way.consumers)), tuple(dict.fromkeys(way.followers)))
@@ -66,8 +68,16 @@ def find_prunable(
         elif way.reason:
             places[name] = way.reason
         else:
-            always = all(taken[taker] >= times.get(taker, math.inf) and makers[taker] == 1 for taker in place.takers)
-            places[name] = place if always else OTHERWISE
+            always = all(taken[taker] >= times.get(taker, math.inf) for taker in place.takers)
+            alone = all(makers["consumer", taker] == 1 for taker in place.consumers)
+            alone = alone and all(makers["follower", taker] == 1 for taker in place.followers)
+            places[name] = place if always and alone else OTHERWISE
+        gates = [gate for gate in place.followers if gate in ways]
+        if way.gated:
+            places[name] = f"its channels go with those of {way.gated[0]}, one for one"
+        elif any(ways[gate].reason or ways[gate].consumers or ways[gate].followers for gate in gates):
+            places[name] = "the gate that multiplies its channels is taken elsewhere, too"
+    places = {name: place for name, place in places.items() if name in convs}
     found = [place for place in places.values() if isinstance(place, PrunableChannels)]
     if dropping and found and not same_with_fewer(model, example, found):
         places |= {place.producer: NEEDED for place in found if not same_with_fewer(model, example, [place])}
@@ -105,17 +115,34 @@ def drop_channels_of_(model: nn.Module, place: PrunableChannels, channels: Tenso
         for key, tensor in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)):
             if tensor.ndim:  # all but BatchNorm's counter have a row for each channel
                 put_(layer, key, tensor.index_select(row_dim(tensor), rows.to(tensor.device)))
-        numbers = ("out_channels",) if name == place.producer else NUMBERS
+        # A gate's convolution may take as many channels as it makes.
+        makes = name == place.producer or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
+        numbers = ("out_channels",) if makes else NUMBERS
         vars(layer).update({key: len(rows) for key in numbers if vars(layer).get(key) == before})
     for name in place.consumers:
         layer = model.get_submodule(name)
-        weight = layer.get_parameter("weight")
+        weight, dim = layer.get_parameter("weight"), input_dim(layer)
         # A linear layer behind a flattening has several inputs for each channel.
         columns = rows.to(weight.device)
-        left = weight.unflatten(1, (before, -1)).index_select(1, columns).flatten(1, 2)
+        left = weight.unflatten(dim, (before, -1)).index_select(dim, columns).flatten(dim, dim + 1)
         put_(layer, "weight", left)
-        key = "in_channels" if isinstance(layer, nn.Conv2d) else "in_features"
-        vars(layer)[key] = left.shape[1]
+        vars(layer)["in_features" if isinstance(layer, nn.Linear) else "in_channels"] = left.shape[dim]
+
+
+def input_dim(layer: nn.Module) -> int:
+    """The dimension of a layer's weights along which its inputs are."""
+    return 0 if isinstance(layer, nn.ConvTranspose2d) else 1
+
+
+def by_input(layer: nn.Module, channels: int) -> Tensor:
+    """A layer's weights for each of the channels that it takes: ``[outputs, channels, area]``.
+
+    Example:
+        >>> by_input(nn.ConvTranspose2d(4, 8, 3), 4).shape, by_input(nn.Linear(20, 8), 4).shape
+        (torch.Size([8, 4, 9]), torch.Size([8, 4, 5]))
+    """
+    weight = layer.get_parameter("weight")
+    return (weight.transpose(0, 1) if input_dim(layer) == 0 else weight).flatten(1).unflatten(1, (channels, -1))
 
 
 def put_(layer: nn.Module, key: str, tensor: Tensor) -> None:
@@ -140,7 +167,10 @@ def same_with_fewer(model: nn.Module, example: Tensor, places: Collection[Prunab
         if channels > 1:
             drop_channels_of_(without, place, torch.tensor([0]))
             for name in place.consumers:
-                untaken.get_submodule(name).get_parameter("weight").unflatten(1, (channels, -1))[:, 0] = 0
+                layer = untaken.get_submodule(name)
+                layer.get_parameter("weight").unflatten(input_dim(layer), (channels, -1)).select(input_dim(layer), 0)[
+                    :
+                ] = 0
     try:
         outputs = outputs_of(without, example)
     except Exception:  # noqa: BLE001  # whatever the network's own code raises where channels are missing

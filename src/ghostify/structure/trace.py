@@ -80,11 +80,13 @@ class Way:
     Args:
         consumers: Names of the convolutions and linear layers that take them.
         followers: Names of the layers between that have weights for each.
+        gated: Names of the convolutions whose channels these multiply, one for one.
         reason: Why they cannot be dropped, or "".
     """
 
     consumers: list[str] = field(default_factory=list)
     followers: list[str] = field(default_factory=list)
+    gated: list[str] = field(default_factory=list)
     reason: str = ""
 
 
@@ -193,7 +195,7 @@ class ChannelTrace(TorchDispatchMode):
         x, weight, transposed, groups = args[0], args[1], args[6], args[8]
         name, channels = self.owner(weight), along(self.known.get(x), 1)
         conv = None if name is None else self.model.get_submodule(name)
-        if name is None or not isinstance(conv, nn.Conv2d) or transposed:
+        if name is None or not isinstance(conv, nn.ConvTranspose2d if transposed else nn.Conv2d):
             layer = f"{name}, which is no Conv2d" if name else "a convolution whose weight is not its own alone"
             self.stop([self.known.get(x)], f"its channels go into {layer}")
             return None
@@ -201,12 +203,16 @@ class ChannelTrace(TorchDispatchMode):
             self.stop([self.known.get(x)], MOVED)
         elif groups == 1:
             self.consumer(name, channels, 1)
-        elif groups == conv.in_channels == conv.out_channels:
+        elif groups == conv.in_channels == conv.out_channels and not transposed:
             return self.follower(name, channels, output, 1)
         else:
             self.stop([channels], "a grouped convolution takes its channels")
-        if name not in self.convs or groups > 1:
+        if transposed or groups > 1:
             return None
+        if name not in self.ways:
+            if output[0, 0].numel() > 1:
+                return None
+            self.ways[name] = Way()  # perhaps a gate's
         return numbered(self.new_origin(name, output.shape[1], made=True), output, 1)
 
     def linear(self, operator: str, args: Sequence[Any]) -> None:
@@ -280,6 +286,8 @@ class ChannelTrace(TorchDispatchMode):
         if not any(map(self.made_in, known)):
             # Weights of one module, computed from each other.
             return known[0] if known and all(same(known[0], ids) for ids in known[1:]) else None
+        if (gated := self.gated(taken, spread)) is not None:
+            return gated
         result = None
         for place, ids in enumerate(spread):
             if ids is None or not self.made_in(ids):
@@ -294,6 +302,33 @@ class ChannelTrace(TorchDispatchMode):
                 single, result = (ids, result) if not varying else (result, ids)
                 self.stop([single], f"its channels meet others in {operator.strip('_')}")
         return result
+
+    def gated(self, taken: Sequence[Tensor], spread: Sequence[Tensor | None]) -> Tensor | None:
+        """Channels that meet single pixels of another convolution, one for one: those go where these go.
+
+        So does squeeze and excite: ``x * gate(x)``.
+        """
+        if len(taken) != 2 or any(tensor.ndim != 4 for tensor in taken):
+            return None
+        single = [place for place, tensor in enumerate(taken) if tensor[0, 0].numel() == 1]
+        if len(single) != 1:
+            return None
+        ways = []
+        for place in (1 - single[0], single[0]):
+            made, channels = self.made_in(spread[place]), along(spread[place], 1)
+            if len(made) != 1 or channels is None or not in_order(channels, made[0]):
+                return None
+            ways.append(made[0].name)
+        maps, gate = ways
+        if maps == gate or self.ways[maps].reason or self.of(maps) != self.of(gate):
+            return None
+        self.ways[maps].followers.append(gate)
+        self.ways[gate].gated.append(maps)
+        return spread[1 - single[0]]
+
+    def of(self, conv: str) -> int:
+        """The number of channels that a convolution makes."""
+        return int(self.model.get_submodule(conv).get_parameter("weight").shape[0])
 
     def agree(self, ids: Tensor, others: Tensor | None, varying: Sequence[int], output: Tensor) -> bool:
         """True if numbers that meet channels are of the same ones, or a layer's weights, one for each channel."""
@@ -469,7 +504,7 @@ def same(ids: Tensor | None, others: Tensor | None) -> bool:
 
 @torch.no_grad()
 def trace_channels(model: nn.Module, example: Tensor, convs: Collection[str]) -> dict[str, Way]:
-    """Where the channels of convolutions go when the network runs, by name.
+    """Where the channels of convolutions go when the network runs, by name; with those of others that may be gates.
 
     Args:
         model: Left untouched; run in eval mode.
@@ -481,5 +516,5 @@ def trace_channels(model: nn.Module, example: Tensor, convs: Collection[str]) ->
         outputs = model(example.clone())
     trace.end(outputs)
     for way in trace.ways.values():
-        way.reason = way.reason or ("" if way.consumers else "no layer takes its channels")
+        way.reason = way.reason or ("" if way.consumers or way.gated else "no layer takes its channels")
     return trace.ways

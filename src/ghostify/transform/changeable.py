@@ -180,18 +180,44 @@ def is_gate(model: nn.Module, name: str, calls: Mapping[nn.Module, Calls]) -> bo
 
 
 def prunable_among(
-    model: nn.Module, convs: Mapping[str, nn.Conv2d], example: Tensor
+    model: nn.Module, convs: Mapping[str, nn.Conv2d], example: Tensor, skip: Sequence[str] = ()
 ) -> dict[str, PrunableChannels | str]:
     """Where the channels of convolutions go, by name, or why they cannot be dropped.
 
-    They can where others of these convolutions take them, whose filters can be fitted anew.
+    They can where others of these convolutions take them, whose filters can be fitted anew, or layers that are never
+    changed themselves and may absorb them.
+
+    Args:
+        skip: Module names or patterns of layers to leave.
     """
     places = find_prunable(model, example, convs)
+    outside = {
+        taker
+        for place in places.values()
+        if isinstance(place, PrunableChannels)
+        for taker in (*place.consumers, *place.followers)
+        if taker not in convs
+    }
+    stay = may_not_absorb(model, outside, example, skip) if outside else set()
     for name, place in places.items():
-        others = [] if isinstance(place, str) else [taker for taker in place.consumers if taker not in convs]
+        others = [] if isinstance(place, str) else [taker for taker in place.takers if taker in stay]
         if others:
             places[name] = f"{others[0]} takes its channels, which may not change"
     return places
+
+
+def may_not_absorb(model: nn.Module, names: Collection[str], example: Tensor, skip: Sequence[str]) -> set[str]:
+    """The layers among these whose weights must stay as they are."""
+    reasons = reasons_to_leave(model, GhostRatio(), skip, example)
+    found = set()
+    for name in names:
+        layer = model.get_submodule(name)
+        skipped = any(matches(name, [pattern]) for pattern in skip)
+        own = reasons.get(name, "")
+        stays = not own.startswith(("a gate", "a squeeze", "very narrow", "depthwise")) and not may_be_fitted(own)
+        if skipped or stays or has_hooks(layer):
+            found.add(name)
+    return found
 
 
 def ancestors(root: nn.Module, name: str) -> list[nn.Module]:
