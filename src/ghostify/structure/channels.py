@@ -15,7 +15,7 @@ from ghostify.structure.surgery import close, conv_at, outputs_of
 from ghostify.structure.trace import row_dim, trace_channels
 
 # Attributes of layers that tell how many channels they have.
-NUMBERS = ("out_channels", "in_channels", "groups", "num_features", "num_parameters", "in_features")
+NUMBERS = ("out_channels", "in_channels", "groups", "num_features", "num_parameters", "in_features", "num_channels")
 
 OTHERWISE = "it, or a layer that takes its channels, gets more than one tensor, or others in another of its calls"
 NEEDED = "the network does not run without one"
