@@ -119,7 +119,7 @@ def found(model: nn.Module) -> PrunableChannels | str:
         (Way(nn.GroupNorm(4, 16)), "go into native_group_norm"),
         (Way(Gate(shared=True)), "the gate that multiplies its channels is taken elsewhere, too"),
         (Way(Gate(turned=True)), "meet others in mul"),
-        (Way(Gate(halved=True), taken=8), "concatenated with others, or split"),
+        (Way(Gate(halved=True), taken=8), "meet others in mul"),
         (Way(nn.Conv2d(16, 16, 3, padding=1, groups=4)), "a grouped convolution"),
         (Way(nn.ConvTranspose2d(16, 16, 2, groups=4)), "a grouped convolution"),
         (Way(nn.ConvTranspose2d(16, 16, 2, groups=16)), "a grouped convolution"),

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ghostify.errors import InputError
 from ghostify.fitting.absorb import Taken, absorbed, as_layer_has, channel_samples
 from ghostify.fitting.least_squares import choose_maps, complement
 from ghostify.fitting.moments import MomentSums, samples_per_image
 from ghostify.hooks import hooked
-from ghostify.structure.channels import by_input, drop_channels_of_, find_dropped
+from ghostify.structure.channels import GATED, by_input, drop_channels_of_, find_dropped
 from ghostify.structure.surgery import conv_at
 
 
@@ -34,11 +35,17 @@ def drop_channels_(
     """Drop channels of convolutions, in numbers by name; returns those left, by name.
 
     Layers that take them and have no number here absorb those that go; the others are to be fitted.
+
+    Raises:
+        InputError: If the channels of one cannot be dropped.
     """
     dropping = [name for name, number in dropped.items() if number]
     if not dropping:
         return {}
     prunable = find_dropped(ghost, batches[0][:1], dropping)
+    for name, place in prunable.items():
+        if gates := [follower for follower in place.followers if follower in dropped]:
+            raise InputError(f"channels of {name} cannot be dropped: {GATED.format(gates[0])}")
     # Those that are fitted decide which stay, where there are any.
     judges = {name: [each for each in place.consumers if each in dropped] for name, place in prunable.items()}
     judges = {name: found or list(prunable[name].consumers) for name, found in judges.items()}

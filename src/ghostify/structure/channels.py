@@ -18,6 +18,7 @@ from ghostify.structure.trace import row_dim, trace_channels
 NUMBERS = ("out_channels", "in_channels", "groups", "num_features", "num_parameters", "in_features", "num_channels")
 
 OTHERWISE = "it, or a layer that takes its channels, gets more than one tensor, or others in another of its calls"
+GATED = "{}, whose output they are multiplied by, may itself change"
 NEEDED = "the network does not run without one"
 
 

@@ -11,7 +11,7 @@ from ghostify.changes.ratio import GhostRatio
 from ghostify.errors import InputError, spelled
 from ghostify.layers import GHOST_LAYERS, GhostConv2d
 from ghostify.structure.blocks import Calls, record_calls
-from ghostify.structure.channels import PrunableChannels, find_prunable
+from ghostify.structure.channels import GATED, PrunableChannels, find_prunable
 from ghostify.structure.plain_convolution import (
     NotPlainError,
     computes_its_weight,
@@ -200,9 +200,12 @@ def prunable_among(
     }
     stay = may_not_absorb(model, outside, example, skip) if outside else set()
     for name, place in places.items():
-        others = [] if isinstance(place, str) else [taker for taker in place.takers if taker in stay]
-        if others:
+        if isinstance(place, str):
+            continue
+        if others := [taker for taker in place.takers if taker in stay]:
             places[name] = f"{others[0]} takes its channels, which may not change"
+        elif gates := [follower for follower in place.followers if follower in convs]:
+            places[name] = GATED.format(gates[0])
     return places
 
 
