@@ -51,8 +51,8 @@ def convert(  # noqa: PLR0913  # the front door: the promised names, each a sett
 
     With ``calibration`` the copy of a trained network is reconstructed without labels, see ``reconstruct``: by a
     ``plan``, by ghosts of one ratio where ``ratio``, ``cheap`` or ``cheap_kernel_size`` is set, else by a plan for half
-    of the multiply-adds that is made on these images; where none can be made, as with several outputs, by pointwise
-    ghosts of ratio 2.
+    of the multiply-adds that is made on these images; where none can be made, as where half is out of reach, by
+    pointwise ghosts of ratio 2.
 
     Some convolutions are left, each with its reason: depthwise, grouped and very narrow ones, gates, those with hooks,
     and those that the network reaches otherwise than by name. Converting a second time changes nothing.
@@ -117,7 +117,7 @@ def convert(  # noqa: PLR0913  # the front door: the promised names, each a sett
             seed=seed,
             progress=progress,
         )
-    except InputError as error:  # several outputs, or half is out of reach: what can be cheaper is, all the same
+    except InputError as error:  # half is out of reach, perhaps: what can be cheaper is, all the same
         how.say("plan", f"none, so pointwise ghosts: {error}", 1, 1)
         return convert_network(model, ghosts, skip=skip, input_shape=input_shape, calibration=batches, how=how)
     return convert_network(model, asked, input_shape=input_shape, calibration=batches, how=how)
