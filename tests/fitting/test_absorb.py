@@ -63,10 +63,23 @@ class OddlyGated(Gated):
         return self.second(x * self.expand(self.reduce(x.mean((2, 3), keepdim=True)).relu()).sigmoid()).mean((2, 3))
 
 
+class Moved(nn.Module):
+    """Other dimensions in front."""
+
+    def __init__(self, *dims: int) -> None:
+        super().__init__()
+        self.dims = dims
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(self.dims)
+
+
 BEHIND: dict[str, Callable[[], nn.Module]] = {
     "linear": lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 5)),
     "linear of a flattened map": lambda: nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(12 * 16, 5)),
     "transposed": lambda: nn.Sequential(nn.ConvTranspose2d(12, 5, 4, stride=2, padding=1), nn.Conv2d(5, 3, 1)),
+    "linear of each pixel": lambda: nn.Sequential(Moved(0, 2, 3, 1), nn.Linear(12, 5)),
+    "linear of tokens": lambda: nn.Sequential(nn.Flatten(2), Moved(0, 2, 1), nn.Linear(12, 5)),
     "narrow": lambda: nn.Conv2d(12, 5, 3, padding=1),
 }
 
@@ -136,7 +149,8 @@ def test_weights_by_input_come_back_as_the_layer_has_them(layer: nn.Module, x: T
     weights = by_input(layer, 6)
     assert weights.shape[:2] == (4, 6)
     assert torch.equal(as_layer_has(layer, weights), layer.get_parameter("weight"))
-    assert channel_samples(x, 6, 3).shape == (3 * x[0].numel() // 6, 6)
+    assert channel_samples(layer, x, 6, 1000).shape == (x.numel() // 6, 6)
+    assert len(channel_samples(layer, x, 6, 2)) <= 3
     rows = torch.tensor([0, 2, 3])
     left = absorbed(layer, rows, 6, torch.eye(6, dtype=torch.float64))  # unrelated: nothing can be made up for
     assert torch.equal(left[:, rows].float(), weights[:, rows])
@@ -150,6 +164,25 @@ def test_a_skipped_layer_absorbs_nothing() -> None:
     assert any(row.dropped for row in planned.values())
     skipped = plan(model, example=batches[0][:1], calibration=batches, target_macs=0.9, skip=["behind.2"])
     assert not any(row.dropped for row in skipped.values())
+
+
+def test_a_layer_with_a_hook_absorbs_nothing() -> None:
+    model = Doubled(BEHIND["linear"])
+    model.get_submodule("behind.2").register_forward_pre_hook(lambda module, args: (args[0] * 2,))
+    plans = {"first": LayerPlan(Prune(KEPT, GONE))}
+    with pytest.raises(InputError, match=r"channels of first cannot be dropped: behind\.2 takes them, and has a hook"):
+        convert(model, calibration=[torch.randn(64, 3, 8, 8)], plan=plans, effort="fast")
+
+
+@pytest.mark.parametrize("kind", ["linear", "transposed", "gate"])
+def test_a_layer_that_computes_its_weights_absorbs_nothing(kind: str) -> None:
+    model = Doubled(Gated if kind == "gate" else BEHIND[kind])
+    layer = {"linear": "behind.2", "transposed": "behind.0", "gate": "behind.gate.expand"}[kind]
+    nn.utils.spectral_norm(model.get_submodule(layer))
+    batches = [torch.randn(64, 3, 8, 8)]
+    planned = plan(model.eval(), example=batches[0][:1], calibration=batches, target_macs=0.9)
+    assert not planned["first"].dropped
+    convert(model, calibration=batches, plan=planned, effort="fast")
 
 
 def test_a_planned_network_with_gates_is_saved(tmp_path: object) -> None:

@@ -220,6 +220,7 @@ def test_the_usual_recipe_is_the_verbs() -> None:
         ("digits", "there is no data set with masks 'digits'"),
         ("voc:", "there is no data set with masks"),
         ("voc:ROOT?colours=3", "there is no data set with masks"),
+        ("voc:ROOT?classes=a&classes=b", "there is no data set with masks"),
         ("voc:ROOT?classes=a", "expected two or more, each once"),
         ("voc:ROOT?classes=a,a", "expected two or more, each once"),
         ("voc:ROOT?classes=background,bar", "has the class 2: expected 0 to 1, or 255"),
@@ -257,6 +258,51 @@ def test_shapes_that_are_no_masks_are_refused(shape: Any, message: str, tmp_path
     file.write_text(json.dumps(content))
     with pytest.raises(InputError, match=message):
         load_masks(coco, image_size=SIDE)
+
+
+def test_images_of_another_size_than_their_annotations_are_refused(tmp_path: Path) -> None:
+    _, coco = make_masks(tmp_path)
+    for file in (tmp_path / "val").iterdir():
+        Image.open(file).resize((WIDTH // 2, HEIGHT // 2)).save(file)
+    with pytest.raises(InputError, match=f"is 28×20: its annotations and masks say {WIDTH}×{HEIGHT}"):
+        load_masks(coco, image_size=SIDE).test[0]
+
+
+@pytest.mark.parametrize("number", [255, 256])
+def test_no_category_has_the_number_that_does_not_count(number: int, tmp_path: Path) -> None:
+    _, coco = make_masks(tmp_path)
+    more = [{"id": 99, "name": "background"}]
+    more += [{"id": 100 + index, "name": f"kind {index}"} for index in range(number - 3)]
+    for part in ("train", "val"):
+        file = tmp_path / "annotations" / f"instances_{part}.json"
+        content = json.loads(file.read_text())
+        file.write_text(json.dumps(content | {"categories": content["categories"] + more}))
+    if number > IGNORED:
+        with pytest.raises(InputError, match="has 256 classes: expected at most 255"):
+            load_masks(coco, image_size=SIDE)
+    else:
+        classes = load_masks(coco, image_size=SIDE).classes
+        assert len(classes) == number
+        assert classes.count("background") == 1
+
+
+@pytest.mark.parametrize("other", [None, "means", "list", "features"])
+def test_outputs_that_are_no_maps_of_the_classes_are_passed_over(
+    other: str | None, references: tuple[str, str]
+) -> None:
+    class WithOther(UNet):
+        def forward(self, x: Tensor) -> Any:
+            found = super().forward(x)
+            others = {"means": found.mean((2, 3)), "list": [found], "features": torch.cat([found, found], 1)}
+            return {"out": found, "other": None if other is None else others[other]}
+
+    data = load_masks(references[0], image_size=SIDE)
+    losses = []
+    for build in (UNet, WithOther):
+        torch.manual_seed(0)
+        losses.append([epoch.train_loss for epoch in train_segmenter(build(), data, RECIPE)])
+    assert losses[0] == losses[1]
+    assert evaluate_segmenter(WithOther(), data.test, data).images == 4
 
 
 def test_masks_in_colours_and_of_another_size_are_refused(tmp_path: Path) -> None:

@@ -77,12 +77,20 @@ class MaskOfObjects:
     """A mask that COCO's objects make; where they overlap, the smaller one is seen.
 
     Args:
+        image: Its file, for messages.
+        size: Height and width that the annotations say.
         objects: Class and COCO's ``segmentation`` of each, the largest first; crowds have the class ``IGNORED``.
     """
 
+    image: Path
+    size: tuple[int, int]
     objects: tuple[tuple[int, Any], ...]
 
     def read(self, height: int, width: int) -> NDArray[np.uint8]:
+        if (height, width) != self.size:
+            raise InputError(
+                f"{self.image} is {width}×{height}: its annotations and masks say {self.size[1]}×{self.size[0]}"
+            )
         coco = import_module("pycocotools.mask")
         mask = np.zeros((height, width), np.uint8)
         for label, shape in self.objects:
@@ -219,8 +227,16 @@ def read_reference(reference: str) -> Reference:
     """
     source, _, place = reference.partition(":")
     root, _, query = place.partition("?")
-    names = dict(parse_qsl(query, keep_blank_values=True))
-    if source not in PARTS or not root or not names.keys() <= {"train", "val", "classes"} or not all(names.values()):
+    said = parse_qsl(query, keep_blank_values=True)
+    names = dict(said)
+    once = len(names) == len(said)
+    if (
+        source not in PARTS
+        or not root
+        or not once
+        or not names.keys() <= {"train", "val", "classes"}
+        or not all(names.values())
+    ):
         raise InputError(
             f"there is no data set with masks {reference!r}: expected voc:DIR or coco:DIR, with "
             "?train=NAME&val=NAME&classes=NAME,NAME for what is named otherwise"
@@ -266,7 +282,9 @@ def coco_parts(named: Reference, change: Callable[..., Any]) -> tuple[tuple[str,
     if known != files[1].categories:
         odd = sorted(set(known.items()) ^ set(files[1].categories.items()))[0]
         raise InputError(f"{files[0].path} and {files[1].path} have different categories, such as {odd[1]!r}")
-    classes = named.classes or (BACKGROUND, *known.values())
+    classes = named.classes or (BACKGROUND, *(name for name in known.values() if name != BACKGROUND))
+    if len(classes) > IGNORED:
+        raise InputError(f"{named.name} has {len(classes)} classes: expected at most {IGNORED}; name some by ?classes=")
     missing = [name for name in classes[1:] if name not in known.values()]
     if missing:
         raise InputError(
@@ -293,7 +311,8 @@ def zip_masks(annotations: Annotations, label_of: Mapping[int, int]) -> tuple[li
     for image in annotations.content["images"]:
         found = sorted(objects[image["id"]], key=lambda each: -each[0])
         files.append(annotations.folder / image["file_name"])
-        masks.append(MaskOfObjects(tuple((label, shape) for _, label, shape in found)))
+        size = image["height"], image["width"]
+        masks.append(MaskOfObjects(files[-1], size, tuple((label, shape) for _, label, shape in found)))
     return files, masks
 
 

@@ -37,15 +37,19 @@ class Taken:
         return cls(centred.T @ centred / len(rows), torch.from_numpy(products).to(rows.device))
 
 
-def channel_samples(x: Tensor, channels: int, images: int) -> Tensor:
-    """Some of a layer's inputs, ``[samples, channels]``; a linear layer's inputs are channels, flattened.
+def channel_samples(layer: nn.Module, x: Tensor, channels: int, most: float) -> Tensor:
+    """Some of the channels that a layer takes, ``[samples, channels]``.
 
     Args:
-        images: How many there are in all batches.
+        x: Its input: of a convolution ``[batch, channels, height, width]``; of a linear layer ``[..., inputs]``, where
+            a channel may be several inputs, flattened.
+        most: About as many samples.
     """
+    if isinstance(layer, nn.Linear):
+        x = x.reshape(-1, x.shape[-1])
     seen = x.reshape(len(x), channels, -1)
-    step = max(1, seen.shape[2] * images // MOST_SAMPLES)
-    return seen[:, :, ::step].transpose(1, 2).flatten(0, 1)
+    rows = seen.transpose(1, 2).flatten(0, 1)
+    return rows[:: max(1, int(len(rows) // max(1, most)))]
 
 
 def absorbed(layer: nn.Module, rows: Tensor, channels: int, products: Tensor) -> Tensor:

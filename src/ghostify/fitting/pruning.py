@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from ghostify.errors import InputError
-from ghostify.fitting.absorb import Taken, absorbed, as_layer_has, channel_samples
+from ghostify.fitting.absorb import MOST_SAMPLES, Taken, absorbed, as_layer_has, channel_samples
 from ghostify.fitting.least_squares import choose_maps, complement
 from ghostify.fitting.moments import MomentSums, samples_per_image
 from ghostify.hooks import hooked
 from ghostify.structure.channels import GATED, by_input, drop_channels_of_, find_dropped
-from ghostify.structure.surgery import conv_at
+from ghostify.structure.surgery import conv_at, has_hooks
 
 
 @dataclass(frozen=True)
@@ -44,21 +44,24 @@ def drop_channels_(
         return {}
     prunable = find_dropped(ghost, batches[0][:1], dropping)
     for name, place in prunable.items():
+        absorbing = [other for other in place.consumers if other not in dropped]
+        if others := [other for other in absorbing if has_hooks(ghost.get_submodule(other))]:
+            raise InputError(f"channels of {name} cannot be dropped: {others[0]} takes them, and has a hook")
         if gates := [follower for follower in place.followers if follower in dropped]:
             raise InputError(f"channels of {name} cannot be dropped: {GATED.format(gates[0])}")
     # Those that are fitted decide which stay, where there are any.
     judges = {name: [each for each in place.consumers if each in dropped] for name, place in prunable.items()}
     judges = {name: found or list(prunable[name].consumers) for name, found in judges.items()}
     covariances = consumed_covariances(original, {name: found[0] for name, found in judges.items()}, batches)
-    absorbing = {other: name for name, place in prunable.items() for other in place.consumers if other not in dropped}
-    taken = taken_channels(original, absorbing, batches)
+    makers = {other: name for name, place in prunable.items() for other in place.consumers if other not in dropped}
+    taken = taken_channels(original, makers, batches)
     left = {}
     for name, covariance in covariances.items():
         channels, place = len(covariance), prunable[name]
         effects = [consumer_gram(original.get_submodule(judge), channels) for judge in judges[name]]
         rows = choose_maps(covariance, torch.stack(effects).sum(0), channels - dropped[name])
         left[name] = LeftChannels(rows, place.consumers)
-        for absorber in [other for other, producer in absorbing.items() if producer == name]:
+        for absorber in [other for other, maker in makers.items() if maker == name]:
             layer = ghost.get_submodule(absorber)
             weights = absorbed(layer, rows, channels, taken[absorber].products)
             layer.get_parameter("weight").copy_(as_layer_has(layer, weights))
@@ -79,9 +82,8 @@ def consumed_covariances(
     def take(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         for name in watched[module]:
             n = conv_at(original, name).out_channels
-            seen = args[0].reshape(len(args[0]), n, -1)  # a linear layer's inputs are channels, flattened
-            step = max(1, seen.shape[2] // samples_per_image(seen.shape[2], n, images))
-            x = seen[:, :, ::step].transpose(1, 2).flatten(0, 1)
+            pixels = args[0].numel() // (n * len(args[0]))
+            x = channel_samples(module, args[0], n, len(args[0]) * samples_per_image(pixels, n, images))
             sums[name].add(x, x[:, :0])
 
     with hooked(watched, before=take), torch.no_grad():
@@ -96,14 +98,13 @@ def taken_channels(original: nn.Module, absorbing: Mapping[str, str], batches: S
     Args:
         absorbing: Convolutions that make them, by the same name.
     """
-    images = sum(len(batch) for batch in batches)
     samples: dict[str, list[Tensor]] = {name: [] for name in absorbing}
     names = {original.get_submodule(name): name for name in absorbing}
 
     def take(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         name = names[module]
         channels = conv_at(original, absorbing[name]).out_channels
-        samples[name].append(channel_samples(args[0], channels, images).clone())
+        samples[name].append(channel_samples(module, args[0], channels, MOST_SAMPLES / len(batches)).clone())
 
     with hooked(names, before=take), torch.no_grad():
         for batch in batches if absorbing else ():

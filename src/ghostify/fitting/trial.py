@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostify.errors import InputError, spelled
-from ghostify.fitting.absorb import Taken, absorbed, as_layer_has, channel_samples
+from ghostify.fitting.absorb import MOST_SAMPLES, Taken, absorbed, as_layer_has, channel_samples
 from ghostify.fitting.least_squares import choose_maps, fit_filters
 from ghostify.fitting.moments import MomentSums, maps_at, mean_over_kernel, patches
 from ghostify.fitting.pruning import consumer_gram
@@ -166,9 +166,9 @@ class Trial:
             layer, channels = self.model.get_submodule(absorber), conv_at(self.model, name).out_channels
             times = times_called(self.model, self.batches_of_images[0][:1]).get(absorber, 1)
             with self.running_from(name):
-                images = times * sum(map(len, self.batches_of_images))
+                most = MOST_SAMPLES / (times * len(self.batches_of_images))
                 calls = calls_of(self.model, layer, self.batches_of_images, times, before=True)
-                self.statistics[absorber] = Taken.of([channel_samples(x, channels, images) for x, _ in calls])
+                self.statistics[absorber] = Taken.of([channel_samples(layer, x, channels, most) for x, _ in calls])
         return self.statistics[absorber]
 
     def refitted_consumers(self, name: str, changes: Mapping[str, Filters]) -> dict[str, Filters]:

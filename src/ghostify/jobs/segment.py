@@ -194,7 +194,7 @@ class Segmentation:
         x, classes = batch
         first, *others = maps_in(model(x), x)
         loss = self.loss(first, classes)
-        if others and model.training:
+        if others:
             loss = loss + AUX * self.loss(others[0], classes)
         return Answer(self.lessons.added_to(loss, first, x, lambda output: maps_in(output, x)[0]), len(classes))
 
@@ -283,15 +283,23 @@ def score_of(counts: NDArray[np.int64], data: MaskData, images: int) -> MaskScor
 
 
 def maps_in(output: Any, x: Tensor) -> list[Tensor]:
-    """The logits in a network's output ``[batch, classes, height, width]``, at the size of its input."""
-    if isinstance(output, Mapping):
-        output = tuple(output.values())
-    maps = list(output) if isinstance(output, tuple | list) else [output]
+    """The logits in a network's output ``[batch, classes, height, width]``, at the size of its input.
+
+    Behind the first ones may be others, of as many classes, for training; what else is returned is passed over.
+    """
+    first, *others = outputs_in(output)
+    alike = [each for each in others if isinstance(each, Tensor) and each.shape[:2] == first.shape[:2]]
     size = x.shape[-2:]
     return [
         each if each.shape[-2:] == size else F.interpolate(each, size, mode="bilinear", align_corners=False)
-        for each in maps
+        for each in (first, *(each for each in alike if each.ndim == first.ndim))
     ]
+
+
+def outputs_in(output: Any) -> list[Any]:
+    """What a network returns, one after the other."""
+    values = list(output.values()) if isinstance(output, Mapping) else output
+    return list(values) if isinstance(values, tuple | list) else [values]
 
 
 def check_maps(model: nn.Module, data: MaskData) -> int:
@@ -306,8 +314,7 @@ def check_maps(model: nn.Module, data: MaskData) -> int:
             f"{type(model).__name__} cannot take the images of {data.name}, 3×{data.image_size}×{data.image_size}: "
             f"{first_sentence(error)}"
         ) from error
-    values = list(output.values()) if isinstance(output, Mapping) else output
-    first = values[0] if isinstance(values, tuple | list) and values else values
+    first = next(iter(outputs_in(output)), None)
     expected = f"{data.name} has {len(data.classes)} classes and needs [batch, {len(data.classes)}, height, width]"
     if not isinstance(first, Tensor):
         raise InputError(f"{type(model).__name__} returns a {type(first).__name__}: {expected}")

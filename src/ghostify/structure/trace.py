@@ -234,7 +234,9 @@ class ChannelTrace(TorchDispatchMode):
         for origin in self.made_in(channels):
             times = len(channels) // origin.size if area is None else area
             own = torch.arange(origin.first, origin.first + origin.size, device=channels.device)
-            if torch.equal(channels, own.repeat_interleave(times)):
+            if not self.holds_its_weight(name):
+                self.refuse(origin, f"{name} takes its channels, and computes its weights")
+            elif torch.equal(channels, own.repeat_interleave(times)):
                 self.ways[origin.name].consumers.append(name)
             elif not self.is_whole(channels, origin):
                 self.refuse(origin, TOGETHER)
@@ -313,22 +315,22 @@ class ChannelTrace(TorchDispatchMode):
         single = [place for place, tensor in enumerate(taken) if tensor[0, 0].numel() == 1]
         if len(single) != 1:
             return None
-        ways = []
+        ways: list[Origin] = []
         for place in (1 - single[0], single[0]):
             made, channels = self.made_in(spread[place]), along(spread[place], 1)
             if len(made) != 1 or channels is None or not in_order(channels, made[0]):
                 return None
-            ways.append(made[0].name)
-        maps, gate = ways
-        if maps == gate or self.ways[maps].reason or self.of(maps) != self.of(gate):
+            ways.append(made[0])
+        maps, gate = (origin.name for origin in ways)
+        if maps == gate or ways[0].size != ways[1].size or self.ways[maps].reason or not self.holds_its_weight(gate):
             return None
         self.ways[maps].followers.append(gate)
         self.ways[gate].gated.append(maps)
         return spread[1 - single[0]]
 
-    def of(self, conv: str) -> int:
-        """The number of channels that a convolution makes."""
-        return int(self.model.get_submodule(conv).get_parameter("weight").shape[0])
+    def holds_its_weight(self, name: str) -> bool:
+        """True if a layer's weight is a parameter, and not computed anew each time, as by spectral_norm's hook."""
+        return "weight" in self.model.get_submodule(name)._parameters
 
     def agree(self, ids: Tensor, others: Tensor | None, varying: Sequence[int], output: Tensor) -> bool:
         """True if numbers that meet channels are of the same ones, or a layer's weights, one for each channel."""

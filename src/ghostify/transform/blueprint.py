@@ -267,12 +267,16 @@ def narrow_(module: nn.Module, row: Mapping[str, Any]) -> None:
         KeyError, TypeError, ValueError: If the row is not one of its.
     """
     tensors = own_tensors(module)
+    if row.keys() != {"kind", "sizes", "numbers"}:
+        raise ValueError(f"{row} describes no such layer")
     for name, size in row["sizes"].items():
         tensor = tensors[name]
-        if len(size) != tensor.ndim or not all(0 < new <= old for new, old in zip(size, tensor.shape, strict=True)):
+        whole = len(size) == tensor.ndim and all(type(new) is int for new in size)
+        if not whole or not all(0 < new <= old for new, old in zip(size, tensor.shape, strict=True)):
             raise ValueError(f"{name} of {list(tensor.shape)} cannot be narrowed to {size}")
+    rows = {length for size in row["sizes"].values() for length in size}
     for key, number in row["numbers"].items():
-        if key not in NUMBERS or type(number) is not int or not 0 < number <= vars(module)[key]:
+        if key not in NUMBERS or type(number) is not int or not 0 < number <= vars(module)[key] or number not in rows:
             raise ValueError(f"{key} cannot become {number}")
     for name, size in row["sizes"].items():
         put_(module, name, tensors[name].detach()[tuple(slice(length) for length in size)])
