@@ -1,6 +1,7 @@
 """A plan, and its readable file."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -83,13 +84,18 @@ def what_can_be_dropped(unprunable: Mapping[str, str], convolutions: int) -> str
     Example:
         >>> what_can_be_dropped({"a": "grouped", "b": "grouped", "c": "summed"}, 5)
         'channels of 2 of 5 convolutions can be dropped; why not those of most others: grouped (2 of 3)'
+        >>> what_can_be_dropped({"a": "stem.0 takes them", "b": "stem.1 takes them", "c": "summed"}, 3)
+        'channels of 0 of 3 convolutions can be dropped; why not those of most others: stem.0 takes them (2 of 3)'
     """
-    counts = Counter(unprunable.values())
+    # Reasons that differ in the name of a layer only are one.
+    kinds = {reason: re.sub(r"\S*[._\d]\S*", "…", reason) for reason in unprunable.values()}
+    counts = Counter(kinds[reason] for reason in unprunable.values())
     total = counts.total()
     words = f"channels of {convolutions - total} of {convolutions} convolutions can be dropped"
     if not total:
         return words
-    reason, times = counts.most_common(1)[0]
+    kind, times = counts.most_common(1)[0]
+    reason = next(reason for reason in unprunable.values() if kinds[reason] == kind)
     return f"{words}; why not those of most others: {reason} ({times} of {total})"
 
 
