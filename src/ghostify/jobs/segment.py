@@ -297,7 +297,7 @@ def maps_in(output: Any, x: Tensor) -> list[Tensor]:
 
 
 def outputs_in(output: Any) -> list[Any]:
-    """What a network returns, one after the other."""
+    """The outputs of a network, one after the other."""
     values = list(output.values()) if isinstance(output, Mapping) else output
     return list(values) if isinstance(values, tuple | list) else [values]
 

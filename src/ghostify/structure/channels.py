@@ -73,7 +73,7 @@ def find_prunable(
             alone = all(makers["consumer", taker] == 1 for taker in place.consumers)
             alone = alone and all(makers["follower", taker] == 1 for taker in place.followers)
             places[name] = place if always and alone else OTHERWISE
-        gates = [gate for gate in place.followers if gate in ways]
+        gates = [gate for gate in place.followers if gate in ways and name in ways[gate].gated]
         if way.gated:
             places[name] = f"its channels go with those of {way.gated[0]}, one for one"
         elif any(ways[gate].reason or ways[gate].consumers or ways[gate].followers for gate in gates):
