@@ -7,7 +7,7 @@ import torch
 from sklearn.covariance import oas
 from torch import Tensor, nn
 
-from ghostify.fitting.least_squares import complement, solve_positive
+from ghostify.fitting.least_squares import complement, lifted, ridge_of, solve_positive
 from ghostify.structure.channels import by_input
 
 # Samples that are kept: more change little, and the estimate takes a product of them all.
@@ -63,7 +63,8 @@ def absorbed(layer: nn.Module, rows: Tensor, channels: int, products: Tensor) ->
     """
     weights = by_input(layer, channels).detach().double()
     gone = complement(rows, channels)
-    combinations = solve_positive(products[rows][:, rows], products[rows][:, gone])  # [staying, going]
+    staying = lifted(products[rows][:, rows], ridge_of(products))  # of maps that are all 0, too
+    combinations = solve_positive(staying, products[rows][:, gone])  # [staying, going]
     left = torch.zeros_like(weights)
     left[:, rows] = weights[:, rows] + torch.einsum("oga,sg->osa", weights[:, gone], combinations)
     return left

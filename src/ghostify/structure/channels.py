@@ -169,9 +169,8 @@ def same_with_fewer(model: nn.Module, example: Tensor, places: Collection[Prunab
             drop_channels_of_(without, place, torch.tensor([0]))
             for name in place.consumers:
                 layer = untaken.get_submodule(name)
-                layer.get_parameter("weight").unflatten(input_dim(layer), (channels, -1)).select(input_dim(layer), 0)[
-                    :
-                ] = 0
+                dim = input_dim(layer)
+                layer.get_parameter("weight").unflatten(dim, (channels, -1)).select(dim, 0).zero_()
     try:
         outputs = outputs_of(without, example)
     except Exception:  # noqa: BLE001  # whatever the network's own code raises where channels are missing
