@@ -110,7 +110,7 @@ def test_a_gate_loses_the_channels_that_it_multiplies() -> None:
     assert [gate.reduce.in_channels, gate.expand.out_channels] == [KEPT] * 2
     assert conv_at(smaller, "behind.second").in_channels == KEPT
     x = torch.randn(16, 3, 8, 8)
-    maps, left = model.first(x), smaller.first(x)  # type: ignore[operator]
+    maps, left = (conv_at(network, "first")(x) for network in (model, smaller))
     rows = [
         next(i for i in range(KEPT + GONE) if torch.allclose(left[:, j], maps[:, i], atol=1e-5)) for j in range(KEPT)
     ]

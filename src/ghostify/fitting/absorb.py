@@ -72,7 +72,7 @@ def absorbed(layer: nn.Module, rows: Tensor, channels: int, products: Tensor) ->
 
 def as_layer_has(layer: nn.Module, weights: Tensor) -> Tensor:
     """Weights ``[outputs, channels, area]`` in the shape and type of the layer's own."""
-    own: Tensor = layer.weight  # type: ignore[assignment]  # of a Conv2d, ConvTranspose2d or Linear
+    own = layer.get_parameter("weight")
     if isinstance(layer, nn.ConvTranspose2d):
         weights = weights.transpose(0, 1)
     return weights.reshape(own.shape).to(own)
