@@ -19,9 +19,10 @@ from rows import read_rows, write_rows
 from ghostify import create_model, load
 from ghostify.allocator import keep_freed_memory
 from ghostify.data import load_data
+from ghostify.jobs.classes_of_run import ClassesOfRun
 from ghostify.jobs.run_settings import STEPS, Tuning
 from ghostify.jobs.steps import Steps
-from ghostify.jobs.tune import BATCH, RATES, SCORED, TuningSettings, judge, learn, part_of, tune
+from ghostify.jobs.tune import RATES, SCORED, TuningSettings, judge, learn, tune
 from ghostify.measure.environment import describe_environment
 from ghostify.models.weights import load_weights_
 
@@ -43,7 +44,7 @@ def main() -> None:
     head = {} if arguments.classes is None else {"num_classes": arguments.classes}
     original = load_weights_(create_model(arguments.network, **head), arguments.weights).eval()
     size = {} if arguments.image_size is None else {"image_size": arguments.image_size}
-    data = load_data(arguments.data, hold_out=0.1, **size)
+    data = ClassesOfRun(load_data(arguments.data, hold_out=0.1, **size))
     (file,) = (arguments.run / STEPS).glob("converted *.safetensors")
     settings, name = TuningSettings(Tuning.of(arguments.tune)), f"{arguments.network}, {arguments.tune}"
     steps = Steps(arguments.steps, {"run": str(file), "tune": arguments.tune})
@@ -56,8 +57,8 @@ def main() -> None:
         if (arguments.network, arguments.tune, f"{rate:g}") in done:
             continue
         started = time.perf_counter()
-        model, part = load(file), part_of(data, told["images"], settings.seed)
-        recipe = settings.recipe(BATCH, epochs=told["epochs"], lr=rate)
+        model, part = load(file), data.part(told["images"], settings.seed)
+        recipe = settings.recipe(data.batch, epochs=told["epochs"], lr=rate)
         learn(model, original, part, recipe, settings, steps.path(f"{name}, {rate:g}.checkpoint"), shown)
         found = judge(model, original, data, settings, SCORED)
         rows.append(
@@ -68,8 +69,8 @@ def main() -> None:
                 "rate": f"{rate:g}",
                 "chosen": rate == told["rate"],
                 "trial_error": told["tried"].get(f"{rate:g}", ""),
-                "val_top1_before": f"{told['before']['top1']:.4f}",
-                "val_top1": f"{found.top1:.4f}",
+                "val_top1_before": f"{told['before']['score']:.4f}",
+                "val_top1": f"{found.score:.4f}",
                 "val_error": f"{found.error:.6f}",
                 "seconds": f"{time.perf_counter() - started:.0f}",
                 **describe_environment("cpu"),

@@ -44,8 +44,8 @@ def make_split(root: Path, split: str, images: int, seed: int) -> Path:
     return path
 
 
-def make_boxes(root: Path) -> str:
-    """Twelve images to learn from and five to score on; what ``--data`` takes."""
-    make_split(root, "train2017", 12, 0)
+def make_boxes(root: Path, train: int = 12) -> str:
+    """So many images to learn from and five to score on; what ``--data`` takes."""
+    make_split(root, "train2017", train, 0)
     make_split(root, "val2017", 5, 1)
     return f"coco:{root}"

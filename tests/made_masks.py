@@ -12,12 +12,12 @@ PARTS = {"train": 10, "val": 4}
 HEIGHT, WIDTH = 40, 56
 
 
-def make_masks(root: Path) -> tuple[str, str]:
-    """Write the same images twice, and return both references."""
+def make_masks(root: Path, train: int = PARTS["train"]) -> tuple[str, str]:
+    """Write the same images twice, so many to learn from, and return both references."""
     random = np.random.default_rng(0)
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation", "annotations", *PARTS):
         (root / folder).mkdir(parents=True)
-    for part, number in PARTS.items():
+    for part, number in (PARTS | {"train": train}).items():
         names = [f"{part}{index}" for index in range(number)]
         (root / "ImageSets" / "Segmentation" / f"{part}.txt").write_text("\n".join(names) + "\n")
         content: dict[str, Any] = {

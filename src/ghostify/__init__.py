@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from ghostify.data.sources import load_data
     from ghostify.jobs.hints import hints
     from ghostify.jobs.recipe import Recipe
-    from ghostify.jobs.run import run
     from ghostify.jobs.train import Teacher
     from ghostify.verbs.evaluate import evaluate
     from ghostify.verbs.look import look
+    from ghostify.verbs.run import run
     from ghostify.verbs.train import train
 
 __version__ = "0.1.0"
@@ -72,7 +72,7 @@ _LATER = {
     "hints": "ghostify.jobs.hints",
     "load_data": "ghostify.data.sources",
     "look": "ghostify.verbs.look",
-    "run": "ghostify.jobs.run",
+    "run": "ghostify.verbs.run",
     "segment": "ghostify.segment",
     "train": "ghostify.verbs.train",
 }

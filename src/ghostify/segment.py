@@ -1,14 +1,11 @@
 """Networks that name the class of each pixel learn and are scored: ``ghostify segment`` as functions."""
 
-import dataclasses
 import os
 from dataclasses import asdict
 
 from torch import nn
 
 from ghostify.data.masks import MaskData, load_masks
-from ghostify.errors import InputError, spelled
-from ghostify.inference.needed import refuse_missing
 from ghostify.jobs.accelerator import chosen_device
 from ghostify.jobs.learn import RunOptions
 from ghostify.jobs.recipe import Recipe
@@ -21,7 +18,7 @@ from ghostify.network_file import remember_extra
 from ghostify.progress import Progress
 from ghostify.transform.blueprint import blueprint_of
 from ghostify.verbs.folder import path_of
-from ghostify.verbs.prepared import Channels, channels_for, designed_shape, name_of
+from ghostify.verbs.prepared import Channels, masks_for, name_of
 from ghostify.verbs.train import told
 
 __all__ = ["MaskData", "MaskScore", "Training", "evaluate", "load_masks", "train"]
@@ -127,32 +124,3 @@ def evaluate(
     images = masks_for(model, data, image_size=image_size, mean=mean, std=std)
     with on_device(model, device), evaluating(model):
         return evaluate_segmenter(model, images.test, images, device=device, workers=workers, progress=progress)
-
-
-def masks_for(
-    model: nn.Module,
-    data: str | MaskData,
-    *,
-    image_size: int | None,
-    mean: Channels,
-    std: Channels,
-    hold_out: float = 0.0,
-) -> MaskData:
-    """Images with masks by their reference, sized and normalised for a network; those that are open, as they are."""
-    if isinstance(data, MaskData):
-        if image_size not in (None, data.image_size):
-            raise InputError(
-                f"{spelled('image_size')} is {image_size}, but {data.name} is open, at {data.image_size}: "
-                "give it to load_masks"
-            )
-        return dataclasses.replace(data, mean=tuple(mean or data.mean), std=tuple(std or data.std))
-    if data.startswith("coco:"):
-        refuse_missing("pycocotools")
-    height, width = (designed_shape(model) or (None, None))[-2:]
-    size = image_size or (height if height == width else None)
-    if size is None:
-        raise InputError(
-            f"{name_of(model)} does not say how large its images are: expected {spelled('image_size')}, such as 224"
-        )
-    found = load_masks(data, image_size=size, hold_out=hold_out)
-    return dataclasses.replace(found, **channels_for(model, found, mean, std, photographs=True))

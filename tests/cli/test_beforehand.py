@@ -20,7 +20,7 @@ READING = (
     "ghostify.cli.segment.load_masks",
 )
 WORK = (
-    *("ghostify.cli.train.train_and_score", "ghostify.jobs.run.run", "ghostify.cli.evaluate.score_network"),
+    *("ghostify.cli.train.train_and_score", "ghostify.verbs.run.run", "ghostify.cli.evaluate.score_network"),
     *("ghostify.cli.plan.plan_network", "ghostify.cli.convert.convert_network", "ghostify.cli.look.look_at"),
     *(
         "ghostify.cli.export.export_network",

@@ -53,10 +53,11 @@ def test_no_line_is_longer_than_80(
 
 
 def test_the_tables_of_runs_and_detectors_are_no_wider(capsys: pytest.CaptureFixture[str]) -> None:
-    name, share, ends = "planned for the drop", 0.98765, {"top1_low": 0.97, "top1_high": 0.99}
+    name, share, ends = "planned for the drop", 0.98765, {"score_low": 0.97, "score_high": 0.99}
     speeds = {"speedup": 10.17, "speedup_low": 10.02, "speedup_high": 10.31, "ms": 1234.567, "size_mb": 1234.56}
     row = Row(name, "ours", "fp32", share, **ends, agreement=0.99, **speeds, macs=10**10, params=10**8, file="a.onnx")
-    result = Run(nn.Identity(), (Path("a.onnx"),), (row,), Path("report.html"), ("It is so.",), {"labelled": True})
+    told = {"labelled": True, "score": "mean IoU"}
+    result = Run(nn.Identity(), (Path("a.onnx"),), (row,), Path("report.html"), ("It is so.",), told)
     print_run(result, Path("out"))
     print_score(CocoScore(dict.fromkeys(NUMBERS, 1.0), {}, 5000, 123_456))
     printed = capsys.readouterr().out

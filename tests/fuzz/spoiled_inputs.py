@@ -49,7 +49,7 @@ MEMORY = 24 * 2**30  # bytes of addresses: what asks for more is refused, and fi
 LONGEST = 500  # characters of a line
 PROGRESS = re.compile(r".+: .* \(\d+/\d+\)")
 # Minutes of work, which begin when all that it is given was looked at.
-LAST_OF_RUN = "ghostify.jobs.run.run"
+LAST_OF_RUN = "ghostify.verbs.run.run"
 
 
 class OutOfTimeError(BaseException):

@@ -9,12 +9,13 @@ from small import Blocks
 from torch import nn
 
 from ghostify import InputError
-from ghostify.data.images import ImageData
 from ghostify.data.own import data_from_batches
 from ghostify.jobs import tune as tuning
+from ghostify.jobs.classes_of_run import ClassesOfRun
+from ghostify.jobs.images_of_run import Judged
 from ghostify.jobs.run_settings import Tuning
 from ghostify.jobs.steps import Steps
-from ghostify.jobs.tune import RATES, Judged, TuningSettings, best_rate, judge, part_of, tune
+from ghostify.jobs.tune import RATES, TuningSettings, best_rate, judge, tune
 
 
 @pytest.fixture(autouse=True)
@@ -28,8 +29,8 @@ def original() -> nn.Module:
 
 
 @pytest.fixture
-def data(original: nn.Module) -> ImageData:
-    return data_from_batches([torch.randn(100, 3, 8, 8) for _ in range(4)], original)
+def data(original: nn.Module) -> ClassesOfRun:
+    return ClassesOfRun(data_from_batches([torch.randn(100, 3, 8, 8) for _ in range(4)], original), labelled=False)
 
 
 def disturbed(original: nn.Module, by: float) -> nn.Module:
@@ -44,7 +45,7 @@ def disturbed(original: nn.Module, by: float) -> nn.Module:
 SETTINGS = TuningSettings(Tuning(epochs=3))
 
 
-def test_a_network_comes_nearer_to_its_original(original: nn.Module, data: ImageData, tmp_path: Path) -> None:
+def test_a_network_comes_nearer_to_its_original(original: nn.Module, data: ClassesOfRun, tmp_path: Path) -> None:
     other = disturbed(original, 0.3)
     model, told = tune(lambda: copy.deepcopy(other), original, data, SETTINGS, Steps(tmp_path, {}), "net")
     assert told["kept"]
@@ -56,16 +57,16 @@ def test_a_network_comes_nearer_to_its_original(original: nn.Module, data: Image
     assert all(not p.isnan().any() for p in model.parameters())
 
 
-def test_what_is_no_better_is_not_kept(original: nn.Module, data: ImageData, tmp_path: Path) -> None:
+def test_what_is_no_better_is_not_kept(original: nn.Module, data: ClassesOfRun, tmp_path: Path) -> None:
     model, told = tune(lambda: copy.deepcopy(original), original, data, SETTINGS, Steps(tmp_path, {}), "net")
-    assert told["before"]["top1"] == 1.0
+    assert told["before"]["score"] == 1.0
     assert not told["kept"]
     for mine, theirs in zip(model.parameters(), original.parameters(), strict=True):
         assert torch.equal(mine, theirs)
 
 
 def test_a_rate_at_which_nothing_is_learnt_is_passed_over(
-    original: nn.Module, data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    original: nn.Module, data: ClassesOfRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learn = tuning.learn
 
@@ -97,10 +98,11 @@ def test_more_right_answers_count_before_a_smaller_error() -> None:
     assert not Judged(0.5, 0.9).better_than(Judged(0.5, 0.9))
 
 
-def test_a_part_of_the_images_is_drawn_by_the_seed(data: ImageData) -> None:
-    first, again, other = (part_of(data, 10, seed) for seed in (0, 0, 1))
-    assert first.train.indices == again.train.indices != other.train.indices  # type: ignore[attr-defined]  # a subset
-    assert part_of(data, 10_000, 0).train is data.train
+def test_a_part_of_the_images_is_drawn_by_the_seed(data: ClassesOfRun) -> None:
+    first, again, other = (data.part(10, seed).images.train for seed in (0, 0, 1))
+    assert first.indices == again.indices != other.indices
+    assert data.part(10, 0).sizes == (10, 0, data.sizes[2])
+    assert data.part(10_000, 0).images.train is data.images.train
 
 
 def test_results_of_another_run_are_refused(tmp_path: Path) -> None:

@@ -75,12 +75,7 @@ VERBS: Mapping[str, tuple[Callable[..., Any], dict[str, str], dict[str, str]]] =
         ghostify.run,
         {},
         dict.fromkeys({field.name for field in dataclasses.fields(Recipe)} - {"seed"}, "recipe has it")
-        | {
-            "calibration": "batches without labels are data",
-            "image_size": "load_data takes it",
-            "mean": "ImageData has it",
-            "std": "ImageData has it",
-        },
+        | {"calibration": "batches without labels are data"},
     ),
     "plan": (
         ghostify.plan,

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 import torch
+from torch import nn
 
 from ghostify.changes import LayerPlan
 from ghostify.cli.calibration import check_sources, open_photographs, photographs_option
@@ -33,12 +34,13 @@ from ghostify.cli.options import (
 )
 from ghostify.cli.output import CHANNELS, Printing, channels, kept, percent, print_table, progress_bars, say, show
 from ghostify.data.coco import draw_images, load_coco
+from ghostify.data.images import ImageData
 from ghostify.data.sample import draw_inputs
 from ghostify.errors import InputError
 from ghostify.inference.engines import FILE_ENGINES
 from ghostify.inference.needed import refuse_engine
 from ghostify.jobs.accuracy import AllowedDrop, Trial, plan_for_accuracy
-from ghostify.jobs.evaluate import check_fit
+from ghostify.jobs.evaluate import check_fit, evaluate
 from ghostify.plain_part import is_detector
 from ghostify.planning import plan as plan_network
 from ghostify.planning.plan_file import Plan, what_can_be_dropped, write_plan
@@ -245,10 +247,10 @@ def plan(
         else:
             found, trials = plan_for_accuracy(
                 network,
-                data,
+                partial(held_out_top1, data=data, images=images),
                 calibration,
                 lambda speedup: planned(target_speedup=speedup),
-                AllowedDrop(target.max_accuracy_drop, target.effort, images.device, seed, images.workers),
+                AllowedDrop(target.max_accuracy_drop, target.effort, seed),
                 progress=progress,
             )
     write_plan(found, out / PLAN)
@@ -267,6 +269,11 @@ def plan(
         "trials": [dataclasses.asdict(trial) for trial in trials],
     }
     show(result, printing.as_json, lambda: print_plan(found, trials, out, all_layers=printing.all_layers))
+
+
+def held_out_top1(network: nn.Module, data: ImageData, images: NamedImages) -> float:
+    assert data.val is not None
+    return evaluate(network, data.val, data, device=images.device, workers=images.workers).top1
 
 
 def in_precision(found: Plan) -> str:
@@ -296,7 +303,8 @@ def print_plan(found: Plan, trials: Sequence[Trial], out: Path, *, all_layers: b
     for trial in trials:
         verdict = "good" if trial.good else "too few"
         say(
-            f"Tried {trial.speedup:.2f} times as fast: top-1 {percent(trial.top1)} % of the held-out images, {verdict}."
+            f"Tried {trial.speedup:.2f} times as fast: "
+            f"top-1 {percent(trial.score)} % of the held-out images, {verdict}."
         )
     reach = f"at least {found.limit:.3f} of the multiply-adds" if kind == "macs" else f"{found.limit:.2f} times as fast"
     say(f"Reachable: {reach}.")

@@ -29,18 +29,21 @@ from ghostify.cli.options import (
     source_options,
 )
 from ghostify.cli.output import interval, kept, percent, print_table, progress_bars, say, show
+from ghostify.cli.segment import NamedMasks
+from ghostify.data.coco import load_coco
+from ghostify.data.masks import PARTS
 from ghostify.errors import InputError
 from ghostify.inference.engines import FILE_ENGINES
 from ghostify.inference.needed import is_installed, refuse_engine, refuse_missing
-from ghostify.jobs.evaluate import check_fit, evaluate
-from ghostify.jobs.images_of_run import Data
+from ghostify.jobs.boxes_of_run import boxes_of_run
+from ghostify.jobs.classes_of_run import ClassesOfRun
+from ghostify.jobs.images_of_run import HELD_OUT, Data
+from ghostify.jobs.masks_of_run import MasksOfRun
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.run_settings import METRICS, RESULTS, STEPS, RunSettings, Tuning, refuse_finished
 from ghostify.jobs.steps import ABOUT
+from ghostify.plain_part import is_detector
 from ghostify.transform.reconstruct import Effort
-
-OF_A_TRAINED_NETWORK = 2.0  # times the right answers of chance that a network of the user's own builder has
-HELD_OUT = 0.1
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,8 @@ class Wish:
     click.option(
         "--max-accuracy-drop",
         type=Number(0, 100, max_open=True),
-        help="Or find the fastest network that loses at most so many points of top-1 before it learns, such as 0.5. "
-        "Held-out images judge it.",
+        help="Or find the fastest network that loses at most so many points of its score before it learns, such as "
+        "0.5. Held-out images judge it.",
     ),
     click.option("--sweep", is_flag=True, help="Or make networks of several speeds, each in a folder of its own."),
     click.option("--int8", is_flag=True, help="Plan for the times in int8, and write the file in it."),
@@ -129,12 +132,13 @@ def run(
     """Make a trained network as fast as you want, measured here, and keep what it knows.
 
     Plans for the speed, converts without labels, learns from the original, and writes the file for the engine, checked,
-    scored and timed, with a report. Called again with the same --out, it goes on where it was. A MODEL without
-    --weights is trained first, with labels. --calibration takes photographs without classes: then right is what the
-    original answers.
+    scored and timed, with a report. Called again with the same --out, it goes on where it was. A MODEL that classifies
+    and has no --weights is trained first, with labels. --data coco:DIR or voc:DIR is for networks that find objects or
+    name the class of each pixel. --calibration takes photographs without classes, for one that classifies: then right
+    is what the original answers.
     """
     refuse_missing("matplotlib", "jinja2")
-    from ghostify.jobs import run as job  # here: drawing, templates and pruning are an extra that other verbs spare
+    from ghostify.verbs import run as job  # here: drawing, templates and pruning are an extra that other verbs spare
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("run measures, and is for one process: use train under torchrun")
@@ -148,6 +152,11 @@ def run(
     torch.manual_seed(recipe.seed)
     model, data = opened(named, images, photographs, recipe)
     if photographs is None and not is_trained(named, model, data, images):
+        if not isinstance(data, ClassesOfRun):
+            raise InputError(
+                f"{named.model} is not trained: name its --weights, or a file that `ghostify detect train` or "
+                "`ghostify segment train` wrote"
+            )
         settings = dataclasses.replace(settings, recipe=recipe)
     values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     values |= {"tune": wish.tune, "device": images.device, "workers": images.workers, "seed": recipe.seed}
@@ -165,37 +174,61 @@ def opened(named: NamedNetwork, images: NamedImages, photographs: Path | None, r
     """The network and its images."""
     if photographs is not None:
         network = named.open()
+        if is_detector(network):
+            raise InputError(f"{named.model} finds objects: expected --data, images with boxes that judge it")
         data, extra = data_of_photographs(photographs, named, network.eval(), images, recipe.seed)
-        return network, Data(data, labelled=False, preprocessing=extra)
+        return network, ClassesOfRun(data, labelled=False, preprocessing=extra)
+    if str(images.data_name).partition(":")[0] in PARTS:
+        return opened_with_objects(named, images, recipe)
     open_before(named)
     found = dataclasses.replace(images, hold_out=HELD_OUT).open(named)
     named.refuse_other_classes(found.name, found.classes)
     torch.manual_seed(recipe.seed)
-    return named.open_for(found), Data(found, preprocessing={**named.extra, **found.preprocessing})
+    return named.open_for(found), ClassesOfRun(found, preprocessing={**named.extra, **found.preprocessing})
 
 
-def is_trained(named: NamedNetwork, model: nn.Module, data: Any, images: NamedImages) -> bool:
+def opened_with_objects(named: NamedNetwork, images: NamedImages, recipe: Recipe) -> tuple[nn.Module, Data]:
+    """A network and images with boxes, where it finds objects, else with masks."""
+    name = str(images.data_name)
+    of_two = named.with_classes(2)
+    if not is_detector((named if of_two is named else dataclasses.replace(of_two, weights=None, new_head=None)).open()):
+        masked = NamedMasks(
+            name, images.image_size, images.mean, images.std, images.device, images.workers, hold_out=HELD_OUT
+        )
+        network, masks = masked.open_with(named, recipe.seed)
+        return network, MasksOfRun(masks, preprocessing={**named.extra, **masks.preprocessing})
+    for option, value in (("--image-size", images.image_size), ("--mean", images.mean), ("--std", images.std)):
+        if value is not None:
+            raise InputError(f"{option}: {named.model} finds objects, and has its own: leave it out")
+    refuse_missing("pycocotools")
+    boxes = load_coco(name, hold_out=HELD_OUT)
+    named.refuse_other_classes(boxes.name, boxes.classes)
+    network = named.with_classes(len(boxes.classes)).open()
+    return network, boxes_of_run(boxes, network, named.extra)
+
+
+def is_trained(named: NamedNetwork, model: nn.Module, data: Data, images: NamedImages) -> bool:
     """True for a network with weights; one of the user's own builder may have brought them."""
     if named.file is not None or (named.weights is not None and not named.new_head):
         return True
     if named.weights is not None or ":" not in named.model or named.model.startswith(("torchvision:", "timm:")):
         return False
-    check_fit(model, data.images)
-    score = evaluate(model, data.images.val, data.images, workers=images.workers)
-    trained = score.top1 > OF_A_TRAINED_NETWORK / len(data.images.classes)
-    what = "taken as trained" if trained else "trained first"
-    tell(f"{named.model} has no --weights and {100 * score.top1:.1f} % of the held-out images right: it is {what}")
+    data.check(model)
+    score = data.held_out_score(model, images.device, images.workers)
+    trained = score > data.of_a_trained_one
+    what = "taken as trained" if trained else "not trained yet"
+    tell(f"{named.model} has no --weights, and {data.measure} {100 * score:.1f} % on held-out images: it is {what}")
     return trained
 
 
 def print_run(found: Any, out: Path) -> None:
     """The table, the result in sentences, and how the file is loaded."""
-    unit = "top-1, %" if found.metrics["labelled"] else "original's\nanswers, %"
+    unit = f"{found.metrics['score']}, %" if found.metrics["labelled"] else "original's\nanswers, %"
     rows = [
         (
             row.name,
             "float32" if row.precision == "fp32" else row.precision,
-            interval(100 * row.top1, 100 * row.top1_low, 100 * row.top1_high, 1),
+            interval(100 * row.score, 100 * row.score_low, 100 * row.score_high, 1),
             percent(row.agreement),
             interval(row.speedup, row.speedup_low, row.speedup_high, 2),
             figure(row.ms, 3),

@@ -8,10 +8,13 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from ghostify.data.augment import normalise
 from ghostify.data.images import Batch, ImageData, MemoryImages, count_images, join_batches
+from ghostify.data.masks import MaskData
 from ghostify.errors import InputError, spelled
 
 
-def draw_inputs(data: ImageData, images: int, seed: int = 0, *, batch_size: int = 64, workers: int = 0) -> list[Tensor]:
+def draw_inputs(
+    data: ImageData | MaskData, images: int, seed: int = 0, *, batch_size: int = 64, workers: int = 0
+) -> list[Tensor]:
     """Draw training images without labels, normalised.
 
     Args:
@@ -26,12 +29,18 @@ def draw_inputs(data: ImageData, images: int, seed: int = 0, *, batch_size: int 
 
 
 def draw(
-    dataset: Dataset[Batch], data: ImageData, images: int, seed: int = 0, *, batch_size: int = 64, workers: int = 0
+    dataset: Dataset[Batch],
+    data: ImageData | MaskData,
+    images: int,
+    seed: int = 0,
+    *,
+    batch_size: int = 64,
+    workers: int = 0,
 ) -> Iterator[Batch]:
-    """Draw images of one part of a data set, normalised, with their labels.
+    """Draw images of one part of a data set, normalised, with their labels or masks.
 
     Yields:
-        Batches ``[batch, 3, height, width]`` and labels ``[batch]``.
+        Batches ``[batch, 3, height, width]``, and labels ``[batch]`` or classes of pixels ``[batch, height, width]``.
     Raises:
         InputError: If no image is asked for.
     """

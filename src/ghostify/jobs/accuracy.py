@@ -5,9 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ghostify.data.images import ImageData
 from ghostify.errors import InputError, OutOfReachError, spelled
-from ghostify.jobs.evaluate import evaluate
 from ghostify.planning import convert
 from ghostify.planning.plan_file import Plan
 from ghostify.progress import Progress
@@ -22,25 +20,19 @@ class AllowedDrop:
     """The accuracy that a plan may cost, and how that is tried.
 
     Args:
-        points: Points of top-1, 0 to below 100.
+        points: Points of the score, 0 to below 100.
         effort: Effort of the conversions. With "fast" the search is quick and the drop the larger one: refined, the
             same plan loses less.
-        device: "cpu" or "cuda".
         seed: Seed of the conversions.
-        workers: Processes that decode images of a folder; 0: none but this one.
     """
 
     points: float
     effort: Effort = "fast"
-    device: str = "cpu"
     seed: int = 0
-    workers: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.points < 100:
-            raise InputError(
-                f"{spelled('max_accuracy_drop')} is {self.points:g}: expected points of top-1 from 0 to below 100"
-            )
+            raise InputError(f"{spelled('max_accuracy_drop')} is {self.points:g}: expected points from 0 to below 100")
 
 
 @dataclass(frozen=True)
@@ -49,18 +41,18 @@ class Trial:
 
     Args:
         speedup: The one that was asked for.
-        top1: The ghost's on the held-out images, 0..1.
+        score: The changed network's on the held-out images, 0..1.
         good: The drop is within the allowed one.
     """
 
     speedup: float
-    top1: float
+    score: float
     good: bool
 
 
 def plan_for_accuracy(
     model: nn.Module,
-    data: ImageData,
+    score: Callable[[nn.Module], float],
     batches: Sequence[Tensor],
     planned: Callable[[float], Plan],
     allowed: AllowedDrop,
@@ -70,16 +62,16 @@ def plan_for_accuracy(
     """Search for the highest speed-up whose ghost, made without labels, loses no more than allowed.
 
     Args:
-        data: With images held out of train, which judge; the test images are not looked at.
+        score: Share of what a network has right on images held out of train, 0..1.
         batches: To calibrate on.
         planned: Makes a plan for a speed-up, or raises ``OutOfReachError`` with the limit of the search.
         allowed: The drop, and how it is tried.
     Returns:
         The plan, and what was tried.
     Raises:
-        InputError: If nothing is held out, no speed-up is in reach, or no plan that was tried keeps to the drop.
+        InputError: If no speed-up is in reach, or no plan that was tried keeps to the drop.
     """
-    original = held_out_top1(model, data, allowed)
+    original = score(model)
     best: Plan | None = None
     trials: list[Trial] = []
     refusal: OutOfReachError | None = None
@@ -93,8 +85,8 @@ def plan_for_accuracy(
             refusal, limit = error, error.limit
         else:
             ghost = convert(model, plan=found, calibration=batches, effort=allowed.effort, seed=allowed.seed).model
-            top1 = held_out_top1(ghost, data, allowed)
-            trials.append(Trial(speedup, top1, 100 * (original - top1) <= allowed.points))
+            right = score(ghost)
+            trials.append(Trial(speedup, right, 100 * (original - right) <= allowed.points))
             if trials[-1].good:
                 best, low = found, speedup
             else:
@@ -113,17 +105,11 @@ def plan_for_accuracy(
     return best, tuple(trials)
 
 
-def held_out_top1(model: nn.Module, data: ImageData, allowed: AllowedDrop) -> float:
-    if data.val is None:
-        raise InputError("an accuracy drop is judged by images held out of train: expected some")
-    return evaluate(model, data.val, data, device=allowed.device, workers=allowed.workers).top1
-
-
 def too_much_lost(trials: Sequence[Trial], original: float, allowed: AllowedDrop) -> str:
     """A sentence for when no trial keeps to the drop."""
     least = min(trials, key=lambda trial: trial.speedup)
     return (
         f"no speed-up down to {least.speedup:.2f} keeps to a drop of {allowed.points:g} points: "
-        f"that one loses {100 * (original - least.top1):.2f} of {100 * original:.2f}; "
+        f"that one loses {100 * (original - least.score):.2f} of {100 * original:.2f}; "
         f"allow more, or have the plans refined ({spelled('effort', 'refined')})"
     )

@@ -55,6 +55,47 @@ def score_boxes(annotations: Annotations, found: Sequence[Found]) -> CocoScore:
     Raises:
         ModuleNotFoundError: If pycocotools is not installed.
     """
+    judge = evaluated(annotations, found)
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
+        judge.accumulate()
+        judge.summarize()
+    precision = judge.eval["precision"][:, :, :, 0, -1]  # overlaps, recalls, categories; all areas, most boxes
+    names = annotations.categories
+    return CocoScore(
+        numbers={name: known(value) for name, value in zip(NUMBERS, judge.stats, strict=True)},
+        categories={
+            names[category]: mean_where_known(precision[:, :, index])
+            for index, category in enumerate(judge.params.catIds)
+        },
+        images=len(annotations.content["images"]),
+        found=len(found),
+    )
+
+
+def ap_by_draws(
+    annotations: Annotations, found: Sequence[Found], draws: int = 200, seed: int = 0
+) -> tuple[float, float]:
+    """95 % interval of the average precision, by draws of as many of the images, with repetition (Efron 1979)."""
+    judge = evaluated(annotations, found, areas=1)
+    # The matches of each image, by category: a list with one image after the other.
+    images = len(annotations.content["images"])
+    by_category = [judge.evalImgs[start : start + images] for start in range(0, len(judge.evalImgs), images)]
+    drawn = []
+    for chosen in np.random.default_rng(seed).integers(images, size=(draws, images)):
+        judge.evalImgs = [matches[place] for matches in by_category for place in chosen]
+        with contextlib.redirect_stdout(io.StringIO()):
+            judge.accumulate()
+        drawn.append(mean_where_known(judge.eval["precision"][..., -1]) or 0.0)
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def evaluated(annotations: Annotations, found: Sequence[Found], areas: int | None = None) -> Any:
+    """pycocotools' judge, after it has matched boxes with objects.
+
+    Args:
+        areas: Look at the first so many ranges of sizes alone, of which the first is all sizes.
+    """
     cocoeval = import_module("pycocotools.cocoeval")
     content = annotations.content
     # Values of null are as good as none.
@@ -68,20 +109,9 @@ def score_boxes(annotations: Annotations, found: Sequence[Found]) -> CocoScore:
         judge = cocoeval.COCOeval(
             indexed({**content, "annotations": truth}), indexed({**content, "annotations": boxes}), "bbox"
         )
+        judge.params.areaRng, judge.params.areaRngLbl = judge.params.areaRng[:areas], judge.params.areaRngLbl[:areas]
         judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    precision = judge.eval["precision"][:, :, :, 0, -1]  # overlaps, recalls, categories; all areas, most boxes
-    names = annotations.categories
-    return CocoScore(
-        numbers={name: known(value) for name, value in zip(NUMBERS, judge.stats, strict=True)},
-        categories={
-            names[category]: mean_where_known(precision[:, :, index])
-            for index, category in enumerate(judge.params.catIds)
-        },
-        images=len(content["images"]),
-        found=len(found),
-    )
+    return judge
 
 
 def indexed(content: dict[str, Any]) -> Any:

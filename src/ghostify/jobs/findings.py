@@ -63,8 +63,8 @@ def better(mine: Row, rows: Sequence[Row]) -> list[str]:
     """Sentences for what is as fast as the fastest of ours, and as good."""
     found = []
     for row in rows:
-        if row.kind != "ours" and row.top1 >= mine.top1 and row.speedup >= mine.speedup:
-            figures = f"{row.speedup:.2f} times as fast with {100 * row.top1:.2f} %"
+        if row.kind != "ours" and row.score >= mine.score and row.speedup >= mine.speedup:
+            figures = f"{row.speedup:.2f} times as fast with {100 * row.score:.2f} %"
             also = row.precision == "int8" and mine.precision == "fp32"
             advice = f"with {spelled('int8')} a plan is made on top of it" if also else "take that"
             in_ = "float32" if row.precision == "fp32" else row.precision
@@ -74,7 +74,7 @@ def better(mine: Row, rows: Sequence[Row]) -> list[str]:
 
 def in_int8(row: Row, in_fp32: Row) -> str:
     """The effect of int8 on a network, and the remedy where it costs much."""
-    points = 100 * (row.top1 - in_fp32.top1)
+    points = 100 * (row.score - in_fp32.score)
     if -points <= MUCH:
         return f"int8 changes {points:+.2f} points of these."
     return (
@@ -85,10 +85,10 @@ def in_int8(row: Row, in_fp32: Row) -> str:
 
 def accuracy(before: Row, after: Row, data: Data) -> str:
     """Right answers before and after, with intervals."""
-    ends = f"{100 * after.top1:.2f} % ({100 * after.top1_low:.2f}–{100 * after.top1_high:.2f})"
+    ends = f"{100 * after.score:.2f} % ({100 * after.score_low:.2f}–{100 * after.score_high:.2f})"
     if not data.labelled:
         return f"{ends} {data.unit}"
-    first = f"{100 * before.top1:.2f} % ({100 * before.top1_low:.2f}–{100 * before.top1_high:.2f})"
+    first = f"{100 * before.score:.2f} % ({100 * before.score_low:.2f}–{100 * before.score_high:.2f})"
     return f"{data.unit} {first} before, {ends} after, {100 * after.agreement:.1f} % of the answers the same"
 
 

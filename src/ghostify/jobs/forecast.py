@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ghostify.data.images import ImageData, count_images
 from ghostify.fitting.trial import JUDGED
 from ghostify.jobs.run_settings import RunSettings
 from ghostify.modes import evaluating
@@ -55,19 +54,25 @@ def seconds_per_image(model: nn.Module, example: Tensor, images: int = 16, secon
 
 
 def forecast(
-    model: nn.Module, macs: int, speeds: Speeds, data: ImageData, settings: RunSettings, rows: int
+    model: nn.Module, macs: int, speeds: Speeds, sizes: tuple[int, int, int], settings: RunSettings, rows: int
 ) -> dict[str, float]:
-    """Seconds by step, in their order."""
+    """Seconds by step, in their order.
+
+    Args:
+        sizes: How many images are to learn from, are held out, and are to judge by.
+        rows: Networks that are scored and timed.
+    """
+    train, _, test = sizes
     layers = sum(isinstance(module, nn.Conv2d) for module in model.modules())
-    images = min(settings.images, count_images(data.train))
+    images = min(settings.images, train)
     trials = min(MOST, max(FEWEST, MACS_PER_TRIAL / max(1, macs)), images)
     threads = torch.get_num_threads()
     tried, file = speeds.file + IN_INT8 * settings.int8, speeds.file + FOR_INT8 * settings.int8
-    scored = count_images(data.test) * speeds.call * settings.threads / threads + TIMED
+    scored = test * speeds.call * settings.threads / threads + TIMED
     networks = max(1, len(settings.speeds))
     found: dict[str, float] = {}
     if settings.recipe is not None:
-        found["train"] = 3 * speeds.run * settings.recipe.epochs * count_images(data.train)
+        found["train"] = 3 * speeds.run * settings.recipe.epochs * train
     trial = (OF_A_RUN * min(trials, JUDGED) + OF_A_FIT * trials) * speeds.run
     found["plan"] = layers * OPTIONS * trial + (SAMPLES + 1) * (tried + 1)
     found["plan"] += networks * WHOLES * (tried + 5)
@@ -75,7 +80,7 @@ def forecast(
     if settings.tune.minutes is not None:
         found["tune"] = networks * 60 * settings.tune.minutes
     elif settings.tune.epochs:
-        one = RUNS_TO_LEARN * speeds.run * count_images(data.train)
+        one = RUNS_TO_LEARN * speeds.run * train
         found["tune"] = networks * settings.tune.epochs * one * TRIALS
     found["export and measure"] = rows * (file + scored)
     return found

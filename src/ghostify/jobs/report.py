@@ -9,10 +9,9 @@ from markupsafe import Markup
 from torch import nn
 
 from ghostify.atomic import replacing
-from ghostify.data import ImageData
-from ghostify.data.augment import normalise
 from ghostify.errors import InputError
 from ghostify.inference.explain import ExplainedLayer, Explanation
+from ghostify.jobs.images_of_run import Data
 from ghostify.jobs.look import look
 from ghostify.jobs.look_page import page_layer
 from ghostify.jobs.page import render
@@ -30,7 +29,7 @@ def write_report(
     metrics: Mapping[str, Any],
     original: nn.Module,
     ghost: nn.Module,
-    data: ImageData,
+    data: Data,
     explanation: Explanation | None,
 ) -> None:
     """Write one self-contained page: findings, accuracy against time, table, time by layer, maps of both networks.
@@ -40,9 +39,8 @@ def write_report(
         metrics: Those of a ``Run``.
         explanation: The time by layer, if an engine profiled it.
     """
-    unit = "top-1, %" if metrics["labelled"] else "the original's answers, %"
-    pixels, labels = data.test[0]
-    x = normalise(pixels, data.mean, data.std)
+    unit = f"{data.measure}, %" if data.labelled else "the original's answers, %"
+    pixels, _ = data.first
     seen = photograph(pixels[0]) if pixels.dtype == torch.uint8 else None  # else they are normalised already
     page = render(
         "report.html",
@@ -50,9 +48,9 @@ def write_report(
         unit=unit,
         picture=Markup(svg(accuracy_against_time(metrics["networks"], unit))),
         speeds=speeds(explanation) if explanation is not None else None,
-        layers=maps_beside(original, ghost, x),
+        layers=maps_beside(original, ghost, data.first_input),
         photograph=seen,
-        label=data.classes[int(labels[0])],
+        seen_in=data.title_of_first,
         colours=PAIR_COLOURS,
     )
     with replacing(path) as temporary:

@@ -18,31 +18,30 @@ from torch import Tensor, nn
 
 from ghostify.atomic import check_writable, nearest_there, replacing
 from ghostify.changes.ratio import GhostRatio
-from ghostify.data.images import count_images
-from ghostify.data.sample import draw, draw_inputs
 from ghostify.errors import InputError, OutOfReachError
 from ghostify.inference.engines import FILE_ENGINES, FileRunner
 from ghostify.inference.explain import Explanation, explain
 from ghostify.inference.export import ENGINE as ENGINE_OF
 from ghostify.inference.export import FORMATS, SUFFIX, export
+from ghostify.inference.file_network import FileNetwork
 from ghostify.inference.needed import is_installed
 from ghostify.inference.quantize import MOST, Int8
 from ghostify.jobs.accuracy import AllowedDrop, plan_for_accuracy
 from ghostify.jobs.findings import Made, findings
 from ghostify.jobs.forecast import Speeds, forecast, in_words, seconds_per_image
-from ghostify.jobs.images_of_run import Data
+from ghostify.jobs.images_of_run import Answers, Data
 from ghostify.jobs.learn import RunOptions
 from ghostify.jobs.report import write_report
 from ghostify.jobs.rivals import RIVALS, Start
-from ghostify.jobs.row import Answers, Kind, Row, answers_of, row_of, timed
+from ghostify.jobs.row import Kind, Row, row_of, timed
 from ghostify.jobs.run_settings import METRICS, NETWORK, PLAN, REPORT, RESULTS, STEPS, RunSettings, refuse_finished
 from ghostify.jobs.steps import ABOUT, Steps
-from ghostify.jobs.train import train
 from ghostify.jobs.tune import TuningSettings, tune
 from ghostify.measure.count import count
 from ghostify.measure.environment import describe_environment, disturbance
 from ghostify.models.registry import known_origin
 from ghostify.network_file import load, save
+from ghostify.plain_part import plain_part
 from ghostify.planning import convert, plan
 from ghostify.planning.measurements import fingerprint
 from ghostify.planning.plan_file import Plan, read_plan, write_plan
@@ -145,7 +144,7 @@ class Road:
     def refuse_early(self) -> None:
         """Refuse in seconds what would be refused after minutes."""
         refuse_finished(self.out, (self.out / STEPS / ABOUT).exists())
-        reasons = reasons_to_leave(self.given, GhostRatio(), self.settings.skip, self.example)
+        reasons = reasons_to_leave(plain_part(self.given), GhostRatio(), self.settings.skip, self.example)
         if not any(map(may_be_fitted, reasons.values())):
             why = commonest_reasons(list(reasons.values())) if reasons else "it has none"
             raise InputError(f"no convolution of {type(self.given).__name__} can be made cheaper: {why}")
@@ -162,7 +161,7 @@ class Road:
     def steps(self) -> Steps:
         images = self.data.images
         about = self.settings.as_json() | {"data": images.name, **images.identity}
-        about |= {"first image": fingerprint([("", images.test[0][0])])}
+        about |= {"first image": fingerprint([("", self.data.first[0])])}
         return Steps(self.out / STEPS, about | {"network": fingerprint(self.given.state_dict().items())})
 
     @property
@@ -173,7 +172,7 @@ class Road:
 
     @cached_property
     def example(self) -> Tensor:
-        return torch.zeros(1, *self.data.images.shape)
+        return torch.zeros(1, *self.data.shape)
 
     @cached_property
     def engine(self) -> tuple[str, Speeds]:
@@ -201,17 +200,17 @@ class Road:
                 refusals[name] = str(error)
         if not ms:
             raise InputError("; ".join(f"{name}: {why}" for name, why in refusals.items()))
-        run = seconds_per_image(self.given, self.example)
+        run = seconds_per_image(plain_part(self.given), self.example)
         return {"engine": min(ms, key=ms.__getitem__), "ms": ms, "run": run, "file": seconds, "refusals": refusals}
 
     def announce(self, speeds: Speeds) -> dict[str, float]:
         """Say what is there, and what will be done."""
         engine, (images, settings) = self.engine[0], (self.data.images, self.settings)
-        macs, shape = count(self.given, images.shape), "×".join(map(str, images.shape))
+        macs, shape = count(self.given, self.data.shape), "×".join(map(str, self.data.shape))
+        train, held_out, test = self.data.sizes
         self.say(
             f"{self.name}: {macs.params / 1e6:.2f} M weights, {macs.macs / 1e6:.1f} M multiply-adds "
-            f"for {shape}; {images.name}: {count_images(images.train):,} images to learn from, "
-            f"{count_images(images.val) if images.val else 0:,} held out, {count_images(images.test):,} to judge by"
+            f"for {shape}; {images.name}: {train:,} images to learn from, {held_out:,} held out, {test:,} to judge by"
         )
         row = self.steps.read(ENGINE)
         others = [f"{name} {ms:.2f} ms" for name, ms in row["ms"].items() if name != engine]
@@ -221,7 +220,7 @@ class Road:
         networks: dict[Kind, int] = {"original": 1, "ours": len(settings.speeds or (None,))}
         networks["rival"] = len(RIVALS) if settings.rivals else 0
         rows = sum(number * len(self.precisions(kind)) for kind, number in networks.items())
-        expected = forecast(self.given, macs.macs, speeds, images, settings, rows)
+        expected = forecast(self.given, macs.macs, speeds, self.data.sizes, settings, rows)
         if not (self.out / METRICS).exists():  # else all is there, and this call shows it again
             steps = ", ".join(f"{name} {in_words(seconds)}" for name, seconds in expected.items())
             self.say(f"about {in_words(sum(expected.values()))} on this machine: {steps}")
@@ -241,7 +240,7 @@ class Road:
             options = RunOptions(
                 self.settings.device, self.settings.workers, self.steps.path(f"{ORIGINAL}.checkpoint"), resume=True
             )
-            train(model, self.data.images, self.settings.recipe, options=options, progress=self.progress)
+            self.data.learn(model, self.settings.recipe, None, options, self.progress)
             return model
 
         return self.steps.weights(f"{ORIGINAL}.safetensors", trained, lambda: copy.deepcopy(self.given))
@@ -282,12 +281,12 @@ class Road:
     def plan_for(self, target: float | None, original: nn.Module) -> Plan:
         settings, engine = self.settings, self.engine[0]
         model = copy.deepcopy(original).to(settings.device)
-        batches = [batch.to(settings.device) for batch in self.calibration]
+        batches, example = self.calibration, self.example.to(settings.device)
 
         def for_speed(speed: float) -> Plan:
             return plan(
                 model,
-                example=batches[0][:1],
+                example=example,
                 calibration=batches,
                 target_speedup=speed,
                 engine=engine,
@@ -302,18 +301,16 @@ class Road:
         if target is not None:
             return for_speed(target)
         assert settings.max_accuracy_drop is not None
-        allowed = AllowedDrop(
-            settings.max_accuracy_drop, "fast", settings.device, settings.seed, workers=settings.workers
-        )
-        return plan_for_accuracy(model, self.data.images, batches, for_speed, allowed, progress=self.progress)[0]
+        allowed = AllowedDrop(settings.max_accuracy_drop, "fast", settings.seed)
+        score = partial(self.data.held_out_score, device=settings.device, workers=settings.workers)
+        return plan_for_accuracy(model, score, batches, for_speed, allowed, progress=self.progress)[0]
 
     def converted(self, original: nn.Module, planned: Plan) -> nn.Module:
         settings = self.settings
         model = copy.deepcopy(original).to(settings.device)
-        batches = [batch.to(settings.device) for batch in self.calibration]
         return convert(
             model,
-            calibration=batches,
+            calibration=self.calibration,
             plan=planned,
             effort=settings.effort,
             seed=settings.seed,
@@ -329,7 +326,7 @@ class Road:
 
         def learnt() -> nn.Module:
             with self.seeded():
-                model, told = tune(network, original, self.data.images, how, self.steps, name, self.progress)
+                model, told = tune(network, original, self.data, how, self.steps, name, self.progress)
             self.steps.write(f"{name}.json", told)
             return model
 
@@ -337,12 +334,11 @@ class Road:
         return model, self.steps.read(f"{name}.json")
 
     @cached_property
-    def calibration(self) -> list[Tensor]:
-        """Training images as the network gets them, without labels."""
+    def calibration(self) -> list[Any]:
+        """Training images as the network gets them, without labels, on the device."""
+        settings = self.settings
         with self.seeded():
-            return draw_inputs(
-                self.data.images, self.settings.images, self.settings.seed, workers=self.settings.workers
-            )
+            return self.data.inputs(settings.images, settings.seed, settings.workers, settings.device)
 
     @contextmanager
     def seeded(self) -> Iterator[None]:
@@ -389,7 +385,7 @@ class Road:
             self.engine[0],
             self.settings.threads,
         )
-        counted = count(model, self.data.images.shape)
+        counted = count(model, self.data.shape)
         rest = {"name": title, "kind": kind, "precision": precision, "macs": counted.macs, "params": counted.params}
         return asdict(row_of(self.out, file, answers, self.answers_of_original, times, **rest))
 
@@ -399,24 +395,26 @@ class Road:
     def exported(self, model: nn.Module, path: Path, engine: str, *, int8: bool = False) -> Path:
         """The network's file, written and checked where it is not there."""
         if not (path.exists() and path.with_suffix(".json").exists()):
-            images, workers = self.data.images, self.settings.workers
-            ranges = None
+            ranges, workers = None, self.settings.workers
             if int8:
                 with self.seeded():
-                    ranges = Int8(draw_inputs(images, MOST, self.settings.seed, workers=workers))
+                    ranges = Int8(self.data.ranges(MOST, self.settings.seed, workers))
             export(
                 model,
                 path,
                 self.example,
                 format=FORMAT_OF[engine],
-                check=draw(images.test, images, CHECKED, workers=workers),
+                check=self.data.checked(CHECKED, workers),
                 preprocessing=self.data.preprocessing,
                 int8=ranges,
             )
         return path
 
     def answers(self, file: Path) -> Answers:
-        return answers_of(file, self.engine[0], self.data.images, self.settings.workers, self.progress, file.name)
+        """The answers of a file in its engine, with as many threads as PyTorch has."""
+        network = FileNetwork(file, engine=self.engine[0])
+        with torch.no_grad():
+            return self.data.answers(network, self.settings.workers, self.progress, file.name)
 
     # Rivals, and the report.
 
@@ -449,6 +447,7 @@ class Road:
             "model": self.name,
             "data": self.data.images.name,
             "labelled": self.data.labelled,
+            "score": self.data.measure,
             "engine": engine,
             "threads": self.settings.threads,
             "settings": self.settings.as_json(),
@@ -461,7 +460,7 @@ class Road:
             "environment": environment,
         }
         files = tuple(self.file_of(one.folder / "network", self.settings.int8) for one in made)
-        write_report(self.out / REPORT, metrics, original, made[-1].model, self.data.images, explanation)
+        write_report(self.out / REPORT, metrics, original, made[-1].model, self.data, explanation)
         with replacing(self.out / METRICS) as temporary:
             temporary.write_text(json.dumps(metrics, indent=2) + "\n")
         return Run(made[-1].model, files, tuple(rows), self.out / REPORT, (*sentences, *notes), metrics)

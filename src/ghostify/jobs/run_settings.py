@@ -65,7 +65,7 @@ class RunSettings:
 
     Args:
         target_speedup: Times as fast as the original in float32; None: by ``max_accuracy_drop``, or a sweep's own.
-        max_accuracy_drop: Points of top-1 that may be lost on held-out images before tuning.
+        max_accuracy_drop: Points of the score that may be lost on held-out images before tuning.
         sweep: Make networks of several speeds.
         int8: Quantise.
         tune: How long the network learns.
@@ -115,7 +115,7 @@ class RunSettings:
         speed, drop = self.target_speedup, self.max_accuracy_drop
         return {
             "target_speedup": (speed is None or (is_number(speed) and speed > 1), "more than 1"),
-            "max_accuracy_drop": (drop is None or (is_number(drop) and 0 <= drop < 100), "points of top-1, below 100"),
+            "max_accuracy_drop": (drop is None or (is_number(drop) and 0 <= drop < 100), "points, below 100"),
             "threads": (type(self.threads) is int and self.threads >= 1, "at least 1"),
             "images": (
                 type(self.images) is int and self.images >= FEWEST_IMAGES,

@@ -263,11 +263,18 @@ def count_pixels(
             x = normalise(pixels.to(device), data.mean, data.std)
             # A network may know more classes than there are.
             found = maps_in(model(x), x)[0][:, : len(numbers)].argmax(1).cpu()
-            seen = classes != IGNORED
-            if seen.any():
-                counts += confusion_matrix(classes[seen].numpy(), found[seen].numpy(), labels=numbers)
+            counts += pixels_by_class(classes, found, len(numbers))
             if progress:
                 progress("score", f"batch {index + 1}", index + 1, len(loader))
+    return counts
+
+
+def pixels_by_class(masks: Tensor, found: Tensor, classes: int) -> NDArray[np.int64]:
+    """Pixels that count, by their class in the mask and in an answer: ``[classes, classes]``."""
+    seen = masks != IGNORED
+    if not seen.any():
+        return np.zeros((classes, classes), np.int64)
+    counts: NDArray[np.int64] = confusion_matrix(masks[seen].numpy(), found[seen].numpy(), labels=range(classes))
     return counts
 
 

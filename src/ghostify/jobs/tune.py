@@ -9,19 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import Subset
+from torch import nn
 
-from ghostify.data.images import ImageData, count_images
-from ghostify.data.sample import draw
 from ghostify.errors import InputError
-from ghostify.fitting.refine import apart
-from ghostify.jobs.evaluate import logits_of
+from ghostify.jobs.images_of_run import Data, Judged
 from ghostify.jobs.learn import RunOptions
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.run_settings import Tuning
 from ghostify.jobs.steps import Steps
-from ghostify.jobs.train import Teacher, train
+from ghostify.jobs.train import Teacher
 from ghostify.modes import evaluating
 from ghostify.progress import Progress
 
@@ -31,7 +27,6 @@ RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 FIRST = 2
 # A trial's share of the steps that follow, and its least steps.
 TRIAL, LEAST_STEPS = 0.1, 10
-BATCH = 128
 JUDGES, SCORED = 1000, 5000  # held-out images that compare rates, and that say whether the network is better
 STEPS_TO_TIME = 5
 LABELS = 0.1  # of the loss, where they are asked for
@@ -59,27 +54,10 @@ class TuningSettings:
         return replace(usual, **settings)
 
 
-@dataclass(frozen=True)
-class Judged:
-    """A network on held-out images.
-
-    Args:
-        error: Mean squared difference of its outputs from the original's, over their variance.
-        top1: Share of right answers, 0..1.
-    """
-
-    error: float
-    top1: float
-
-    def better_than(self, other: "Judged") -> bool:
-        """More right answers, or as many with a smaller error."""
-        return (self.top1, -self.error) > (other.top1, -other.error)
-
-
 def tune(
     network: Callable[[], nn.Module],
     original: nn.Module,
-    data: ImageData,
+    data: Data,
     settings: TuningSettings,
     steps: Steps,
     name: str,
@@ -96,7 +74,7 @@ def tune(
     Returns:
         The network, and how it was tuned: rates with their errors, epochs, and both scores.
     """
-    batch = min(BATCH, max(2, count_images(data.train) // 4))
+    batch = min(data.batch, max(2, data.sizes[0] // 4))
     before = steps.values(f"{name}, before.json", lambda: asdict(judge(network(), original, data, settings, SCORED)))
     length = steps.values(f"{name}, length.json", lambda: length_of(network, original, data, settings, batch, progress))
     found: dict[str, float] = {}
@@ -111,8 +89,8 @@ def tune(
     def tried(rate: float) -> float | None:
         """The error after a short training at this rate; None where it does not learn."""
         model, images = network(), length["trial_steps"] * batch
-        part = part_of(data, images, settings.seed + 1)
-        recipe = settings.recipe(batch, epochs=max(1, round(images / count_images(part.train))), lr=rate)
+        part = data.part(images, settings.seed + 1)
+        recipe = settings.recipe(batch, epochs=max(1, round(images / part.sizes[0])), lr=rate)
         if progress:
             progress(name, f"try rate {rate:g}", len(found), len(RATES))
         try:
@@ -122,12 +100,12 @@ def tune(
         return judge(model, original, data, settings, JUDGES).error
 
     rate = best_rate(error)
-    model, part = network(), part_of(data, length["images"], settings.seed)
+    model, part = network(), data.part(length["images"], settings.seed)
     recipe = settings.recipe(batch, epochs=length["epochs"], lr=rate)
     learn(model, original, part, recipe, settings, steps.path(f"{name}.checkpoint"), renamed(progress, name))
     after = judge(model, original, data, settings, SCORED)
     kept = after.better_than(Judged(**before))
-    told = {"rate": rate, "tried": found, "epochs": length["epochs"], "images": count_images(part.train)}
+    told = {"rate": rate, "tried": found, "epochs": length["epochs"], "images": part.sizes[0]}
     return (model if kept else network()), {**told, "kept": kept, "before": before, "after": asdict(after)}
 
 
@@ -149,23 +127,23 @@ def best_rate(error: Callable[[float], float]) -> float:
 def length_of(
     network: Callable[[], nn.Module],
     original: nn.Module,
-    data: ImageData,
+    data: Data,
     settings: TuningSettings,
     batch: int,
     progress: Progress | None,
 ) -> dict[str, int]:
     """Epochs, images of each, and steps of a trial; of minutes by the time that some steps take here."""
-    whole = count_images(data.train)
+    whole = data.sizes[0]
     if settings.tuning.epochs is not None:
         epochs, images = settings.tuning.epochs, whole
     else:
         assert settings.tuning.minutes is not None
-        few = part_of(data, STEPS_TO_TIME * batch, settings.seed)
+        few = data.part(STEPS_TO_TIME * batch, settings.seed)
         recipe = settings.recipe(batch, epochs=1, lr=RATES[0])
         for _ in range(2):  # what is compiled or allocated first is not to count
             started = time.perf_counter()
             learn(network(), original, few, recipe, settings, None, None)
-            seconds = (time.perf_counter() - started) / max(1, count_images(few.train))
+            seconds = (time.perf_counter() - started) / max(1, few.sizes[0])
         trials = 1 + TRIAL * 3.5  # that many are usual
         images = int(60 * settings.tuning.minutes / seconds / trials)
         epochs, images = max(1, images // whole), min(whole, max(batch, images))
@@ -173,19 +151,10 @@ def length_of(
     return {"epochs": epochs, "images": images, "trial_steps": max(LEAST_STEPS, round(TRIAL * steps))}
 
 
-def part_of(data: ImageData, images: int, seed: int) -> ImageData:
-    """The data set with so many training images, drawn at random, and none held out: all where there are fewer."""
-    whole = count_images(data.train)
-    if images >= whole:
-        return replace(data, val=None)
-    chosen = torch.randperm(whole, generator=torch.Generator().manual_seed(seed))[:images].tolist()
-    return replace(data, train=Subset(data.train, chosen), val=None)
-
-
 def learn(
     model: nn.Module,
     original: nn.Module,
-    data: ImageData,
+    data: Data,
     recipe: Recipe,
     settings: TuningSettings,
     checkpoint: Path | None,
@@ -194,27 +163,17 @@ def learn(
     """Train by hints, in place; the network is on the CPU afterwards."""
     teacher = Teacher(copy.deepcopy(original), weight=1 - LABELS if settings.labels else 1.0, hints=True)
     options = RunOptions(settings.device, settings.workers, checkpoint, resume=True)
-    train(model, data, recipe, teacher=teacher, options=options, progress=progress)
+    data.learn(model, recipe, teacher, options, progress)
     model.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # its stub lacks it
     model.eval()
 
 
 @torch.no_grad()
-def judge(model: nn.Module, original: nn.Module, data: ImageData, settings: TuningSettings, images: int) -> Judged:
+def judge(model: nn.Module, original: nn.Module, data: Data, settings: TuningSettings, images: int) -> Judged:
     """A network on so many images held out of train."""
-    assert data.val is not None
-    right = 0
-    mine: list[Tensor] = []
-    theirs: list[Tensor] = []
     model, original = (copy.deepcopy(each).to(settings.device) for each in (model, original))
     with evaluating(model, original):
-        for x, labels in draw(data.val, data, images, workers=settings.workers):
-            x = x.to(settings.device)
-            mine.append(logits_of(model(x)).cpu())
-            theirs.append(logits_of(original(x)).cpu())
-            right += int((mine[-1].argmax(1) == labels).sum())
-    outputs = torch.cat(mine)
-    return Judged(float(apart(outputs, torch.cat(theirs))), right / len(outputs))
+        return data.judge(model, original, images, settings.device, settings.workers)
 
 
 def renamed(progress: Progress | None, task: str) -> Progress | None:
@@ -227,7 +186,7 @@ def renamed(progress: Progress | None, task: str) -> Progress | None:
 def words_of(told: Mapping[str, Any], unit: str) -> str:
     """How a network was tuned, as a sentence."""
     epochs = "1 epoch" if told["epochs"] == 1 else f"{told['epochs']} epochs"
-    before, after = (100 * told[when]["top1"] for when in ("before", "after"))
+    before, after = (100 * told[when]["score"] for when in ("before", "after"))
     scores = f"{before:.2f} → {after:.2f} % {unit} on held-out images"
     end = "" if told["kept"] else ", so it stays as it was"
     return (

@@ -136,9 +136,9 @@ def accuracy_against_time(rows: Sequence[Mapping[str, Any]], accuracy: str) -> F
     marks = MARKS | {name: (RIVALS[place % len(RIVALS)], COLOURS["rival"]) for place, name in enumerate(rivals)}
     for row in rows:
         mark, colour = marks[row["name"] if row["kind"] == "rival" else row["kind"]]
-        x, y = 1 / row["speedup"], 100 * row["top1"]
+        x, y = 1 / row["speedup"], 100 * row["score"]
         wide = [[x - 1 / row["speedup_high"]], [1 / row["speedup_low"] - x]]
-        tall = [[y - 100 * row["top1_low"]], [100 * row["top1_high"] - y]]
+        tall = [[y - 100 * row["score_low"]], [100 * row["score_high"] - y]]
         precision = "float32" if row["precision"] == "fp32" else row["precision"]
         label = f"{KINDS.get(row['kind'], row['name'])}, {precision}"
         axes.errorbar(

@@ -6,9 +6,11 @@ from typing import Any
 from torch import nn
 
 from ghostify.data.images import ImageData
+from ghostify.data.masks import MaskData, load_masks
 from ghostify.data.sources import FOLDERS, load_data
 from ghostify.errors import InputError, spelled
 from ghostify.inference.file_network import FileNetwork
+from ghostify.inference.needed import refuse_missing
 from ghostify.models.registry import designed_channels, known_origin
 from ghostify.network_file import channels_of, known_extra
 
@@ -91,3 +93,32 @@ def images_for(
         image_size = height
     found = load_data(data, image_size=image_size, hold_out=hold_out)
     return dataclasses.replace(found, **channels_for(model, found, mean, std, photographs=photographs))
+
+
+def masks_for(
+    model: nn.Module,
+    data: str | MaskData,
+    *,
+    image_size: int | None,
+    mean: Channels,
+    std: Channels,
+    hold_out: float = 0.0,
+) -> MaskData:
+    """Images with masks by their reference, sized and normalised for a network; those that are open, as they are."""
+    if isinstance(data, MaskData):
+        if image_size not in (None, data.image_size):
+            raise InputError(
+                f"{spelled('image_size')} is {image_size}, but {data.name} is open, at {data.image_size}: "
+                "give it to load_masks"
+            )
+        return dataclasses.replace(data, mean=tuple(mean or data.mean), std=tuple(std or data.std))
+    if data.startswith("coco:"):
+        refuse_missing("pycocotools")
+    height, width = (designed_shape(model) or (None, None))[-2:]
+    size = image_size or (height if height == width else None)
+    if size is None:
+        raise InputError(
+            f"{name_of(model)} does not say how large its images are: expected {spelled('image_size')}, such as 224"
+        )
+    found = load_masks(data, image_size=size, hold_out=hold_out)
+    return dataclasses.replace(found, **channels_for(model, found, mean, std, photographs=True))
