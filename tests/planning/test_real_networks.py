@@ -1,6 +1,7 @@
 """Plans for networks as people have them: heads with views, no BatchNorm, shuffles, groups."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import shufflenet_v2_x0_5
 
-from ghostify import InputError, convert, plan
+from ghostify import InputError, convert, create_model, load, plan, save
 from ghostify.changes import LayerPlan, Prune
 from ghostify.measure.count import count
 from ghostify.planning.candidates import find_candidates, offer_for
@@ -142,7 +143,7 @@ def test_inner_channels_between_shuffles_are_dropped() -> None:
 class Grouped(nn.Sequential):
     def __init__(self) -> None:
         super().__init__(
-            nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 3, groups=4), nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 3, groups=4)
+            nn.Conv2d(3, 16, 1), nn.Conv2d(16, 32, 3, groups=4), nn.Conv2d(32, 16, 1), nn.Conv2d(16, 32, 3, groups=4)
         )
 
 
@@ -200,3 +201,31 @@ def test_the_reasons_are_in_the_plan_and_its_file(tmp_path) -> None:
     write_plan(made, tmp_path / "plan.json")
     assert read_plan(tmp_path / "plan.json").unprunable == made.unprunable
     assert "0 of 3" in what_can_be_dropped(made.unprunable, 3)
+
+
+@pytest.mark.parametrize("name", ["torchvision:regnet_y_400mf", "torchvision:resnext50_32x4d"])
+def test_grouped_convolutions_lose_whole_groups(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = create_model(name).eval()
+    x = torch.randn(32, 3, 64, 64)
+    convs = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.groups == 1}
+    places = find_prunable(model, x[:1], convs)
+    units = {n: place.unit for n, place in places.items() if isinstance(place, PrunableChannels) and place.unit > 1}
+    assert len(units) == 16, "one in each block"
+    halves = {n: convs[n].out_channels // unit // 2 * unit for n, unit in units.items()}
+    planned = {n: LayerPlan(Prune(convs[n].out_channels - half, half)) for n, half in halves.items() if half}
+    smaller = convert(model, calibration=[x], plan=planned, effort="fast").model
+    assert count(smaller, (3, 64, 64)).macs < 0.75 * count(model, (3, 64, 64)).macs
+    after = dict(smaller.named_modules())
+    for n, before in model.named_modules():
+        if isinstance(before, nn.Conv2d) and before.groups > 1:
+            assert after[n].groups < before.groups
+            assert after[n].in_channels // after[n].groups == before.in_channels // before.groups
+    save(smaller, tmp_path / "narrow.safetensors")
+    torch.testing.assert_close(load(tmp_path / "narrow.safetensors")(x), smaller(x))
+
+
+def test_a_plan_for_a_part_of_a_group_is_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 3, groups=4), nn.Conv2d(16, 8, 1)).eval()
+    with pytest.raises(InputError, match=r"6 channels of 0 cannot be dropped: a grouped convolution takes them by 4"):
+        convert(model, calibration=calibration(), plan={"0": LayerPlan(Prune(10, 6))}, effort="fast")

@@ -120,7 +120,7 @@ def found(model: nn.Module) -> PrunableChannels | str:
         (Way(Gate(shared=True)), "the gate that multiplies its channels is taken elsewhere, too"),
         (Way(Gate(turned=True)), "meet others in mul"),
         (Way(Gate(halved=True), taken=8), "meet others in mul"),
-        (Way(nn.Conv2d(16, 16, 3, padding=1, groups=4)), "a grouped convolution"),
+        (Way(nn.Conv2d(16, 32, 3, padding=1, groups=4), taken=32), "a grouped convolution"),
         (Way(nn.ConvTranspose2d(16, 16, 2, groups=4)), "a grouped convolution"),
         (Way(nn.ConvTranspose2d(16, 16, 2, groups=16)), "a grouped convolution"),
         (Way(lambda x: x * x.shape[1]), "does not run without one"),
@@ -183,6 +183,20 @@ def test_the_channels_of_a_gate_go_with_those_that_it_multiplies(squeezed: int) 
         *(squeezed, 14, 14)
     ]
     assert model(x).shape == (2, 3)
+
+
+def test_the_channels_of_a_group_go_together() -> None:
+    way = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, groups=4), nn.BatchNorm2d(16), nn.Conv2d(16, 16, 1, groups=8))
+    model = Way(way).eval()
+    place = found(model)
+    assert place == PrunableChannels("first", ("second",), ("way.0", "way.1", "way.2"), unit=4)
+    x, gone = torch.randn(2, 3, 8, 8), torch.arange(4, 8)
+    with torch.no_grad():
+        model.second.weight[:, gone] = 0
+        expected = model(x)
+    drop_channels_of_(model, place, gone)
+    assert [(way[n].groups, way[n].in_channels, way[n].out_channels) for n in (0, 2)] == [(3, 12, 12), (6, 12, 12)]
+    torch.testing.assert_close(model(x), expected)
 
 
 def test_a_transposed_convolution_takes_channels() -> None:

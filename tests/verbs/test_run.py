@@ -247,6 +247,15 @@ def test_a_sweep_has_a_folder_for_each_speed_and_rivals_are_rows(trained: nn.Mod
     assert found.table[2].macs > found.table[4].macs
 
 
+def test_what_int8_alone_reaches_needs_no_learning(trained: nn.Module, tmp_path: Path) -> None:
+    said: list[str] = []
+    found = run(trained, batches(True), out=tmp_path, say=said.append, **{**SETTINGS, "int8": True})
+    assert "as fast as asked in int8 without any change: nothing to learn" in said
+    assert found.metrics["tuning"] == {"planned 1.3×": None}
+    assert not list((tmp_path / "steps").glob("tuned*"))
+    assert found.table[2].macs == found.table[0].macs
+
+
 def test_an_allowed_drop_is_a_target(trained: nn.Module, tmp_path: Path) -> None:
     settings = {**SETTINGS, "target_speedup": None, "max_accuracy_drop": 5.0, "tune": 0}
     found = run(trained, batches(True), out=tmp_path, **settings)

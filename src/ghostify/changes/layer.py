@@ -1,5 +1,6 @@
 """Convolutions and residual blocks that may change, described by numbers."""
 
+import math
 from dataclasses import dataclass
 
 from ghostify.structure.residual import ResidualSum
@@ -23,7 +24,8 @@ class Convolution:
         unprunable: Why none of its output channels can be dropped, in a few words; "" where they can.
         producer: The prunable convolution whose channels are its inputs, if there is one.
         absorbers: Layers that take its channels, and change only where some of these go.
-        following_macs: Multiply-adds of each output channel in these, and in depthwise convolutions between.
+        unit: Output channels that can only go together, where a grouped convolution takes them.
+        following_macs: Multiply-adds of each output channel in these, and in grouped convolutions between.
         block: The residual block around it that may change as a whole, if there is one.
     """
 
@@ -37,6 +39,7 @@ class Convolution:
     unprunable: str = "its channels were not followed"
     producer: str | None = None
     absorbers: tuple[str, ...] = ()
+    unit: int = 1
     following_macs: int = 0
     block: str | None = None
 
@@ -100,13 +103,16 @@ class Sizes:
         """The number that a layer's kept channels are a multiple of."""
         return self.round_to if channels >= 2 * self.round_to else 1
 
-    def of(self, channels: int) -> list[int]:
+    def of(self, channels: int, unit: int = 1) -> list[int]:
         """The numbers of channels of all shares, each once, the largest first.
 
+        Args:
+            unit: Channels that stay or go together.
         Example:
-            >>> Sizes(4).of(16)
-            [12, 8, 4]
+            >>> Sizes(4).of(16), Sizes(4).of(48, unit=24)
+            ([12, 8, 4], [24])
         """
-        step = self.step(channels)
+        step = math.lcm(unit, self.step(channels))
+        step = step if channels >= 2 * step else unit
         counts = {max(step, step * round(channels * share / step)) for share in SHARES}
         return sorted((kept for kept in counts if kept < channels), reverse=True)

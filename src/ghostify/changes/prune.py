@@ -23,7 +23,7 @@ class Prune(OutputChange):
     @classmethod
     def offered(cls, layer: Convolution, sizes: Sizes) -> Iterable[Self]:
         if layer.prunable:
-            yield from (cls(kept, layer.out_channels - kept) for kept in sizes.of(layer.out_channels))
+            yield from (cls(kept, layer.out_channels - kept) for kept in sizes.of(layer.out_channels, layer.unit))
 
     def output_error(self, trial: Trial, layer: Convolution) -> float:
-        return trial.error_without_channels(layer.name, self.kept)
+        return trial.error_without_channels(layer.name, self.kept, layer.unit)

@@ -4,15 +4,18 @@ import torch
 from torch import Tensor
 
 from ghostify.fitting.moments import Moments
-from ghostify.measure.redundancy import choose_in_order
+from ghostify.measure.redundancy import choose_in_order, choose_units
 
 # Weight of the old filters in a fit, relative to the mean variance of the inputs.
 RIDGE = 1e-4
 
 
-def choose_maps(covariance: Tensor, effect: Tensor, kept: int) -> Tensor:
+def choose_maps(covariance: Tensor, effect: Tensor, kept: int, unit: int = 1) -> Tensor:
     """The channels from which all can best be computed, as ``choose_in_order`` chooses them.
 
+    Args:
+        kept: How many, whole units.
+        unit: Channels that stay or go together, one behind the other.
     Returns:
         Their indices, ascending.
     Example:
@@ -20,6 +23,8 @@ def choose_maps(covariance: Tensor, effect: Tensor, kept: int) -> Tensor:
         >>> choose_maps(twin, torch.eye(3), 2).tolist()
         [0, 2]
     """
+    if unit > 1:
+        return choose_units(covariance, effect, kept // unit, unit)
     return choose_in_order(covariance, effect, kept)[0].sort().values
 
 

@@ -59,7 +59,12 @@ def drop_channels_(
     for name, covariance in covariances.items():
         channels, place = len(covariance), prunable[name]
         effects = [consumer_gram(original.get_submodule(judge), channels) for judge in judges[name]]
-        rows = choose_maps(covariance, torch.stack(effects).sum(0), channels - dropped[name])
+        if dropped[name] % place.unit:
+            raise InputError(
+                f"{dropped[name]} channels of {name} cannot be dropped: a grouped convolution takes them by "
+                f"{place.unit}; plan to drop a multiple of that"
+            )
+        rows = choose_maps(covariance, torch.stack(effects).sum(0), channels - dropped[name], place.unit)
         left[name] = LeftChannels(rows, place.consumers)
         for absorber in [other for other, maker in makers.items() if maker == name]:
             layer = ghost.get_submodule(absorber)

@@ -140,8 +140,8 @@ class Trial:
             return self.error(name)
 
     @torch.no_grad()
-    def error_without_channels(self, name: str, kept: int) -> float:
-        """The output's error where ``kept`` channels of a convolution are left."""
+    def error_without_channels(self, name: str, kept: int, unit: int = 1) -> float:
+        """The output's error where ``kept`` channels of a convolution are left, whole units of them."""
         channels = conv_at(self.model, name).out_channels
         found = {consumer: self.samples(consumer) for consumer in self.consumers.get(name, ())}
         taken = {absorber: self.taken(name, absorber) for absorber in self.absorbers.get(name, ())}
@@ -149,7 +149,7 @@ class Trial:
         covariance = torch.stack(covariances or [each.covariance for each in taken.values()]).sum(0)
         takers = [self.model.get_submodule(taker) for taker in found or taken]
         effect = torch.stack([consumer_gram(taker, channels) for taker in takers]).sum(0)
-        rows = choose_maps(covariance, effect.to(covariance), kept)
+        rows = choose_maps(covariance, effect.to(covariance), kept, unit)
         changes = {consumer: without_inputs(samples, rows, channels) for consumer, samples in found.items()}
         for absorber, each in taken.items():
             layer = self.model.get_submodule(absorber)

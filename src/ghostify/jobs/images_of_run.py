@@ -101,7 +101,7 @@ class Data(ABC):
     @property
     @abstractmethod
     def title_of_first(self) -> str:
-        """What the first test image is, for a page."""
+        """The words for the first test image on a page, such as its class."""
 
     @property
     def first_input(self) -> Tensor:

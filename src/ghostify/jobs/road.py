@@ -263,7 +263,10 @@ class Road:
         with self.step("convert", expected, file):
             converted = partial(copy.deepcopy, kept_network(file, lambda: self.converted(original, planned)))
         model, told = converted(), None
-        if not self.settings.tune.none:
+        changed = any(layer.changes for layer in planned.values())
+        if not changed:
+            self.say(f"as fast as asked {'in int8 ' if self.settings.int8 else ''}without any change: nothing to learn")
+        elif not self.settings.tune.none:
             with self.step("tune", expected, self.steps.path(f"tuned {name}.safetensors")):
                 model, told = self.tuned(converted, original, f"tuned {name}")
         folder = self.out / f"speed-{target:g}" if self.settings.sweep else self.out

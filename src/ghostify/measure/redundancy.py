@@ -268,6 +268,37 @@ def choose_in_order(covariance: Tensor, effect: Tensor, count: int) -> Choice:
     return Choice(torch.tensor(order, device=left.device), torch.tensor(gains, dtype=torch.float64, device=left.device))
 
 
+def choose_units(covariance: Tensor, effect: Tensor, count: int, unit: int) -> Tensor:
+    """The same for units of maps, one behind the other, that are chosen together: the indices of all maps in them.
+
+    Args:
+        count: Number of units to choose.
+        unit: Maps in each.
+    Example:
+        >>> twins = torch.tensor([[4.0, 4.0, 0.0], [4.0, 4.0, 0.0], [0.0, 0.0, 1.0]]).repeat_interleave(2, 0)
+        >>> choose_units(twins.repeat_interleave(2, 1), torch.eye(6), 2, 2).tolist()
+        [0, 1, 4, 5]
+    """
+    left = covariance.double().clone()
+    weighted = effect.double() @ left
+    floor = 1e-9 * left.diagonal().mean().clamp_min(1e-30) * torch.eye(unit, dtype=left.dtype, device=left.device)
+    units = len(left) // unit
+    free = torch.ones(units, dtype=torch.bool, device=left.device)
+    order = []
+    for _ in range(count):
+        own = left.unflatten(0, (units, unit)).unflatten(2, (units, unit)).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+        shared = torch.einsum("mup,muq->upq", left.unflatten(1, (units, unit)), weighted.unflatten(1, (units, unit)))
+        gain = torch.linalg.solve(own + floor, shared).diagonal(dim1=1, dim2=2).sum(1)
+        best = int(torch.where(free, gain, -torch.inf).argmax())
+        free[best] = False
+        order.append(best)
+        inside = slice(best * unit, (best + 1) * unit)
+        rows = torch.linalg.solve(left[inside, inside] + floor, left[inside])
+        left, weighted = left - left[:, inside] @ rows, weighted - weighted[:, inside] @ rows
+    chosen = torch.tensor(order, device=left.device).sort().values
+    return (chosen[:, None] * unit + torch.arange(unit, device=left.device)).flatten()
+
+
 def explained_by_combinations(maps: Tensor) -> Tensor:
     """Share of all maps' variance that m maps and their 1×1 combinations explain, for m = 1 … maps: ``[maps]``."""
     values = maps.double().flatten(1)

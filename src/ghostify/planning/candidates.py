@@ -141,6 +141,7 @@ def convolutions(
             unprunable="" if name in prunable else str(places[name]),
             producer=producer if producer in convs else None,
             absorbers=absorbers,
+            unit=prunable[name].unit if name in prunable else 1,
             following_macs=sum(counted.of(layer)[0] for layer in (*followers, *absorbers)) // conv.out_channels,
             block=next((block for block in blocks if name.startswith(f"{block}.")), None),
         )

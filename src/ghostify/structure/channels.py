@@ -29,13 +29,15 @@ class PrunableChannels:
     Args:
         producer: Module name of the convolution that makes them.
         consumers: Module names of the convolutions, also transposed ones, and linear layers that take them.
-        followers: Module names of the layers between that have weights per channel, such as depthwise convolutions,
-            BatchNorms, and the last convolution of a squeeze-and-excite gate.
+        followers: Module names of the layers between that have weights per channel, such as depthwise and grouped
+            convolutions, BatchNorms, and the last convolution of a squeeze-and-excite gate.
+        unit: Channels that go together, one behind the other: those of a grouped convolution's group.
     """
 
     producer: str
     consumers: tuple[str, ...]
     followers: tuple[str, ...]
+    unit: int = 1
 
     @property
     def takers(self) -> tuple[str, ...]:
@@ -62,7 +64,8 @@ def find_prunable(
     makers += Counter(("follower", taker) for way in ways.values() for taker in {*way.followers})
     places: dict[str, PrunableChannels | str] = {}
     for name, way in ways.items():
-        place = PrunableChannels(name, tuple(dict.fromkeys(way.consumers)), tuple(dict.fromkeys(way.followers)))
+        takers = (tuple(dict.fromkeys(names)) for names in (way.consumers, way.followers))
+        place = PrunableChannels(name, *takers, way.unit)
         taken = Counter((*way.consumers, *way.followers))
         if name not in times:
             places[name] = OTHERWISE
@@ -104,7 +107,7 @@ def drop_channels_of_(model: nn.Module, place: PrunableChannels, channels: Tenso
     """Remove channels of a convolution, and the weights for them in the layers behind.
 
     Args:
-        channels: Indices of those to remove.
+        channels: Indices of those to remove, whole units.
     """
     producer = conv_at(model, place.producer)
     before = producer.out_channels
@@ -119,7 +122,8 @@ def drop_channels_of_(model: nn.Module, place: PrunableChannels, channels: Tenso
         # A gate's convolution may take as many channels as it makes.
         makes = name == place.producer or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
         numbers = ("out_channels",) if makes else NUMBERS
-        vars(layer).update({key: len(rows) for key in numbers if vars(layer).get(key) == before})
+        in_groups = {"groups": layer.groups * len(rows) // before} if isinstance(layer, nn.Conv2d) and not makes else {}
+        vars(layer).update({key: len(rows) for key in numbers if vars(layer).get(key) == before} | in_groups)
     for name in place.consumers:
         layer = model.get_submodule(name)
         weight, dim = layer.get_parameter("weight"), input_dim(layer)
@@ -160,17 +164,17 @@ def same_with_fewer(model: nn.Module, example: Tensor, places: Collection[Prunab
     """True if a network that has lost a channel of each convolution computes what it does if nobody takes that channel.
 
     Args:
-        places: Those of convolutions with a single channel are passed over.
+        places: Those of convolutions with a single channel, or a single unit of some, are passed over.
     """
     without, untaken = copy.deepcopy(model), copy.deepcopy(model)
     for place in places:
         channels = conv_at(model, place.producer).out_channels
-        if channels > 1:
-            drop_channels_of_(without, place, torch.tensor([0]))
+        if channels > place.unit:
+            drop_channels_of_(without, place, torch.arange(place.unit))
             for name in place.consumers:
                 layer = untaken.get_submodule(name)
                 dim = input_dim(layer)
-                layer.get_parameter("weight").unflatten(dim, (channels, -1)).select(dim, 0).zero_()
+                layer.get_parameter("weight").unflatten(dim, (channels, -1)).narrow(dim, 0, place.unit).zero_()
     try:
         outputs = outputs_of(without, example)
     except Exception:  # noqa: BLE001  # whatever the network's own code raises where channels are missing

@@ -1,5 +1,6 @@
 """Where channels go: each number of a run is followed back to the convolution's channel that it comes from."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,12 +82,14 @@ class Way:
         consumers: Names of the convolutions and linear layers that take them.
         followers: Names of the layers between that have weights for each.
         gated: Names of the convolutions whose channels these multiply, one for one.
+        unit: Channels that go together: those of a grouped convolution's group.
         reason: Why they cannot be dropped, or "".
     """
 
     consumers: list[str] = field(default_factory=list)
     followers: list[str] = field(default_factory=list)
     gated: list[str] = field(default_factory=list)
+    unit: int = 1
     reason: str = ""
 
 
@@ -203,8 +206,9 @@ class ChannelTrace(TorchDispatchMode):
             self.stop([self.known.get(x)], MOVED)
         elif groups == 1:
             self.consumer(name, channels, 1)
-        elif groups == conv.in_channels == conv.out_channels and not transposed:
-            return self.follower(name, channels, output, 1)
+        elif conv.in_channels == conv.out_channels and not transposed:
+            # Depthwise, or of several channels in a group, which it takes and makes together.
+            return self.follower(name, channels, output, 1, unit=conv.in_channels // groups)
         else:
             self.stop([channels], "a grouped convolution takes its channels")
         if transposed or groups > 1:
@@ -257,8 +261,8 @@ class ChannelTrace(TorchDispatchMode):
             return origin if not own else None
         return self.follower(name, channels, x, 1)
 
-    def follower(self, name: str, channels: Tensor, output: Tensor, dim: int) -> Tensor | None:
-        """Note that a layer has weights for each channel, and pass them on."""
+    def follower(self, name: str, channels: Tensor, output: Tensor, dim: int, unit: int = 1) -> Tensor | None:
+        """Note that a layer has weights for each channel, or for each unit of some, and pass them on."""
         passed = None
         for origin in self.made_in(channels):
             if not self.is_whole(channels, origin):
@@ -268,7 +272,9 @@ class ChannelTrace(TorchDispatchMode):
             elif not self.has_rows(name, origin.size):
                 self.refuse(origin, f"{name or 'the network'} has other weights than one row for each of its channels")
             else:
-                self.ways[origin.name].followers.append(name)
+                way = self.ways[origin.name]
+                way.followers.append(name)
+                way.unit = math.lcm(way.unit, unit)
                 passed = numbered(origin, output, dim)
         return passed
 

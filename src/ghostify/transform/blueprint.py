@@ -276,7 +276,8 @@ def narrow_(module: nn.Module, row: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} of {list(tensor.shape)} cannot be narrowed to {size}")
     rows = {length for size in row["sizes"].values() for length in size}
     for key, number in row["numbers"].items():
-        if key not in NUMBERS or type(number) is not int or not 0 < number <= vars(module)[key] or number not in rows:
+        known = key in NUMBERS and type(number) is int and (number in rows or key == "groups")
+        if not known or not 0 < number <= vars(module)[key]:
             raise ValueError(f"{key} cannot become {number}")
     for name, size in row["sizes"].items():
         put_(module, name, tensors[name].detach()[tuple(slice(length) for length in size)])

@@ -217,7 +217,9 @@ def may_not_absorb(model: nn.Module, names: Collection[str], example: Tensor, sk
         layer = model.get_submodule(name)
         skipped = any(matches(name, [pattern]) for pattern in skip)
         own = reasons.get(name, "")
-        stays = not own.startswith(("a gate", "a squeeze", "very narrow", "depthwise")) and not may_be_fitted(own)
+        stays = not own.startswith(
+            ("a gate", "a squeeze", "very narrow", "depthwise", "grouped")
+        ) and not may_be_fitted(own)
         if skipped or stays or has_hooks(layer):
             found.add(name)
     return found
