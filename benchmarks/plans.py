@@ -2,6 +2,7 @@
 
     python benchmarks/plans.py resnet56 --weights resnet56.th --data npz:cifar10.npz --out benchmarks/results/plans.csv
     python benchmarks/plans.py torchvision:resnet50 --data imagefolder:DIR --out benchmarks/results/plans.csv
+    python benchmarks/plans.py torchvision:ssdlite320_mobilenet_v3_large --data coco:DIR --out benchmarks/results/plans.csv
 
 For each target: a plan, the network converted by it in closed form, and its time over the original's, both deployed,
 measured anew in processes of their own. A target that the plan refuses is a row that says so. The first row of a
@@ -21,9 +22,11 @@ from rows import read_rows, write_rows
 from ghostify import InputError, compare, convert, create_model, deploy, plan
 from ghostify.allocator import keep_freed_memory
 from ghostify.data import load_data
+from ghostify.data.coco import draw_images, load_coco
 from ghostify.data.sample import draw_inputs
 from ghostify.measure.environment import describe_environment
 from ghostify.models.weights import load_weights_
+from ghostify.plain_part import input_shape_of, is_detector, plain_part
 
 KEY = ("network", "engine", "threads", "target", "merging")
 MEASURED = (
@@ -61,8 +64,12 @@ def main() -> None:
     if arguments.weights:
         load_weights_(model, arguments.weights)
     model.eval()
-    images = draw_inputs(load_data(arguments.data), arguments.images, 0)
-    example = images[0][:1]
+    if is_detector(model):
+        images = list(draw_images(load_coco(arguments.data).train, arguments.images))
+        example = torch.zeros(1, *input_shape_of(model))
+    else:
+        images = draw_inputs(load_data(arguments.data), arguments.images, 0)
+        example = images[0][:1]
     rows = read_rows(arguments.out)
     done = {tuple(row[name] for name in KEY) for row in rows}
     for target in arguments.targets:
@@ -88,7 +95,7 @@ def main() -> None:
         else:
             row["seconds_to_plan"] = f"{time.perf_counter() - started:.0f}"
             ghost = convert(model, plan=found, calibration=images, effort="fast").model
-            both = [deploy(network, example, engine=arguments.engine) for network in (model, ghost)]
+            both = [deploy(plain_part(network), example, engine=arguments.engine) for network in (model, ghost)]
             again = compare(both[0], both[1], example, engine=arguments.engine, threads=arguments.threads)
             assert found.speedup is not None
             row |= {
