@@ -2,7 +2,7 @@
 
     python benchmarks/plans.py resnet56 --weights resnet56.th --data npz:cifar10.npz --out benchmarks/results/plans.csv
     python benchmarks/plans.py torchvision:resnet50 --data imagefolder:DIR --out benchmarks/results/plans.csv
-    python benchmarks/plans.py torchvision:ssdlite320_mobilenet_v3_large --data coco:DIR --out benchmarks/results/plans.csv
+    python benchmarks/plans.py torchvision:ssdlite320_mobilenet_v3_large --data coco:DIR --out plans.csv
 
 For each target: a plan, the network converted by it in closed form, and its time over the original's, both deployed,
 measured anew in processes of their own. A target that the plan refuses is a row that says so. The first row of a
