@@ -1,5 +1,8 @@
 """From a target to a plan, and a network made by it."""
 
+import itertools
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,13 @@ from torch import nn
 
 from ghostify import InputError, convert, count, plan
 from ghostify.changes import BlockPlan
+from ghostify.changes.change import Change, OutputChange
 from ghostify.changes.layer_plan import inside_changed_block
+from ghostify.changes.registry import change_from
 from ghostify.errors import OutOfReachError
-from ghostify.planning.candidates import Candidates, find_candidates, offer_for
+from ghostify.planning.candidates import Candidates, find_candidates, inputs_left, offer_for
+from ghostify.planning.plan_file import Plan
+from ghostify.planning.sensitivity import error_between
 from ghostify.planning.timing import EngineTiming
 from ghostify.transform.untrained import untrained
 
@@ -156,3 +163,50 @@ def test_precisions_that_do_not_go_together_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         plan(Blocks().eval(), example=EXAMPLE, calibration=batches, **options)
+
+
+class TwoEnds(nn.Module):
+    """Three convolutions and two outputs, of which the second is a hundred times the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = (nn.Conv2d(inputs, 8, 3, padding=1) for inputs in (3, 8, 8))
+        self.classes, self.boxes = nn.Conv2d(8, 2, 1), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        middle = self.two(self.one(x).relu()).relu()
+        return {"classes": self.classes(middle), "boxes": 100 * self.boxes(self.three(middle).relu())}
+
+
+def test_of_two_outputs_the_choice_is_the_best_of_all(batches: list[torch.Tensor], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = TwoEnds().eval()
+    candidates = find_candidates(model, EXAMPLE, count(model, SHAPE), offer_for("macs", inputs=False))
+    assert list(candidates) == ["one", "two", "three"]
+
+    def measured(weights: tuple[float, float], target: float) -> tuple[Plan, dict[tuple[str, Change], float]]:
+        file = tmp_path / f"{weights}.jsonl"
+        options: dict[str, Any] = {"example": EXAMPLE, "calibration": batches, "merging": False}
+        found = plan(model, **options, target_macs=target, output_weights=weights, measurements=file)
+        rows = [row for row in map(json.loads, file.read_text().splitlines()) if row.get("kind") == "output error"]
+        return found, {(row["layer"], change_from(row["change"], OutputChange)): row["error"] for row in rows}
+
+    apart = [measured(weights, 0.7)[1] for weights in ((1, 0), (0, 1))]
+    for target in (0.75, 0.6, 0.5):
+        found, errors = measured((2, 1), target)
+        for key, error in errors.items():
+            assert error == pytest.approx((2 * apart[0][key] + apart[1][key]) / 3, rel=1e-4, abs=1e-9)
+        best = math.inf
+        left = count(model, SHAPE).macs - sum(
+            candidate.options[0].macs(candidate.layer, candidate.layer.in_channels) for candidate in candidates.values()
+        )
+        for options in itertools.product(*(candidate.options for candidate in candidates.values())):
+            plans = dict(zip(candidates, options, strict=True))
+            macs = left + sum(
+                option.macs(candidates[name].layer, inputs_left(candidates, plans, name))
+                for name, option in plans.items()
+            )
+            if macs <= target * count(model, SHAPE).macs:
+                total = sum(error_between(name, candidates[name], plans[name], errors) for name in plans)
+                best = min(best, total)
+        assert found.output_error == pytest.approx(best, rel=1e-6)
