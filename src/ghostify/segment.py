@@ -8,7 +8,6 @@ from torch import nn
 
 from ghostify.data.masks import MaskData, load_masks
 from ghostify.errors import InputError, spelled
-from ghostify.inference.needed import refuse_missing
 from ghostify.jobs.accelerator import chosen_device
 from ghostify.jobs.learn import RunOptions
 from ghostify.jobs.recipe import Recipe
@@ -17,6 +16,7 @@ from ghostify.jobs.train import Teacher
 from ghostify.jobs.training import Training
 from ghostify.jobs.training_folder import TrainingFolder
 from ghostify.modes import evaluating, on_device
+from ghostify.needed import refuse_missing
 from ghostify.network_file import remember_extra
 from ghostify.progress import Progress
 from ghostify.transform.blueprint import blueprint_of

@@ -21,22 +21,21 @@ from ghostify.cli.options import (
     calibration_options,
     data_options,
     engine_option,
-    json_option,
     new_head_option,
     out_option,
     recipe_options,
     skip_option,
     source_options,
 )
-from ghostify.cli.output import interval, kept, percent, print_table, progress_bars, say, show
+from ghostify.cli.output import interval, json_option, kept, percent, print_table, progress_bars, say, show
 from ghostify.errors import InputError
 from ghostify.inference.engines import FILE_ENGINES
-from ghostify.inference.needed import is_installed, refuse_engine, refuse_missing
 from ghostify.jobs.evaluate import check_fit, evaluate
 from ghostify.jobs.images_of_run import Data
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.run_settings import METRICS, RESULTS, STEPS, RunSettings, Tuning, refuse_finished
 from ghostify.jobs.steps import ABOUT
+from ghostify.needed import is_installed, refuse_engine, refuse_missing
 from ghostify.transform.reconstruct import Effort
 
 OF_A_TRAINED_NETWORK = 2.0  # times the right answers of chance that a network of the user's own builder has

@@ -13,13 +13,13 @@ from ghostify.errors import InputError
 from ghostify.inference.engines import FILE_ENGINES, check_engine
 from ghostify.inference.export import ENGINE as ENGINE_OF
 from ghostify.inference.export import FORMATS
-from ghostify.inference.needed import is_installed, refuse_engine, refuse_missing
 from ghostify.jobs.accelerator import chosen_device
 from ghostify.jobs.images_of_run import opened_data
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.road import Road, Run
 from ghostify.jobs.run_settings import RunSettings, Tuning
 from ghostify.modes import without_autocast, without_inference_mode
+from ghostify.needed import is_installed, refuse_engine, refuse_missing
 from ghostify.plain_part import is_detector
 from ghostify.progress import Progress
 from ghostify.transform.reconstruct import Effort
