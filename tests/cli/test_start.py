@@ -45,13 +45,16 @@ def test_the_command_line_answers_without_pytorch(arguments: list[str], status: 
 
 
 def test_verbs_are_completed_without_pytorch() -> None:
+    """As docs/shell.md sets it up: the shell calls with what was typed."""
     code = (
-        "from click.shell_completion import ShellComplete\n"
-        "from ghostify.cli import cli\n"
-        "print([found.value for found in ShellComplete(cli, {}, 'ghostify', '').get_completions([], 'ex')])"
+        "import os\n"
+        "from ghostify.cli import main\n"
+        "os.environ |= {'_GHOSTIFY_COMPLETE': 'bash_complete', 'COMP_WORDS': 'ghostify ex', 'COMP_CWORD': '1'}\n"
+        "try:\n    main([])\nexcept SystemExit as end:\n    status = end.code"
     )
-    _, said, large = imported(code)
-    assert "['explain', 'export']" in said
+    status, said, large = imported(code)
+    assert status == 0
+    assert said.split() == ["plain,explain", "plain,export"]
     assert large == set()
 
 
