@@ -50,11 +50,11 @@ for file, answer in zip(files, answers[1], strict=True):
     print(f"{file.name}: {names[answer] if names else answer}")
 print(f"the same answer as the original's for {sum(map(int.__eq__, *answers))} of {len(files)} photographs")
 
-ms = np.zeros((options.calls, 2))
-for call in range(-10, options.calls):  # the first ten warm up
+ms = np.zeros((10 + options.calls, 2))  # the first ten warm up
+for call in range(len(ms)):
     for index, session in enumerate(sessions):
         before = time.perf_counter()
         session.run(None, inputs[call % len(inputs)])
         ms[call, index] = 1000 * (time.perf_counter() - before)
-original, faster = np.median(ms, axis=0)
-print(f"{original:.3f} ms and {faster:.3f} ms: {np.median(ms[:, 0] / ms[:, 1]):.2f} times as fast here")
+original, faster = np.median(ms[10:], axis=0)
+print(f"{original:.3f} ms and {faster:.3f} ms: {np.median(ms[10:, 0] / ms[10:, 1]):.2f} times as fast here")
