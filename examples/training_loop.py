@@ -51,12 +51,9 @@ learn = LOOPS[parser.parse_args().loop]
 train, test = small_net.digits()
 original = small_net.trained(train, epochs=5)
 inputs = [images for images, _ in train]
-
 ghost = ghostify.convert(original, ratio=2).model  # half of the maps by new filters; calibration=inputs would fit them
-print(
-    f"right: original {small_net.accuracy(original, test):.1f} %, ghost {small_net.accuracy(ghost.eval(), test):.1f} %"
-)
-loss_of = ghostify.hints(original, ghost, inputs).train()  # its parameters that learn are the ghost's
-learn(loss_of, train, epochs=5)
-ghostify.save(ghost.eval(), "ghost.safetensors")
-print(f"when it has learnt: {small_net.accuracy(ghost, test):.1f} %")
+print(f"right: original {small_net.accuracy(original, test):.1f} %,", end=" ")
+print(f"ghost {small_net.accuracy(ghost.eval(), test):.1f} %,", end=" ")
+learn(ghostify.hints(original, ghost, inputs).train(), train, epochs=5)  # the parameters that learn are the ghost's
+print(f"when it has learnt {small_net.accuracy(ghost.eval(), test):.1f} %")
+ghostify.save(ghost, "ghost.safetensors")
