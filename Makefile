@@ -5,7 +5,7 @@ OUT ?= demo
 # Where it is set, every process would compile PyTorch's thousand modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check install clean
+.PHONY: demo test check wheel-test install clean
 
 demo: .venv/installed
 	rm -rf $(OUT)
@@ -20,6 +20,10 @@ check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The package as a user gets it, away from the checkout.
+wheel-test: .venv/installed
+	.ci/wheel
 
 install: .venv/installed
 

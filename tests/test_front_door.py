@@ -26,7 +26,7 @@ def test_another_name_is_no_attribute() -> None:
 
 def test_whoever_converts_imports_no_trainer() -> None:
     code = (
-        "import sys, ghostify; before = 'ghostify.jobs' in sys.modules; ghostify.train; "
+        "import sys, ghostify; ghostify.convert; before = 'ghostify.jobs' in sys.modules; ghostify.train; "
         "print(before, 'ghostify.jobs' in sys.modules, 'matplotlib' in sys.modules)"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

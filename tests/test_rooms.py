@@ -22,8 +22,8 @@ FLOORS = [
     ["structure"],
     ["models"],
     ["measure", "data", "layers"],
-    ["plain_part", "wrappers"],
-    ["allocator", "atomic", "hooks", "modes", "progress", "timelimit", "errors"],
+    ["plain_part", "wrappers", "needed"],
+    ["allocator", "atomic", "hooks", "model_names", "modes", "progress", "timelimit", "errors"],
 ]
 FLOOR = {room: height for height, rooms in enumerate(reversed(FLOORS)) for room in rooms}
 

@@ -12,7 +12,6 @@ from ghostify.data.coco import DetectionData, load_coco
 from ghostify.errors import InputError, spelled
 from ghostify.inference.file_detector import detector_by_file
 from ghostify.inference.file_network import FileNetwork
-from ghostify.inference.needed import refuse_missing
 from ghostify.jobs.accelerator import chosen_device
 from ghostify.jobs.boxes import DETECTIONS, Picture, find_in_files, write_drawings, write_found
 from ghostify.jobs.coco_score import CocoScore
@@ -24,6 +23,7 @@ from ghostify.jobs.training import Training
 from ghostify.jobs.training_folder import TrainingFolder
 from ghostify.models.backbone_weights import load_backbone_weights_
 from ghostify.modes import evaluating, on_device
+from ghostify.needed import refuse_missing
 from ghostify.network_file import known_extra, remember_extra
 from ghostify.progress import Progress
 from ghostify.transform.blueprint import blueprint_of

@@ -12,6 +12,7 @@ from PIL import Image
 from ghostify import create_model, save
 from ghostify.atomic import check_writable
 from ghostify.cli import main
+from ghostify.needed import EXTRAS
 from ghostify.planning.plan_file import Plan, write_plan
 
 # By verb: what must not begin where the verb is refused.
@@ -158,7 +159,8 @@ def test_a_package_that_is_missing_is_named_at_the_start(
     monkeypatch.setitem(sys.modules, package, None)
     writes = arguments[0] not in ("compare", "explain", "evaluate")
     line = refused(capsys, [*arguments, "--out", str(tmp_path / "out")] if writes else arguments)
-    assert line.endswith(f"pip install {package}")  # what is there to be had: this project is in no registry
+    assert f"needs the package {package}, which is not installed" in line
+    assert line.endswith(f"pip install 'ghostify[{EXTRAS[package]}]'")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,34 +2,19 @@
 
 import os
 import sys
+from collections import UserDict
 from collections.abc import Sequence
+from importlib import import_module
 
 import click
-import torch
+from click.shell_completion import CompletionItem
 
 import ghostify
 from ghostify.allocator import keep_freed_memory
-from ghostify.cli import (
-    compare,
-    convert,
-    count,
-    detect,
-    evaluate,
-    explain,
-    export,
-    look,
-    models,
-    plan,
-    recipes,
-    run,
-    segment,
-    train,
-)
-from ghostify.cli.beforehand import EXTRAS
 from ghostify.cli.output import InterruptedVerbError
 from ghostify.cli.spelling import as_option
 from ghostify.errors import InputError, first_sentence, spelled_by
-from ghostify.inference.needed import missing
+from ghostify.needed import EXTRAS, missing
 
 INTERRUPTED = 130
 BAD_INPUT = 2
@@ -73,13 +58,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def leave_process_group() -> None:
     """Join the threads of torchrun's process group: one that still runs while Python ends may abort the process."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
     """True where Python, NumPy or PyTorch, on the CPU or the GPU, could not have as much memory as was asked for."""
-    kinds = (MemoryError, torch.OutOfMemoryError)
+    of_torch: type[Exception] = getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError)
+    kinds = (MemoryError, of_torch)
     return isinstance(error, kinds) or "can't allocate memory" in str(error) or "calculation overflowed" in str(error)
 
 
@@ -95,7 +82,52 @@ def refuse(message: str) -> int:
     return BAD_INPUT
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+# Each verb's line in the help: the first sentence of its own, which a test holds beside it.
+VERBS = {
+    "run": "Make a trained network as fast as you want, measured here, and keep what it knows",
+    "count": "Count multiply-adds (MACs) and parameters of MODEL; of a detector for the largest image, and part by "
+    "part",
+    "plan": "Choose which channels of MODEL to keep, ghost, prune and merge, so that a target is met with least output "
+    "error",
+    "convert": "Replace the convolutions of MODEL by cheaper ones",
+    "train": "Train MODEL on DATA and score it on the test images",
+    "evaluate": "Score MODEL, or an exported file, on the test images of DATA",
+    "detect": "Find objects: train, score and show detectors on images with boxes, COCO's layout",
+    "segment": "Name the class of each pixel: train and score networks on images with masks, VOC's layout or COCO's",
+    "compare": "Measure the latency of B over that of A: networks, or files of `ghostify export`",
+    "explain": "Profile MODEL and its GHOST layer by layer, and say where saved work was not saved time",
+    "export": "Write MODEL, deployed, for ONNX Runtime or OpenVINO, and check that the file gives the same outputs",
+    "look": "Show the maps that MODEL's layers make of a photograph, and which of them are nearly copies of others",
+    "models": "List the networks and detectors that are known by name",
+    "recipes": "List the rows that `ghostify train --recipe NAME` trains for, and what each should reach",
+}
+
+
+class Commands(UserDict[str, click.Command]):
+    """Verbs by name, whose files are imported when they are asked for."""
+
+    def __getitem__(self, verb: str) -> click.Command:
+        command: click.Command | None = super().__getitem__(verb)
+        return command or getattr(import_module(f"{__name__}.{verb}"), verb)
+
+
+class Verbs(click.Group):
+    """A group that lists its verbs without their files: these take seconds, as they need PyTorch."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        verbs = [CompletionItem(verb, help=line) for verb, line in VERBS.items() if verb.startswith(incomplete)]
+        return [*verbs, *click.Command.shell_complete(self, ctx, incomplete)]
+
+
+@click.group(
+    cls=Verbs,
+    commands=Commands.fromkeys(VERBS),
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+)
 @click.version_option(ghostify.__version__)
 def cli() -> None:
     """Make a convolutional network faster by ghost maps, and measure what it costs.
@@ -105,22 +137,3 @@ def cli() -> None:
     npz:FILE, imagefolder:DIR or imagenet:DIR; with boxes or masks, coco:DIR; with
     masks, voc:DIR.
     """
-
-
-for verb in (
-    run.run,
-    count.count,
-    plan.plan,
-    convert.convert,
-    train.train,
-    evaluate.evaluate,
-    detect.detect,
-    segment.segment,
-    compare.compare,
-    explain.explain,
-    export.export,
-    look.look,
-    models.models,
-    recipes.recipes,
-):
-    cli.add_command(verb)

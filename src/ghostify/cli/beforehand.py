@@ -8,12 +8,8 @@ from torch import nn
 from ghostify.cli.opening import NamedImages, NamedNetwork
 from ghostify.data import ImageData
 from ghostify.errors import InputError
-from ghostify.inference.needed import ENGINES_NEED, EXPORTING
 from ghostify.plain_part import is_detector
 from ghostify.transform.blueprint import blueprint_of
-
-# Packages that only some verbs need.
-EXTRAS = frozenset({"matplotlib", "jinja2", "tensorboard", "pycocotools", "onnx_ir", "nncf", *EXPORTING, *ENGINES_NEED})
 
 
 def open_before(named: NamedNetwork, *, detector: bool = False) -> nn.Module | None:

@@ -14,20 +14,19 @@ from ghostify.cli.options import (
     device_option,
     engine_option,
     factory_option,
-    json_option,
     precision_option,
     shape_option,
     timed_threads_option,
 )
-from ghostify.cli.output import print_table, say, show
+from ghostify.cli.output import json_option, print_table, say, show
 from ghostify.cli.spelling import BY_USER
 from ghostify.inference.compare import compare as compare_networks
 from ghostify.inference.deploy import deploy
 from ghostify.inference.engines import ENGINES, FILE_ENGINES, Precision
 from ghostify.inference.file_network import READERS, FileNetwork, is_exported
-from ghostify.inference.needed import refuse_engine
 from ghostify.measure.environment import describe_environment, disturbance
 from ghostify.measure.latency import Comparison
+from ghostify.needed import refuse_engine
 
 
 @dataclasses.dataclass(frozen=True)

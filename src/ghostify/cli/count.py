@@ -5,8 +5,8 @@ import dataclasses
 import click
 
 from ghostify.cli.opening import NamedNetwork
-from ghostify.cli.options import builder_options, bundle, classes_option, json_option, shape_option, source_options
-from ghostify.cli.output import print_table, say, show, size
+from ghostify.cli.options import builder_options, bundle, classes_option, shape_option, source_options
+from ghostify.cli.output import json_option, print_table, say, show, size
 from ghostify.measure.count import count as count_network
 from ghostify.plain_part import parts_of
 

@@ -23,7 +23,6 @@ from ghostify.cli.options import (
     classes_option,
     device_option,
     hold_out_option,
-    json_option,
     machine_options,
     mean_and_std_options,
     out_option,
@@ -33,12 +32,11 @@ from ghostify.cli.options import (
     together,
     training_output,
 )
-from ghostify.cli.output import kept, percent, print_history, print_table, progress_bars, say, show
+from ghostify.cli.output import json_option, kept, percent, print_history, print_table, progress_bars, say, show
 from ghostify.cli.teacher import NamedTeacher, teacher_options
 from ghostify.data.coco import DetectionData, load_coco
 from ghostify.inference.file_detector import detector_by_file
 from ghostify.inference.file_network import FileNetwork
-from ghostify.inference.needed import refuse_engine, refuse_missing
 from ghostify.jobs.boxes import DETECTIONS, find_in_files, image_files, write_drawings, write_found
 from ghostify.jobs.coco_score import NUMBERS, CocoScore
 from ghostify.jobs.detect import check_detector, check_teacher, evaluate_detector, train_and_score_detector
@@ -47,6 +45,7 @@ from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.training_folder import CHECKPOINT, TrainingFolder
 from ghostify.measure.environment import describe_environment
 from ghostify.models.backbone_weights import load_backbone_weights_
+from ghostify.needed import refuse_engine, refuse_missing
 
 
 @dataclass(frozen=True)

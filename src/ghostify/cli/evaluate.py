@@ -13,16 +13,15 @@ from ghostify.cli.options import (
     builder_options,
     bundle,
     data_options,
-    json_option,
     source_options,
 )
-from ghostify.cli.output import percent, print_table, say, score_text, show
+from ghostify.cli.output import json_option, percent, print_table, say, score_text, show
 from ghostify.errors import InputError
 from ghostify.inference.engines import FILE_ENGINES
-from ghostify.inference.needed import refuse_engine
 from ghostify.jobs.evaluate import Score, check_fit
 from ghostify.jobs.evaluate import evaluate as score_network
 from ghostify.measure.environment import describe_environment
+from ghostify.needed import refuse_engine
 
 
 @click.command()

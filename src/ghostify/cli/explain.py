@@ -15,18 +15,17 @@ from ghostify.cli.options import (
     engine_option,
     factory_option,
     ghost_options,
-    json_option,
     precision_option,
     shape_option,
     timed_threads_option,
 )
-from ghostify.cli.output import percent, print_table, say, show
+from ghostify.cli.output import json_option, percent, print_table, say, show
 from ghostify.inference.engines import FILE_ENGINES, Precision
 from ghostify.inference.explain import ExplainedLayer, Explanation
 from ghostify.inference.explain import explain as explain_network
-from ghostify.inference.needed import refuse_engine
 from ghostify.measure.environment import describe_environment, disturbance
 from ghostify.measure.latency import relative_time
+from ghostify.needed import refuse_engine
 from ghostify.planning import convert
 
 KERNELS_SHOWN = 0.01  # those with this share of the time

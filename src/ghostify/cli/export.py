@@ -18,12 +18,11 @@ from ghostify.cli.options import (
     bundle,
     classes_option,
     data_options,
-    json_option,
     out_option,
     shape_option,
     source_options,
 )
-from ghostify.cli.output import percent, print_table, progress_bars, say, show, size
+from ghostify.cli.output import json_option, percent, print_table, progress_bars, say, show, size
 from ghostify.data import ImageData
 from ghostify.data.coco import draw_images, load_coco
 from ghostify.data.folder import find_photographs
@@ -36,9 +35,9 @@ from ghostify.inference.export import ENGINE, FORMATS, SUFFIX, ExportReport
 from ghostify.inference.export import export as export_network
 from ghostify.inference.forms import choose_forms as measured_forms
 from ghostify.inference.in_int8 import Int8Report
-from ghostify.inference.needed import refuse_engine
 from ghostify.inference.quantize import MOST, Int8
 from ghostify.jobs.evaluate import Score, check_fit
+from ghostify.needed import refuse_engine
 from ghostify.plain_part import is_detector, what_it_takes
 from ghostify.transform.detector import plain_inputs
 

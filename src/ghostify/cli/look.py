@@ -13,21 +13,20 @@ from ghostify.cli.options import (
     ExistingFile,
     bundle,
     classes_option,
-    json_option,
     mean_and_std_options,
     out_option,
     shape_option,
     source_options,
     threads_option,
 )
-from ghostify.cli.output import print_table, progress_bars, say, show
+from ghostify.cli.output import json_option, print_table, progress_bars, say, show
 from ghostify.data.augment import normalise
 from ghostify.data.images import ImageData
 from ghostify.data.photograph import SAMPLE, photograph
 from ghostify.errors import InputError
-from ghostify.inference.needed import refuse_missing
 from ghostify.jobs.look import SeenLayer, layers_to_pick
 from ghostify.jobs.look import look as look_at
+from ghostify.needed import refuse_missing
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,8 @@
 
 import click
 
-from ghostify.cli.options import json_option
-from ghostify.cli.output import show
-from ghostify.models.registry import list_detectors, list_models
+from ghostify.cli.output import json_option, show
+from ghostify.model_names import list_detectors, list_models
 
 
 @click.command()

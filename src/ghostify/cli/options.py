@@ -17,10 +17,10 @@ from ghostify.cli.opening import NamedImages
 from ghostify.cli.spelling import BY_USER
 from ghostify.fitting.calibration import FEWEST_IMAGES
 from ghostify.inference.engines import PRECISIONS as TIMED_PRECISIONS
-from ghostify.inference.needed import refuse_missing
 from ghostify.jobs.recipe import LAST_SEED, OPTIMIZERS, PRECISIONS, SCHEDULES, Recipe
 from ghostify.jobs.training_folder import FILES
 from ghostify.layers.ghost_conv import CHEAP_KINDS, Cheap
+from ghostify.needed import refuse_missing
 from ghostify.transform.reconstruct import EFFORTS, Effort
 
 SEEDS = click.IntRange(0, LAST_SEED)
@@ -211,7 +211,6 @@ class TrainingOutput:
     tensorboard: bool
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 shape_option = click.option(
     "--input-shape",
     callback=shape,

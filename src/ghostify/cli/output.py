@@ -7,20 +7,25 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ghostify.jobs.accelerator import first_process
-from ghostify.jobs.checkpoint import Epoch
-from ghostify.jobs.evaluate import Score
+from ghostify.progress import first_process
+
+if TYPE_CHECKING:  # what it prints; printing needs no PyTorch
+    from ghostify.jobs.checkpoint import Epoch
+    from ghostify.jobs.evaluate import Score
 
 # Headings of a layer's channels.
 CHANNELS = ("kept/\nghosted/\ndropped", "inputs\nmerged\nto")
 WIDTH = 80  # of lines, where a terminal does not say that it has more
 NARROWEST = 8  # column of words
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 
 
 class InterruptedVerbError(Exception):
@@ -44,7 +49,7 @@ def kept(how: str) -> Iterator[None]:
         raise InterruptedVerbError(how) from None
 
 
-def score_text(score: Score) -> str:
+def score_text(score: "Score") -> str:
     low, high = score.interval
     top1 = interval(100 * score.top1, 100 * low, 100 * high, 2)
     top5 = "" if score.top5 is None else f", top-5 {100 * score.top5:.2f} %"
@@ -116,7 +121,7 @@ def line_width() -> int:
     return max(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns) if sys.stdout.isatty() else WIDTH
 
 
-def print_history(history: Iterable[Epoch]) -> None:
+def print_history(history: "Iterable[Epoch]") -> None:
     """A line for each epoch of a training, and of what could be right in it."""
     history = list(history)
     shares = {

@@ -24,7 +24,6 @@ from ghostify.cli.options import (
     effort_option,
     engine_option,
     enough_images,
-    json_option,
     layers_option,
     numbers,
     out_option,
@@ -32,15 +31,26 @@ from ghostify.cli.options import (
     skip_option,
     source_options,
 )
-from ghostify.cli.output import CHANNELS, Printing, channels, kept, percent, print_table, progress_bars, say, show
+from ghostify.cli.output import (
+    CHANNELS,
+    Printing,
+    channels,
+    json_option,
+    kept,
+    percent,
+    print_table,
+    progress_bars,
+    say,
+    show,
+)
 from ghostify.data.coco import draw_images, load_coco
 from ghostify.data.images import ImageData
 from ghostify.data.sample import draw_inputs
 from ghostify.errors import InputError
 from ghostify.inference.engines import FILE_ENGINES
-from ghostify.inference.needed import refuse_engine
 from ghostify.jobs.accuracy import AllowedDrop, Trial, plan_for_accuracy
 from ghostify.jobs.evaluate import check_fit, evaluate
+from ghostify.needed import refuse_engine
 from ghostify.plain_part import is_detector
 from ghostify.planning import plan as plan_network
 from ghostify.planning.plan_file import Plan, what_can_be_dropped, write_plan

@@ -4,8 +4,7 @@ import dataclasses
 
 import click
 
-from ghostify.cli.options import json_option
-from ghostify.cli.output import print_table, say, show
+from ghostify.cli.output import json_option, print_table, say, show
 from ghostify.jobs.recipes import ROWS, Row
 
 

@@ -21,20 +21,18 @@ from ghostify.cli.options import (
     calibration_options,
     data_options,
     engine_option,
-    json_option,
     new_head_option,
     out_option,
     recipe_options,
     skip_option,
     source_options,
 )
-from ghostify.cli.output import interval, kept, percent, print_table, progress_bars, say, show
+from ghostify.cli.output import interval, json_option, kept, percent, print_table, progress_bars, say, show
 from ghostify.cli.segment import NamedMasks
 from ghostify.data.coco import load_coco
 from ghostify.data.masks import PARTS
 from ghostify.errors import InputError
 from ghostify.inference.engines import FILE_ENGINES
-from ghostify.inference.needed import is_installed, refuse_engine, refuse_missing
 from ghostify.jobs.boxes_of_run import boxes_of_run
 from ghostify.jobs.classes_of_run import ClassesOfRun
 from ghostify.jobs.images_of_run import HELD_OUT, Data
@@ -42,6 +40,7 @@ from ghostify.jobs.masks_of_run import MasksOfRun
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.run_settings import METRICS, RESULTS, STEPS, RunSettings, Tuning, refuse_finished
 from ghostify.jobs.steps import ABOUT
+from ghostify.needed import is_installed, refuse_engine, refuse_missing
 from ghostify.plain_part import is_detector
 from ghostify.transform.reconstruct import Effort
 

@@ -19,7 +19,6 @@ from ghostify.cli.options import (
     builder_options,
     bundle,
     hold_out_option,
-    json_option,
     machine_options,
     mean_and_std_options,
     new_head_option,
@@ -28,17 +27,17 @@ from ghostify.cli.options import (
     together,
     training_output,
 )
-from ghostify.cli.output import kept, percent, print_history, print_table, progress_bars, say, show
+from ghostify.cli.output import json_option, kept, percent, print_history, print_table, progress_bars, say, show
 from ghostify.cli.teacher import NamedTeacher, teacher_options
 from ghostify.data.masks import MaskData, load_masks
 from ghostify.errors import InputError
-from ghostify.inference.needed import refuse_engine, refuse_missing
 from ghostify.jobs.learn import RunOptions, refuse_to_overwrite
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.segment import MaskScore, check_maps, evaluate_segmenter, train_and_score_segmenter
 from ghostify.jobs.train import Teacher
 from ghostify.jobs.training_folder import CHECKPOINT, TrainingFolder
 from ghostify.measure.environment import describe_environment
+from ghostify.needed import refuse_engine, refuse_missing
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,12 @@ from ghostify.cli.options import (
     bundle,
     changed_by_user,
     data_options,
-    json_option,
     new_head_option,
     recipe_options,
     source_options,
     training_output,
 )
-from ghostify.cli.output import kept, print_history, progress_bars, say, score_text, show
+from ghostify.cli.output import json_option, kept, print_history, progress_bars, say, score_text, show
 from ghostify.cli.teacher import NamedTeacher, teacher_options
 from ghostify.data import ImageData
 from ghostify.data.sources import augmented

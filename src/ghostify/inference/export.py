@@ -39,8 +39,9 @@ from ghostify.inference.in_int8 import Int8Report, checked_in_int8
 from ghostify.inference.onnx_decompositions import with_known_operators
 from ghostify.inference.onnx_operators import suit_onnxruntime_
 from ghostify.inference.parity import Checked, device_of, file_parity
-from ghostify.inference.quantize import Int8, refuse_without_nncf
+from ghostify.inference.quantize import Int8
 from ghostify.modes import evaluating
+from ghostify.needed import refuse_missing
 from ghostify.plain_part import plain_part
 from ghostify.structure.surgery import tensors_in
 from ghostify.wrappers import unwrapped
@@ -135,7 +136,7 @@ def export(  # noqa: PLR0913  # the front door: the promised names, each a setti
     refuse_unwritable(target)
     quantised = None if int8 is False else int8 if isinstance(int8, Int8 | None) else Int8(int8)
     if quantised is not None:
-        refuse_without_nncf()
+        refuse_missing("nncf", needed_by="int8")
     model = plain_part(unwrapped(model))
     example, on_cpu = example.cpu(), model if device_of(model).type == "cpu" else copied(model).cpu()
     deployed = on_cpu if isinstance(on_cpu, Deployed) else deploy(on_cpu, example, forms=forms)

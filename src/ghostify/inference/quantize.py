@@ -4,7 +4,6 @@ import atexit
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from ghostify.errors import InputError, spelled
 from ghostify.inference.parity import described, images_and_labels
 from ghostify.inference.process import Process
 from ghostify.measure.environment import sums_int8_exactly
+from ghostify.needed import refuse_missing
 
 MOST = 300  # images whose ranges are taken; NNCF's own number
 Batch = Tensor | tuple[Tensor, ...] | list[Tensor]
@@ -91,12 +91,6 @@ class AlreadyQuantisedError(InputError):
     """A file is in int8 as it is."""
 
 
-def refuse_without_nncf() -> None:
-    """Refuse quantisation where its package is not installed."""
-    if find_spec("nncf") is None:
-        raise InputError("int8 needs the package nncf, which is not installed: pip install nncf")
-
-
 def quantizer() -> Process:
     """The process that quantises: importing NNCF takes seconds, so that it is kept while it answers."""
     if not kept_quantizer().answers:
@@ -147,7 +141,7 @@ def quantise_file(path: Path, out: Path, *, engine: str, images: Tensor, judges:
         AlreadyQuantisedError: If it is in int8.
         InputError: If NNCF is missing or cannot quantise it.
     """
-    refuse_without_nncf()
+    refuse_missing("nncf", needed_by="int8")
     process = quantizer()
     overflow_fix = not sums_int8_exactly()
     with process.lock:

@@ -1,6 +1,5 @@
 """Device, processes and random numbers of one training; none of them outlives it."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,11 +26,6 @@ def chosen_device(device: str) -> str:
     if device == "cuda" and not there:
         raise InputError(f"{spelled('device')} is 'cuda', and there is no CUDA device here: expected 'cpu'")
     return device
-
-
-def first_process() -> bool:
-    """True in the only process, and in the one of torchrun's that writes."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 @contextmanager

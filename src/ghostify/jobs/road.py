@@ -24,7 +24,6 @@ from ghostify.inference.explain import Explanation, explain
 from ghostify.inference.export import ENGINE as ENGINE_OF
 from ghostify.inference.export import FORMATS, SUFFIX, export
 from ghostify.inference.file_network import FileNetwork
-from ghostify.inference.needed import is_installed
 from ghostify.inference.quantize import MOST, Int8
 from ghostify.jobs.accuracy import AllowedDrop, plan_for_accuracy
 from ghostify.jobs.findings import Made, findings
@@ -40,6 +39,7 @@ from ghostify.jobs.tune import TuningSettings, tune
 from ghostify.measure.count import count
 from ghostify.measure.environment import describe_environment, disturbance
 from ghostify.models.registry import known_origin
+from ghostify.needed import is_installed
 from ghostify.network_file import load, save
 from ghostify.plain_part import plain_part
 from ghostify.planning import convert, plan

@@ -9,12 +9,12 @@ from typing import Any, Generic, TypeVar
 
 from torch import nn
 
-from ghostify.jobs.accelerator import first_process
 from ghostify.jobs.checkpoint import Epoch
 from ghostify.jobs.learn import AfterEpoch
 from ghostify.jobs.training_folder import HISTORY, NETWORK, TrainingFolder
 from ghostify.measure.environment import describe_environment
 from ghostify.network_file import save
+from ghostify.progress import first_process
 
 S = TypeVar("S")
 

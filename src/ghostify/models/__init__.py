@@ -1,5 +1,5 @@
 """Networks, and the registry of their names."""
 
-from ghostify.models.registry import create_model, list_detectors, list_models
+from ghostify.models.registry import create_model
 
-__all__ = ["create_model", "list_detectors", "list_models"]
+__all__ = ["create_model"]

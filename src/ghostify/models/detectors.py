@@ -18,6 +18,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP
 
 from ghostify.data.images import IMAGENET_MEAN, IMAGENET_STD
 from ghostify.errors import InputError, spelled
+from ghostify.model_names import FAMILIES
 from ghostify.models.ghostnet import GhostNet
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
@@ -52,7 +53,6 @@ BACKBONES: dict[str, Callable[[nn.Module], tuple[nn.Module, tuple[str, ...]]]] =
     "resnet50": whole_network,
     "ghost_resnet50": whole_network,
 }
-FAMILIES = ("retinanet", "fasterrcnn")
 DETECTORS = {f"{family}_{backbone}_fpn": (family, backbone) for family, backbone in product(FAMILIES, BACKBONES)}
 
 

@@ -19,6 +19,7 @@ from ghostify.errors import InputError, offered, python_spelling, spelled
 from ghostify.models import ghostnet, mobilenet, resnet, vgg
 from ghostify.models.detectors import DETECTORS, detector
 from ghostify.models.reference import split_reference
+from ghostify.needed import missing
 from ghostify.wrappers import unwrapped
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -41,7 +42,6 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 CIFAR_MODELS = frozenset(name for name in MODELS if name.endswith(("_cifar", "resnet20", "resnet56")))
 
-NEEDS_TIMM = "timm:NAME needs timm: pip install timm"
 # Options by which builders are told the side of their images, pixels.
 SIZES = ("img_size", "image_size", "input_size")
 
@@ -91,26 +91,6 @@ class Origin:
         model = unwrapped(model, quiet=quiet)
         remember_origin(model, self)
         return model
-
-
-def list_models() -> list[str]:
-    """The names of the networks that ``create_model`` builds, without detectors.
-
-    Example:
-        >>> "ghostnet_100" in list_models()
-        True
-    """
-    return list(MODELS)
-
-
-def list_detectors() -> list[str]:
-    """The names of the detectors that ``create_model`` builds.
-
-    Example:
-        >>> "retinanet_ghostnet_110_fpn" in list_detectors()
-        True
-    """
-    return list(DETECTORS)
 
 
 def create_model(name: str, *, num_classes: int | None = None, **options: Any) -> nn.Module:
@@ -171,7 +151,7 @@ def find_builder(name: str) -> Callable[..., nn.Module]:
         no_weights = dict.fromkeys(("weights", "weights_backbone") & takes.keys())
         return partial(torchvision.models.get_model, rest, **no_weights)
     if source == "timm":
-        timm = import_module("timm", lambda: NEEDS_TIMM)
+        timm = imported_timm()
         if not timm.is_model(rest):
             raise InputError(f"timm has no model {rest!r}{suggestion(name)}")
         return partial(timm.create_model, rest, pretrained=False)
@@ -211,6 +191,10 @@ def import_module(name: str, hint: Callable[[], str]) -> Any:
     except (Exception, SystemExit) as error:  # it runs, and may raise anything
         wrong_name = not all(part.isidentifier() for part in name.split("."))
         raise InputError(hint() if wrong_name else f"{name} cannot be imported: {first_line(error)}") from error
+
+
+def imported_timm() -> Any:
+    return import_module("timm", lambda: str(missing("timm", "timm:NAME")))
 
 
 def first_line(error: BaseException) -> str:
@@ -302,7 +286,7 @@ def designed_channels(name: str) -> dict[str, tuple[float, ...]]:
     if source == "torchvision" and rest in torchvision_names():
         default = getattr(torchvision.models.get_model_weights(rest), "DEFAULT", None)
         settings = getattr(getattr(default, "transforms", None), "keywords", {})
-    elif source == "timm" and (config := import_module("timm", lambda: NEEDS_TIMM).get_pretrained_cfg(rest)):
+    elif source == "timm" and (config := imported_timm().get_pretrained_cfg(rest)):
         settings = {"mean": config.mean, "std": config.std}
     else:
         settings = {}
@@ -311,7 +295,7 @@ def designed_channels(name: str) -> dict[str, tuple[float, ...]]:
 
 def timm_shape(name: str) -> tuple[int, int, int] | None:
     """The images that timm's own weights of a network are for."""
-    timm = import_module("timm", lambda: NEEDS_TIMM)
+    timm = imported_timm()
     settings = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     return None if settings is None else tuple(settings.input_size)
 

@@ -19,11 +19,11 @@ from ghostify.fitting.calibration import FEW, checked_batches, first_images
 from ghostify.fitting.precision import in_float32
 from ghostify.fitting.trial import Trial
 from ghostify.inference.engines import FILE_ENGINES, Precision
-from ghostify.inference.quantize import refuse_without_nncf
 from ghostify.measure.count import count
 from ghostify.measure.environment import describe_environment
 from ghostify.measure.latency import Comparison
 from ghostify.modes import random_state_kept, without_autocast, without_inference_mode
+from ghostify.needed import refuse_missing
 from ghostify.plain_part import is_detector, plain_part
 from ghostify.planning.candidates import Candidate, Candidates, find_candidates, inputs_left, offer_for, why_nothing
 from ghostify.planning.choose import Choice, Costs, cheapest, choose_options
@@ -179,7 +179,7 @@ def precision_for(*, int8: bool, bf16: bool, timed: bool) -> Precision:
             f"{spelled('target_speedup')}"
         )
     if int8:
-        refuse_without_nncf()
+        refuse_missing("nncf", needed_by="int8")
     return "int8" if int8 else "bf16" if bf16 else "fp32"
 
 

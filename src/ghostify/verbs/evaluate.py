@@ -7,11 +7,11 @@ from torch import nn
 from ghostify.data.images import ImageData
 from ghostify.errors import InputError, spelled
 from ghostify.inference.file_network import FileNetwork, FilePrecision
-from ghostify.inference.needed import refuse_engine
 from ghostify.jobs.accelerator import chosen_device
 from ghostify.jobs.evaluate import Score, check_fit
 from ghostify.jobs.evaluate import evaluate as score_network
 from ghostify.modes import on_device
+from ghostify.needed import refuse_engine
 from ghostify.plain_part import is_detector
 from ghostify.verbs.prepared import Channels, images_for
 

@@ -10,10 +10,10 @@ from ghostify.data.augment import normalise
 from ghostify.data.images import ImageData
 from ghostify.data.photograph import SAMPLE, photograph
 from ghostify.errors import InputError, spelled
-from ghostify.inference.needed import refuse_missing
 from ghostify.jobs.look import SeenLayer, layers_to_pick
 from ghostify.jobs.look import look as look_at
 from ghostify.measure.count import count
+from ghostify.needed import refuse_missing
 from ghostify.progress import Progress
 from ghostify.verbs.prepared import Channels, channels_for, designed_shape, name_of
 

@@ -10,8 +10,8 @@ from ghostify.data.masks import MaskData, load_masks
 from ghostify.data.sources import FOLDERS, load_data
 from ghostify.errors import InputError, spelled
 from ghostify.inference.file_network import FileNetwork
-from ghostify.inference.needed import refuse_missing
 from ghostify.models.registry import designed_channels, known_origin
+from ghostify.needed import refuse_missing
 from ghostify.network_file import channels_of, known_extra
 
 Channels = tuple[float, ...] | None

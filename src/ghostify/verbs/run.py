@@ -16,7 +16,6 @@ from ghostify.data.sources import FOLDERS
 from ghostify.errors import InputError, spelled
 from ghostify.fitting.calibration import FEWEST_IMAGES
 from ghostify.inference.engines import FILE_ENGINES, check_engine
-from ghostify.inference.needed import is_installed, refuse_engine, refuse_missing
 from ghostify.jobs.accelerator import chosen_device
 from ghostify.jobs.boxes_of_run import BoxesOfRun, boxes_of_run
 from ghostify.jobs.classes_of_run import ClassesOfRun
@@ -26,6 +25,7 @@ from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.road import Road, Run
 from ghostify.jobs.run_settings import RunSettings, Tuning
 from ghostify.modes import without_autocast, without_inference_mode
+from ghostify.needed import is_installed, refuse_engine, refuse_missing
 from ghostify.plain_part import is_detector
 from ghostify.progress import Progress
 from ghostify.transform.reconstruct import Effort
