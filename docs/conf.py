@@ -41,6 +41,18 @@ autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 60
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_custom_sections = ["Shape"]
+
+# Names that a docstring's module has, and a reader of the reference is told of.
+doctest_global_setup = """
+import torch
+from torch import nn
+from ghostify import *
+from ghostify.changes import *
+from ghostify.jobs.evaluate import Score
+from ghostify.measure.latency import summarise
+"""
+trim_doctest_flags = True
 
 linkcheck_timeout = 20
 linkcheck_retries = 2
