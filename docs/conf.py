@@ -17,7 +17,8 @@ extensions = [
     "sphinx.ext.napoleon",  # which have Google's sections
     "sphinx.ext.doctest",  # their examples and those of the pages run
     "verbs",  # the command line, from its own help: _ext/verbs.py
-    "sphinx_copybutton",
+    "schemes",  # plots by the reader's scheme, light or dark
+    "sphinx_copybutton",  # a button that copies a command
 ]
 
 smartquotes = False  # two dashes are an option
