@@ -85,10 +85,12 @@ def test_no_page_scrolls_sideways_complains_or_asks_others(
     assert complaints == []
 
 
+# Texts whose contrast is below WCAG's 4.5.
 CONTRAST = """() => {
     const channels = colour => colour.match(/[\\d.]+/g).map(Number);
+    const linear = v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
     const light = colour => {
-        const [r, g, b] = channels(colour).map(v => v / 255).map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+        const [r, g, b] = channels(colour).map(v => linear(v / 255));
         return 0.2126 * r + 0.7152 * g + 0.0722 * b;
     };
     const behind = element => {
@@ -98,11 +100,12 @@ CONTRAST = """() => {
         }
         return 'rgb(255, 255, 255)';
     };
+    const texts = ['p', 'td', 'th', 'code', 'a', 'h1', 'dt', 'dd'].map(tag => 'article ' + tag).join();
     const poor = [];
-    for (const element of document.querySelectorAll('article p, article td, article th, article code, article a, article h1')) {
-        if (!element.textContent.trim()) continue;
+    for (const element of document.querySelectorAll(texts)) {
+        if (!element.innerText.trim()) continue;
         const [a, b] = [light(getComputedStyle(element).color), light(behind(element))].sort((x, y) => y - x);
-        if ((a + 0.05) / (b + 0.05) < 4.5) poor.push(element.textContent.trim().slice(0, 40));
+        if ((a + 0.05) / (b + 0.05) < 4.5) poor.push(element.innerText.trim().slice(0, 40));
     }
     return poor;
 }"""
@@ -132,10 +135,5 @@ def test_a_plot_is_that_of_the_scheme(browser: Browser, address: str, scheme: st
 def test_search_finds_a_page(browser: Browser, address: str, words: str, expected: str) -> None:
     page, complaints = opened(browser, address, 390, "light")
     page.goto(f"{address}search.html?q={words}")
-    page.wait_for_selector("#search-results li a")
-    page.wait_for_function(
-        "document.querySelector('#search-results p.search-summary, #search-results .search-summary')"
-    )
-    found = page.eval_on_selector_all("#search-results li a", "all => all.map(a => a.getAttribute('href'))")
-    assert any(link.split("#")[0].split("?")[0].endswith(expected) for link in found), found
+    page.wait_for_selector(f"#search-results li a[href*='{expected}']")
     assert complaints == []
