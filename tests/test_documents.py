@@ -25,7 +25,7 @@ FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.S | re.M)
 MARKER = re.compile(r"^(.*?)<!-- figures: ([^;]*?)((?:;[^;]*?)*) -->")
 DECIMAL = re.compile(r"(?<![\w.])\d[\d,]*\.\d+(?![\w.]|× )")
 # Pages of results, whose tables are made from files as a whole: each row with decimals names its file.
-MARKED = ("planning.md", "int8.md", "detection.md")
+MARKED = ("planning.md", "int8.md")
 
 
 def names(page: Path) -> str:
