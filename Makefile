@@ -5,7 +5,7 @@ OUT ?= demo
 # Where it is set, every process would compile PyTorch's thousand modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check wheel-test install clean
+.PHONY: demo test check docs linkcheck wheel-test install clean
 
 demo: .venv/installed
 	rm -rf $(OUT)
@@ -25,6 +25,15 @@ check: .venv/installed
 wheel-test: .venv/installed
 	.ci/wheel
 
+# Warnings are errors; links within the pages are checked, and their examples run. Where: docs/_build/html/index.html
+docs: .venv/installed
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python -m sphinx -q -W --keep-going -b doctest docs docs/_build/doctest
+
+# Links that leave the pages; needs a network, and so is not part of CI.
+linkcheck: .venv/installed
+	$(BIN)/python -m sphinx -q -W --keep-going -b linkcheck docs docs/_build/linkcheck
+
 install: .venv/installed
 
 # uv resolves and unpacks PyTorch's gigabytes several times faster than pip.
@@ -32,8 +41,8 @@ install: .venv/installed
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ghostify needs Python 3.11 or newer")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv
-	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --editable '.[run,export,detect,int8]' --group dev
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --editable '.[run,export,detect,int8]' --group dev --group docs
 	touch $@
 
 clean:
-	rm -rf .venv $(OUT)
+	rm -rf .venv $(OUT) docs/_build

@@ -1,7 +1,7 @@
-"""Accuracy against measured time for a trained CIFAR-10 network made faster in several ways, as CSV and as a plot.
+"""Accuracy against measured time for a trained CIFAR-10 network made faster in several ways, as CSV.
 
     python benchmarks/pareto.py resnet56 --weights resnet56.th --data npz:cifar10.npz --made DIR --epochs 0 5 --time \\
-        --out benchmarks/results/pareto_resnet56.csv --plot docs/pareto_resnet56.png
+        --out benchmarks/results/pareto_resnet56.csv
 
 Each row: one method at one of five sizes (`asked`: a share of the multiply-adds, for `planned for time` of the time;
 what cannot be reached is left out), made without labels on the CPU, then trained for so many epochs on `--device`, the
@@ -12,7 +12,7 @@ the median of the ratios, from the lowest end of their 95 % intervals to the hig
 `--in int8 bf16` scores each network in these precisions, too, as a file in OpenVINO (int8 by NNCF, ranges from 300
 of the calibration images), and times it against the original in float32; `planned for int8` are plans for these times.
 Torch-Pruning's criterion is the one that keeps most on images held out of train, at half of the multiply-adds; the row
-names it. Rows that are there already are not made again. The plot has all that are timed.
+names it. Rows that are there already are not made again. `plots.py` draws them.
 """
 
 import argparse
@@ -22,18 +22,15 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from arithmetic import add_arithmetic, in_arithmetic
 from keep import SHAPE, TUNE, Made, kept, made_once, stem_of, top1
-from matplotlib.figure import Figure
 from precisions import OTHERS, RATIO, columns_of, in_openvino, measured_ratio
 from rivals import CRITERIA, pruned
 from rows import read_rows, write_rows
-from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from ghostify import InputError, convert, count, create_model, deploy, load, plan
@@ -49,10 +46,8 @@ from ghostify.models.weights import load_weights_
 from ghostify.transform.match import match_ends
 
 SHARES = (0.8, 0.65, 0.5, 0.35, 0.2)  # of the multiply-adds
-TEST_IMAGES = 10_000
 # How a network learns from the original, and how much of the loss that is: the labels are the rest.
 LEARNING = {"answers": (TUNE, 0.9), "hints": (replace(TUNE, optimizer="adamw", lr=1e-3, freeze_norm=True), 1.0)}
-LOWEST = 10  # points below the best: the plot ends there
 # Columns that `--time` fills.
 TIME = (*RATIO, "engine_threads", "timed_on", "timed_core_share")
 SCORES = ("val_top1", "test_top1")
@@ -81,7 +76,6 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of the engine")
     parser.add_argument("--comparisons", type=int, default=3, help="of each network with the original, for its time")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--plot", type=Path)
     return parser.parse_args()
 
 
@@ -152,8 +146,6 @@ def main() -> None:
                 print(f"{method} at {share:g}, {epochs} epochs {learning}: {row['val_top1']} held out", file=sys.stderr)
     if arguments.time:
         measure_times(rows, original, images[0][:1], arguments)
-    if arguments.plot:
-        plot([row for row in rows if row["time_ratio"]], arguments.plot)
 
 
 def scores_in(precision: Precision, model: nn.Module, data: ImageData, images: Sequence[Tensor]) -> dict[str, str]:
@@ -289,49 +281,6 @@ METHODS: dict[str, Callable[[Start, float], nn.Module | Made]] = {
     "Torch-Pruning": torch_pruning,
     "Torch-Pruning, refined": refined,
 }
-
-
-def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Top-1 on the test images against time, a line per method and way of learning, a panel per number of epochs."""
-    numbers = sorted({int(row["epochs"]) for row in rows})
-    best = max(100 * float(row["test_top1"]) for row in rows)
-    figure = Figure(figsize=(5 * len(numbers) + 2, 4), layout="constrained")
-    for axes, epochs in zip(figure.subplots(1, len(numbers), sharex=True, squeeze=False)[0], numbers, strict=True):
-        for (color, method), how in product(enumerate(METHODS), ("", *LEARNING)):
-            own = [row for row in rows if (row["method"], int(row["epochs"]), row["learning"]) == (method, epochs, how)]
-            own.sort(key=lambda row: float(row["time_ratio"]))
-            if not own:
-                continue
-            x, y = ([float(row[key]) for row in own] for key in ("time_ratio", "test_top1"))
-            wide = [(float(row["time_ratio_low"]), float(row["time_ratio_high"])) for row in own]
-            right = [binomtest(round(v * TEST_IMAGES), TEST_IMAGES).proportion_ci(method="wilson") for v in y]
-            tall = [(interval.low, interval.high) for interval in right]
-            axes.errorbar(
-                x,
-                [100 * v for v in y],
-                xerr=around(x, wide),
-                yerr=around(y, tall, 100),
-                label=method,
-                marker=".",
-                color=f"C{color}",
-                linestyle=":" if how == "answers" else "-",
-            )
-        axes.set(
-            xlabel="time over the original's, OpenVINO",
-            ylabel="top-1 on test images, %",
-            title=f"{epochs} epochs: by hints, dotted by answers" if epochs else "as made, no labels",
-        )
-        axes.set_ylim(bottom=max(axes.get_ylim()[0], best - LOWEST))
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), frameon=False, loc="outside right center")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-
-
-def around(values: list[float], intervals: list[tuple[float, float]], scale: float = 1) -> list[list[float]]:
-    """How far the ends of intervals are below and above."""
-    both = list(zip(values, intervals, strict=True))
-    return [[scale * (v - low) for v, (low, _) in both], [scale * (high - v) for v, (_, high) in both]]
 
 
 if __name__ == "__main__":
