@@ -8,6 +8,7 @@ from small import Blocks
 
 from ghostify import count
 from ghostify.changes import AnyPlan, BlockPlan, LayerPlan, OneConvolution, PointwiseGhosts, Prune
+from ghostify.inference.engines import FILE_ENGINES
 from ghostify.measure.latency import summarise
 from ghostify.planning.candidates import find_candidates, offer_for
 from ghostify.planning.measurements import Measurements
@@ -17,9 +18,12 @@ SHAPE = (3, 16, 16)
 EXAMPLE = torch.zeros(1, *SHAPE)
 
 
-@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
-def test_layers_and_networks_of_a_plan_are_timed_in_the_engine(engine: str) -> None:
-    pytest.importorskip(engine)
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime", "eager", "compile"])
+def test_layers_and_networks_of_a_plan_are_timed_in_the_engine(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if engine in FILE_ENGINES:
+        pytest.importorskip(engine)
+    whole_compile = torch.compile  # without its compiler, which takes long and is not everywhere
+    monkeypatch.setattr(torch, "compile", lambda model, options: whole_compile(model, backend="eager"))
     model = Blocks().eval()
     offer = offer_for("speedup", round_to=4)
     candidates = find_candidates(model, EXAMPLE, count(model, SHAPE), offer, images=torch.randn(4, *SHAPE))
