@@ -371,7 +371,7 @@ def test(settings: Settings, tell: Tell) -> None:
     """``tests/test_gpu.py``: a row for each test, and all that pytest said."""
     command = [sys.executable, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider", "tests/test_gpu.py"]
     tell.step(0, 0)
-    said, done, total, before = "", 0, 0, time.monotonic()
+    said, done, total, before, machine = "", 0, 0, time.monotonic(), about(settings)
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=stay_with_parent
     ) as process:
@@ -384,7 +384,7 @@ def test(settings: Settings, tell: Tell) -> None:
                 if found := re.match(r"tests/test_gpu.py::(\S+) (PASSED|FAILED|ERROR|SKIPPED)", line):
                     now, done = time.monotonic(), done + 1
                     row = {"part": found[1], "outcome": found[2].lower(), "seconds": f"{now - before:.1f}"}
-                    tell.rows("tests", [row | about(settings)])
+                    tell.rows("tests", [row | machine])
                     before = now
                     tell.step(done, total)
         finally:

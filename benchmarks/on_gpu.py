@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for results, some megabytes")
     parser.add_argument("--work", type=Path, help="folder for checkpoints and unpacked images; by default OUT/work")
     parser.add_argument("--only", nargs="+", default=["*"], help="names of cases, or patterns such as 'train *seed 0'")
+    parser.add_argument("--partly", action="store_true", help="begin also what cannot end in time; --work keeps it")
     parser.add_argument("--list", action="store_true", help="print the names, and do nothing")
     parser.add_argument("--mini", action="store_true", help="tiny networks and images, on the CPU")
     arguments = parser.parse_args()
@@ -53,7 +54,7 @@ def main() -> None:
         return
     seconds = 60 * arguments.minutes - (time.monotonic() - began)
     together = alone if arguments.mini else many_processes
-    Machine(arguments.out, seconds, together, afresh=not arguments.mini).run(wanted)
+    Machine(arguments.out, seconds, together, partly=arguments.partly, afresh=not arguments.mini).run(wanted)
 
 
 def alone() -> AbstractContextManager[str]:

@@ -23,7 +23,7 @@ from ghostify.errors import InputError, first_sentence
 from ghostify.inference.worker import resident_mb, stay_with_parent
 
 PROBE = 2.0  # seconds from which a pace is read
-GAIN = 1.05  # times the throughput that one more beside the others must bring
+GAIN = 1.03  # times the throughput that one more beside the others must bring
 MEMORY = 1.25  # times what the largest case took must be free for one more
 CONTEXT_MB = 600  # that CUDA itself takes of a GPU for a process
 OFTEN = 0.05  # seconds between two things told
@@ -163,13 +163,20 @@ class Machine:
         folder: Gets ``cases.csv``, which says what became of each, and a table for each kind of result.
         seconds: For all of them, their ends included.
         together: Lets processes share the machine meanwhile, and says by what.
+        partly: Begin also what cannot end in time, for a later call to go on with.
         afresh: Start each process from nothing, as a GPU needs it; else by a fork of one that has imported PyTorch.
     """
 
     def __init__(
-        self, folder: Path, seconds: float, together: Callable[[], AbstractContextManager[str]], *, afresh: bool
+        self,
+        folder: Path,
+        seconds: float,
+        together: Callable[[], AbstractContextManager[str]],
+        *,
+        partly: bool = False,
+        afresh: bool,
     ) -> None:
-        self.folder, self.together, self.shared_by = folder, together, ""
+        self.folder, self.together, self.partly, self.shared_by = folder, together, partly, ""
         self.deadline = time.monotonic() + seconds - GRACE
         self.context: Any = multiprocessing.get_context("spawn" if afresh else "forkserver")
         if not afresh:
@@ -206,14 +213,11 @@ class Machine:
             held = any(one.rate and not one.goes for one in self.live)
             while waiting and len(self.live) < most and not held and self.has_memory():
                 self.start(waiting.pop(0))
-            for one in [one for one in self.live if one.steps and not one.goes]:
-                if one.rate and one.left > self.left:
-                    self.leave_out(one)
-                elif one.rate and self.pays(one):  # it waited for another to end
-                    self.let_go(one)
-                elif not one.rate and not held:
-                    self.admit(one)
-                    break
+            ready = [one for one in self.live if one.steps and not one.goes]
+            if ready and ready[0].rate:  # it waits for another to end
+                self.decide(ready[0])
+            elif ready:
+                self.admit(ready[0])
             self.pump()
 
     def has_memory(self) -> bool:
@@ -242,7 +246,7 @@ class Machine:
         self.pump_until(lambda: new.probed or new not in self.live)
         if new in self.live and new.probed:
             new.rate = new.pace
-            if new.left > self.left:
+            if not self.partly and new.left > self.left:
                 self.leave_out(new)
         for one in others:
             one.say("go")
@@ -254,17 +258,27 @@ class Machine:
             self.pump_until(lambda: all(one.probed or one not in self.live for one in together))
             if all(one in self.live and one.probed for one in together):
                 self.measured[len(together)] = sum(one.pace / one.rate for one in together)
-        if self.pays(new):
+        if new in self.live:
+            self.decide(new)
+
+    def decide(self, new: Running) -> None:
+        """Let a case go, wait for another to end, or leave it out."""
+        if not self.in_time(new):
+            self.leave_out(new)
+        elif self.faster(new):
             self.let_go(new)
-        else:
+        elif new.goes:
             new.say("wait")
 
-    def pays(self, new: Running) -> bool:
-        """True if one more beside those that go is faster than one after the other, and makes none of them late."""
-        going = [one for one in self.live if one.goes and one is not new]
-        if going and self.throughput(len(going) + 1) < GAIN * self.throughput(len(going)):
-            return False
-        return max(ends([one.left for one in (*going, new)], self.throughput)) <= self.left
+    def faster(self, new: Running) -> bool:
+        """True if one more beside those that go is faster than one after the other."""
+        going = sum(one.goes for one in self.live if one is not new)
+        return not going or self.throughput(going + 1) >= GAIN * self.throughput(going)
+
+    def in_time(self, new: Running) -> bool:
+        """True if with one more all that go end in time."""
+        going = [one.left for one in self.live if one.goes and one is not new]
+        return self.partly or max(ends([*going, new.left], self.throughput)) <= self.left
 
     def throughput(self, number: int) -> float:
         """Of so many beside each other, in cases alone; of more than were measured that of the most that were."""
@@ -280,9 +294,11 @@ class Machine:
             one.estimate, one.beside = time.monotonic() - one.began + end, len(going) + 1
 
     def leave_out(self, one: Running) -> None:
-        """Stop a case that would end too late."""
+        """Stop a case that would end too late, or make others late."""
+        others = sum(other.goes for other in self.live if other is not one)
         one.estimate = time.monotonic() - one.began + one.left
-        self.stop([one], f"it would take {one.left:.0f} s more, and {self.left:.0f} s were left")
+        beside = f" alone, beside {others} others," if others else ""
+        self.stop([one], f"it would take {one.left:.0f} s more{beside} and {self.left:.0f} s were left")
 
     def pump_until(self, known: Callable[[], bool]) -> None:
         """Hear what is told until something is known, or the time is over."""

@@ -11,7 +11,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SAME = {  # what does not depend on the clock
@@ -120,3 +122,19 @@ def test_equal_shares_end_when_small_steps_say_so(machine: Callable[[float], Any
                 left[index] = max(0.0, rest - 1e-4 * throughput[still] / still)
                 expected[index] = now
     assert ends(seconds, throughput.__getitem__) == pytest.approx(expected, abs=1e-2)
+
+
+def test_sheets_of_images_are_read_row_by_row_and_labelled_by_their_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    unpacked = pytest.importorskip("gpu_cases").unpacked
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 160, 3), np.uint8)
+    for sheet, name in zip(pixels, ("train_0", "train_1", "test"), strict=True):
+        Image.fromarray(sheet).save(tmp_path / f"{name}.webp", lossless=True)
+    with np.load(unpacked(tmp_path, tmp_path / "work" / "cifar10.npz")) as found:
+        assert found["x_train"].shape == (20, 32, 32, 3)
+        assert found["y_train"].tolist() == [*range(10), *range(10)]
+        # The eighth image of the second sheet: second row, third column.
+        assert np.array_equal(found["x_train"][10 + 7], pixels[1, 32:, 64:96])
+        assert np.array_equal(found["x_test"][4], pixels[2, :32, 128:])

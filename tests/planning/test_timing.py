@@ -13,6 +13,7 @@ from ghostify.measure.latency import summarise
 from ghostify.planning.candidates import find_candidates, offer_for
 from ghostify.planning.measurements import Measurements
 from ghostify.planning.timing import EngineTiming, Timing
+from ghostify.transform.untrained import untrained
 
 SHAPE = (3, 16, 16)
 EXAMPLE = torch.zeros(1, *SHAPE)
@@ -40,6 +41,15 @@ def test_layers_and_networks_of_a_plan_are_timed_in_the_engine(engine: str, monk
     found = timing.of(plans)
     assert (found.engine, found.threads) == (engine, 1)
     assert 0 < found.ratio_low <= found.ratio <= found.ratio_high
+
+
+def test_a_network_in_the_shape_of_a_plan_is_on_the_device_of_its_original() -> None:
+    plans: dict[str, AnyPlan] = {
+        "blocks.0.conv2": LayerPlan(PointwiseGhosts(8, 8)),
+        "blocks.1": BlockPlan(OneConvolution(16, 1)),
+    }
+    shaped = untrained(Blocks().eval().to("meta"), plans, EXAMPLE.to("meta"))
+    assert all(parameter.is_meta for parameter in shaped.parameters())
 
 
 def test_in_int8_layers_have_their_own_times_and_the_original_is_in_float32() -> None:
