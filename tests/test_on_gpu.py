@@ -60,8 +60,14 @@ def test_killed_between_cases_and_within_one_it_goes_on_to_the_same_results(tmp_
 
     killed_once(killed, one_is_done)
     assert len(rows(killed, "cases")) == 1
+
+    def a_plan_has_begun() -> bool:
+        return any((killed / "plans").glob("*.jsonl"))
+
     killed_once(killed, another_has_begun)
     assert len(rows(killed, "cases")) == 1
+    killed_once(killed, a_plan_has_begun)
+    assert len(rows(killed, "cases")) == 2
     assert begun(killed).wait() == 0
     for table, columns in SAME.items():
         expected, found = (
