@@ -21,7 +21,7 @@ SAME = {  # what does not depend on the clock
     "trainings": ("case", "part", "network", "epochs", "seed", "macs", "val_top1", "test_top1", "right"),
     "trainings_log": ("case", "part", "train_loss", "val_top1", "images"),
     "plans": ("case", "part", "original", "engine", "images"),
-    "inference": ("case", "part", "original", "other", "engine", "precision", "refused", "calls"),
+    "inference": ("case", "part", "original", "other", "engine", "precision", "images", "refused"),
     "tests": ("case", "part", "outcome"),
 }
 
