@@ -6,6 +6,8 @@ are faster is measured: the pace of each beside the others over its pace alone, 
 
 import multiprocessing
 import os
+import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +22,7 @@ import torch
 from rows import read_rows, write_rows
 
 from ghostify.errors import InputError, first_sentence
-from ghostify.inference.worker import resident_mb, stay_with_parent
+from ghostify.inference.worker import resident_mb
 
 PROBE = 2.0  # seconds from which a pace is read
 GAIN = 1.03  # times the throughput that one more beside the others must bring
@@ -42,23 +44,22 @@ class Tell:
     """
 
     def __init__(self, pipe: Connection, warm: int) -> None:
-        self.pipe, self.warm, self.last = pipe, warm, -1.0
+        self.pipe, self.warm, self.waits, self.last = pipe, warm, True, 0.0
 
     def step(self, done: float, total: float) -> None:
         """So much is done of so much; 0 where that is not known yet. The first time it waits until it is to go."""
         if self.warm > 0:
             self.warm -= 1
             return
-        waits, now = self.last < 0, time.monotonic()
-        if waits or now - self.last > OFTEN or done == total:
+        now = time.monotonic()
+        if self.waits or now - self.last > OFTEN or done == total:
             self.last = now
             self.pipe.send(("step", Step(now, done, total, *memory_mb())))
-        while waits or self.pipe.poll():
+        while self.waits or self.pipe.poll():
             word = self.pipe.recv()
             if word == "stop":
                 raise SystemExit
-            if waits := word == "wait":
-                self.last = -1.0
+            self.waits = word == "wait"
 
     def rows(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Results, which are written at once; a row with the same ``part`` of this case is replaced."""
@@ -371,7 +372,8 @@ class Machine:
 
 def in_process(case: Case, pipe: Connection) -> None:
     """Do a case's work; what became of it goes through the pipe."""
-    stay_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which is the parent's
+    threading.Thread(target=end_with_parent, daemon=True).start()
     if case.shares:
         torch.set_num_threads(1)
     try:
@@ -382,6 +384,14 @@ def in_process(case: Case, pipe: Connection) -> None:
         pipe.send(("end", (FAILED, first_sentence(error))))
     else:
         pipe.send(("end", (DONE, "")))
+
+
+def end_with_parent() -> None:
+    """End at once where the process that started this one is killed: the next call does the same work."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def memory_mb() -> tuple[float, float]:

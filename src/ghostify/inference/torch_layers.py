@@ -66,7 +66,7 @@ def least_ms(module: nn.Module, x: Tensor, *, recorded: bool, threads: int) -> f
 
 
 def replay_of(call: Callable[[], object]) -> Callable[[], None]:
-    """What replays so many calls as one CUDA graph.
+    """Record so many calls as one CUDA graph, and give what replays it.
 
     Not by ``torch.cuda.graph``, which collects garbage and empties the cache each time.
     """

@@ -57,7 +57,7 @@ class OnnxRuntime:
         return list(self.session.run(None, {self.input: x}))
 
     def call_of(self, x: Any) -> Callable[[], object]:
-        """What is timed; on a GPU with inputs and outputs there, as the way to it and back is not the network's."""
+        """A call to be timed; on a GPU with inputs and outputs there: the way to it and back is not the network's."""
         if not self.on_gpu:
             return partial(self.run, x)
         binding = self.session.io_binding()
@@ -124,7 +124,7 @@ class OpenVino:
         return [tensor.data.copy() for tensor in self.request.output_tensors]
 
     def call_of(self, x: Any) -> Callable[[], object]:
-        """What is timed."""
+        """A call to be timed."""
         return partial(self.run, x)
 
     def profiled(self, x: Any, calls: int) -> list[dict[str, Any]]:
