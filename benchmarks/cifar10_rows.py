@@ -13,7 +13,7 @@ compared image by image; at the end it prints by how much.
 import argparse
 import shlex
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,11 @@ from ghostify.data.augment import normalise
 from ghostify.data.images import join_batches
 from ghostify.jobs.checkpoint import Epoch
 from ghostify.jobs.learn import RunOptions
+from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.recipes import ROWS
 from ghostify.jobs.train import train
 from ghostify.measure.environment import describe_environment
+from ghostify.progress import Progress
 from ghostify.transform.narrow import narrow
 
 SHAPE = (3, 32, 32)
@@ -66,45 +68,83 @@ def main() -> None:
     networks = [n for name in arguments.networks for n in (ABLATION if name == "ablation" else [name])]
     for seed in arguments.seeds:
         for name in networks:
-            plain = name.removeprefix("narrow_").split(",")[0]
-            whole = ROWS[f"cifar10_{plain}{'_modern' if arguments.recipe == 'modern' else ''}"].recipe
-            epochs = arguments.epochs or whole.epochs
-            key = (name, arguments.recipe, str(epochs), str(seed), f"{whole.ema:g}")
-            if key in {tuple(str(row[k]) for k in KEYS) for row in rows}:
+            one = OneTraining(name, arguments.recipe, arguments.epochs, seed)
+            if any(one.about.items() <= row.items() for row in rows):
                 continue
-            warmup = whole.warmup_epochs * epochs / whole.epochs
-            recipe = replace(whole, epochs=epochs, warmup_epochs=warmup, seed=seed)
-            torch.manual_seed(seed)
-            model = build(name)
-            counted = count(model, SHAPE)
-            history = train(
-                model,
+            row, history = one.row(
                 data,
-                in_arithmetic(recipe, arguments),
-                options=RunOptions(arguments.device, checkpoint=arguments.work / f"{', '.join(key)}.pt", resume=True),
-                progress=lambda task, detail, step, steps: print(detail, end="\r", file=sys.stderr),
+                in_arithmetic(one.schedule, arguments),
+                RunOptions(arguments.device, checkpoint=arguments.work / f"{one.name}.pt", resume=True),
+                lambda task, detail, step, steps: print(detail, end="\r", file=sys.stderr),
             )
-            torch.save(model.state_dict(), arguments.work / f"{', '.join(key)}.pth")
-            about = dict(zip(KEYS, key, strict=True))
-            log = [row for row in log if not about.items() <= row.items()]
-            log += [about | logged(epoch) for epoch in history]
+            log = [row for row in log if not one.about.items() <= row.items()]
+            log += history
             write_rows(log_file, log)
-            right = right_answers(model, data, arguments.device)
-            rows.append(
-                {
-                    **about,
-                    "macs": counted.macs,
-                    "params": counted.params,
-                    "val_top1": f"{history[-1].val_top1:.4f}",
-                    "test_top1": f"{right.float().mean().item():.4f}",
-                    "seconds": f"{sum(epoch.seconds for epoch in history):.0f}",
-                    **describe_environment(arguments.device),
-                    "command": "python " + shlex.join(sys.argv),
-                    "right": np.packbits(right.numpy()).tobytes().hex(),
-                }
-            )
+            rows.append(row)
             write_rows(arguments.out, rows)
     print_gaps(rows)
+
+
+@dataclass(frozen=True)
+class OneTraining:
+    """A network that learns from random weights.
+
+    Args:
+        network: One of ``NETWORKS`` or ``ABLATION``.
+        recipe: "paper" or "modern".
+        epochs: 0 for the recipe's own number.
+        seed: Of weights, order and augmentation.
+    """
+
+    network: str
+    recipe: str
+    epochs: int
+    seed: int
+
+    @property
+    def schedule(self) -> Recipe:
+        """The recipe, shortened where fewer epochs are asked for."""
+        plain = self.network.removeprefix("narrow_").split(",")[0]
+        whole = ROWS[f"cifar10_{plain}{'_modern' if self.recipe == 'modern' else ''}"].recipe
+        epochs = self.epochs or whole.epochs
+        warmup = whole.warmup_epochs * epochs / whole.epochs
+        return replace(whole, epochs=epochs, warmup_epochs=warmup, seed=self.seed)
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What its row is known by."""
+        schedule = self.schedule
+        key = (self.network, self.recipe, str(schedule.epochs), str(self.seed), f"{schedule.ema:g}")
+        return dict(zip(KEYS, key, strict=True))
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return ", ".join(self.about.values())
+
+    def row(
+        self, data: ImageData, recipe: Recipe, options: RunOptions, progress: Progress
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Train, or go on with the checkpoint, and score: its row, and one for each epoch; its weights stay beside."""
+        torch.manual_seed(self.seed)
+        model = build(self.network)
+        counted = count(model, SHAPE)
+        history = train(model, data, recipe, options=options, progress=progress)
+        if options.checkpoint is not None:
+            torch.save(model.state_dict(), Path(options.checkpoint).with_suffix(".pth"))
+        right = right_answers(model, data, options.device)
+        row = {
+            **self.about,
+            "macs": counted.macs,
+            "params": counted.params,
+            "val_top1": f"{history[-1].val_top1:.4f}",
+            "test_top1": f"{right.float().mean().item():.4f}",
+            "seconds": f"{sum(epoch.seconds for epoch in history):.0f}",
+            **describe_environment(options.device),
+            "command": "python " + shlex.join(sys.argv),
+            "right": np.packbits(right.numpy()).tobytes().hex(),
+        }
+        return row, [self.about | logged(epoch) for epoch in history]
 
 
 def logged(epoch: Epoch) -> dict[str, str]:

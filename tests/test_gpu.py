@@ -61,6 +61,19 @@ def test_a_plan_is_made_and_followed_there(
     assert shares[0] <= 0.6 * shares[1]
 
 
+@pytest.mark.parametrize("engine", ["eager", "compile"])
+def test_a_plan_for_a_speed_is_made_of_times_there(
+    capsys: pytest.CaptureFixture[str], colours: Path, trained: Path, tmp_path: Path, engine: str
+) -> None:
+    wish = ("--target-speedup", "1.1", "--engine", engine, "--images", "32", "--batch-size", "8")
+    found = told(capsys, "plan", str(trained), "--data", f"npz:{colours}", *wish, "--out", str(tmp_path / "plan"))
+    assert found["made_on"]["device"] == "cuda"
+    assert found["speedup"][1] >= 1.1
+    measured = [json.loads(line) for line in (tmp_path / "plan" / "measurements.jsonl").read_text().splitlines()[1:]]
+    profiles = [row["ms"] for row in measured if row["kind"] == "profile"]
+    assert all(ms["conv1"] > 0 for ms in profiles)
+
+
 def test_a_run_computes_there(capsys: pytest.CaptureFixture[str], colours: Path, tmp_path: Path) -> None:
     run = ("run", "--model", "resnet20", "--data", f"npz:{colours}", "--epochs", "1", "--batch-size", "10")
     wish = ("--target-speedup", "1.2", "--tune", "1", "--images", "32", "--effort", "fast")

@@ -72,6 +72,17 @@ def test_a_resumed_training_equals_an_undisturbed_one(colours: Path, tmp_path: P
     assert same(trained(colours, checkpoint=place, resume=True), trained(colours))
 
 
+def test_checkpoints_may_be_fewer_and_the_last_is_always_there(colours: Path, tmp_path: Path) -> None:
+    place, there = tmp_path / "checkpoint.pt", []
+
+    def look(task: str, detail: str, done: int, total: int) -> None:
+        there.append(place.exists())
+
+    once = trained(colours, checkpoint=place, checkpoint_seconds=3600, progress=look)
+    assert not any(there)
+    assert same(trained(colours, checkpoint=place, resume=True), once)
+
+
 def test_a_finished_training_resumes_to_itself(colours: Path, tmp_path: Path) -> None:
     place = tmp_path / "checkpoint.pt"
     once = trained(colours, checkpoint=place)

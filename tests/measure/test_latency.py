@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
-from ghostify.measure.latency import summarise
+from ghostify.measure.latency import gpu_times_ms, summarise
 
 
 def test_the_ratio_is_the_median_of_paired_blocks() -> None:
@@ -42,3 +43,28 @@ def test_a_difference_is_said_as_people_say_it(least: float, median: float, most
     found = summarise([10.0] * 9, [least] * 3 + [median] * 3 + [most] * 3)
     assert found.different
     assert found.verdict("conv", "ghost") == sentence
+
+
+def test_a_call_on_a_gpu_takes_what_lies_between_its_own_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, waited = [0.0], []
+
+    class Event:
+        """Made on a GPU whose clock the calls move."""
+
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            self.at = now[0]
+
+        def elapsed_time(self, end: "Event") -> float:
+            assert waited, "read before the GPU was there"
+            return end.at - self.at
+
+    def call() -> None:
+        now[0] += 1 + now[0]
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append(True))
+    assert gpu_times_ms(call, 3) == [1, 2, 4]
+    assert len(waited) == 1  # calls follow each other at once

@@ -99,7 +99,8 @@ def test_plans_with_whole_blocks_are_counted_right(batches: list[torch.Tensor]) 
         ({"target_macs": 0.5, "target_speedup": 2.0}, "exactly one"),
         ({"target_macs": 1.5}, "expected a share of the multiply-adds between 0 and 1"),
         ({"target_speedup": 0.5}, "expected more than 1"),
-        ({"target_speedup": 2.0, "engine": "eager"}, "expected one of onnxruntime, openvino"),
+        ({"target_speedup": 2.0, "engine": "tensorrt"}, "expected one of eager, compile, onnxruntime, openvino"),
+        ({"target_speedup": 2.0, "engine": "compile", "int8": True}, "compile has no int8"),
         ({"target_macs": 0.001}, r"at least 0\.\d+ of the multiply-adds are left"),
     ],
 )

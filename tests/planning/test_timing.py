@@ -8,18 +8,23 @@ from small import Blocks
 
 from ghostify import count
 from ghostify.changes import AnyPlan, BlockPlan, LayerPlan, OneConvolution, PointwiseGhosts, Prune
+from ghostify.inference.engines import FILE_ENGINES
 from ghostify.measure.latency import summarise
 from ghostify.planning.candidates import find_candidates, offer_for
 from ghostify.planning.measurements import Measurements
 from ghostify.planning.timing import EngineTiming, Timing
+from ghostify.transform.untrained import untrained
 
 SHAPE = (3, 16, 16)
 EXAMPLE = torch.zeros(1, *SHAPE)
 
 
-@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
-def test_layers_and_networks_of_a_plan_are_timed_in_the_engine(engine: str) -> None:
-    pytest.importorskip(engine)
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime", "eager", "compile"])
+def test_layers_and_networks_of_a_plan_are_timed_in_the_engine(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if engine in FILE_ENGINES:
+        pytest.importorskip(engine)
+    whole_compile = torch.compile  # without its compiler, which takes long and is not everywhere
+    monkeypatch.setattr(torch, "compile", lambda model, options: whole_compile(model, backend="eager"))
     model = Blocks().eval()
     offer = offer_for("speedup", round_to=4)
     candidates = find_candidates(model, EXAMPLE, count(model, SHAPE), offer, images=torch.randn(4, *SHAPE))
@@ -36,6 +41,16 @@ def test_layers_and_networks_of_a_plan_are_timed_in_the_engine(engine: str) -> N
     found = timing.of(plans)
     assert (found.engine, found.threads) == (engine, 1)
     assert 0 < found.ratio_low <= found.ratio <= found.ratio_high
+
+
+def test_a_network_in_the_shape_of_a_plan_is_on_the_device_of_its_original(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ghostify.transform.untrained.find_dropped", lambda *_: {})  # which runs it, and not there
+    plans: dict[str, AnyPlan] = {
+        "blocks.0.conv2": LayerPlan(PointwiseGhosts(8, 8)),
+        "blocks.1": BlockPlan(OneConvolution(16, 1)),
+    }
+    shaped = untrained(Blocks().eval().to("meta"), plans, EXAMPLE.to("meta"))
+    assert all(parameter.is_meta for parameter in shaped.parameters())
 
 
 def test_in_int8_layers_have_their_own_times_and_the_original_is_in_float32() -> None:

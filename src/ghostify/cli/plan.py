@@ -47,7 +47,7 @@ from ghostify.data.coco import draw_images, load_coco
 from ghostify.data.images import ImageData
 from ghostify.data.sample import draw_inputs
 from ghostify.errors import InputError
-from ghostify.inference.engines import FILE_ENGINES
+from ghostify.inference.engines import ENGINES
 from ghostify.jobs.accuracy import AllowedDrop, Trial, plan_for_accuracy
 from ghostify.jobs.evaluate import check_fit, evaluate
 from ghostify.needed import refuse_engine
@@ -144,7 +144,7 @@ class PlannedTiming(Timing):
 @bundle(
     "timing",
     PlannedTiming,
-    engine_option(FILE_ENGINES, "openvino"),
+    engine_option(ENGINES, "openvino"),
     batch_size_option(1, "Images of the batch that is timed."),
     click.option("--int8", is_flag=True, help="Plan for the times in int8, as `ghostify export --int8` writes a file."),
     click.option("--bf16", is_flag=True, help="Plan for the times in bf16, where the engine computes in it."),

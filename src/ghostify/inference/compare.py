@@ -17,7 +17,7 @@ from ghostify.inference.engine_file import dtype_of, engine_file
 from ghostify.inference.engines import FILE_ENGINES, FileRunner, Precision, check_engine, precisions_of
 from ghostify.inference.file_network import FileNetwork, refuse_other_reader
 from ghostify.inference.in_turn import Runner, interleaved
-from ghostify.measure.latency import Comparison, Conditions
+from ghostify.measure.latency import Comparison, Conditions, gpu_times_ms
 from ghostify.modes import evaluating
 from ghostify.plain_part import plain_part
 from ghostify.wrappers import unwrapped
@@ -30,7 +30,7 @@ Network = nn.Module | str | os.PathLike[str]
 
 
 class TorchRunner:
-    """A network in PyTorch, as it is or compiled.
+    """A network in PyTorch, as it is or compiled; on a GPU timed by its events.
 
     Both networks of a comparison run in this process: they share one pool of threads.
     """
@@ -40,6 +40,7 @@ class TorchRunner:
         if compiled:
             # Freezing lets the compiler lay out the weights once; it is for inference only.
             call = torch.compile(model, options={"triton.cudagraphs" if example.is_cuda else "freezing": True})
+        self.call, self.example = call, example
         self.timer = Timer("model(x)", globals={"model": call, "x": example}, num_threads=threads)
         try:
             (self.first_ms,) = self.times_ms(1)
@@ -50,6 +51,9 @@ class TorchRunner:
             ) from error
 
     def times_ms(self, calls: int) -> list[float]:
+        if self.example.is_cuda:
+            with torch.cuda.device(self.example.device):
+                return gpu_times_ms(lambda: self.call(self.example), calls)
         return [self.timer.timeit(1).mean * 1e3 for _ in range(calls)]
 
 

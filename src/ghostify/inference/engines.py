@@ -15,7 +15,8 @@ from ghostify.inference import worker
 from ghostify.inference.process import Process
 
 FILE_ENGINES = tuple(worker.ENGINES)
-ENGINES = ("eager", "compile", *FILE_ENGINES)
+TORCH_ENGINES = ("eager", "compile")
+ENGINES = (*TORCH_ENGINES, *FILE_ENGINES)
 Precision = Literal["fp32", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 

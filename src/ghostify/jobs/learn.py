@@ -39,12 +39,15 @@ class RunOptions:
         workers: Processes that decode images; none for images in memory.
         checkpoint: File for the state after each epoch, replaced whole; None for none.
         resume: Go on with ``checkpoint`` if it is there.
+        checkpoint_seconds: Least time from one checkpoint to the next, but for the last epoch's: on a GPU an epoch may
+            take less than writing it does.
     """
 
     device: str = "cpu"
     workers: int = 0
     checkpoint: str | os.PathLike[str] | None = None
     resume: bool = False
+    checkpoint_seconds: float = 0.0
 
 
 ON_THE_CPU = RunOptions()
@@ -144,7 +147,7 @@ def learn(
     if path is not None and path.exists():
         history = load_checkpoint(path, learner, settings)
 
-    run = TrainingRun(accelerator, net, learner, loader, task, recipe)
+    run, saved = TrainingRun(accelerator, net, learner, loader, task, recipe), time.monotonic()
     with ExitStack() as borrowed:
         borrowed.enter_context(own_random_numbers(accelerator.device))
         if recipe.cuda_graph:
@@ -156,8 +159,10 @@ def learn(
             if accelerator.is_main_process:
                 if after_epoch is not None:
                     after_epoch(history, run.validated)
-                if path is not None:
+                due = number == recipe.epochs or time.monotonic() - saved >= options.checkpoint_seconds
+                if path is not None and due:
                     save_checkpoint(path, learner, settings, history)
+                    saved = time.monotonic()
     accelerator.wait_for_everyone()
     if average is not None:
         model.load_state_dict(average.module.state_dict())

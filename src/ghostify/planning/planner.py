@@ -18,7 +18,7 @@ from ghostify.errors import InputError, OutOfReachError, spelled
 from ghostify.fitting.calibration import FEW, checked_batches, first_images
 from ghostify.fitting.precision import in_float32
 from ghostify.fitting.trial import Trial
-from ghostify.inference.engines import FILE_ENGINES, Precision
+from ghostify.inference.engines import TORCH_ENGINES, Precision, check_engine, precisions_of
 from ghostify.measure.count import count
 from ghostify.measure.environment import describe_environment
 from ghostify.measure.latency import Comparison
@@ -83,7 +83,8 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
         calibration: Batches of inputs, as in ``convert``; the first images are used.
         target_macs: Share of the original's multiply-adds not to exceed; or
         target_speedup: how many times as fast as the original in float32, both deployed.
-        engine: "openvino" or "onnxruntime".
+        engine: "openvino" or "onnxruntime", on the CPU; "compile", ``torch.compile``, or "eager", PyTorch as it is, on
+            the example's device: on a GPU by its own events, and compiled networks as CUDA graphs.
         threads: CPU threads of the engine.
         int8: The planned network is to run in int8, as ``export(int8=…)`` writes it: its layers' times are those in
             int8. The output errors are those of the changes alone.
@@ -115,11 +116,12 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
         raise InputError(
             f"{spelled('output_weights')} is {list(output_weights)}: expected finite numbers from 0 on, and one above"
         )
-    if target_speedup is not None and engine not in FILE_ENGINES:
-        raise InputError(
-            f"{spelled('engine')} is {engine!r}: expected one of {', '.join(FILE_ENGINES)}, which time layers"
-        )
-    timed_in = EngineTiming(engine, threads, precision_for(int8=int8, bf16=bf16, timed=target_speedup is not None))
+    precision = precision_for(int8=int8, bf16=bf16, timed=target_speedup is not None)
+    if target_speedup is not None:
+        check_engine(engine)
+        precisions_of(precision, engine, example)  # refused before anything is measured
+    where = example.device if engine in TORCH_ENGINES else torch.device("cpu")  # of the files' engines
+    timed_in = EngineTiming(engine, threads, precision, where.type)
     # Changes that save multiply-adds need not save time, and the other way round: docs/planning.md.
     offer = offer_for(
         "macs" if target_speedup is None else "speedup",
@@ -159,8 +161,10 @@ def plan(  # noqa: PLR0913  # the front door: the promised names, each a setting
         if target_macs is not None:
             return replace(planner.for_macs(target_macs), network=shapes)
         assert target_speedup is not None
-        # The engines are the CPU's, wherever the errors were measured.
-        timing = Timing(copy.deepcopy(model).cpu(), candidates, example.cpu(), timed_in, known, progress)
+        example = example.to(where)
+        if example.is_cuda:
+            example = example.contiguous(memory_format=torch.channels_last)
+        timing = Timing(copy.deepcopy(model).to(where), candidates, example, timed_in, known, progress)
         found = planner.for_speedup(target_speedup, timing, timing.samples(offer, seed))
         return replace(found, network=shapes)
 

@@ -17,8 +17,9 @@ from ghostify.changes.layer_plan import plan_from
 from ghostify.inference.compare import compare
 from ghostify.inference.deploy import deploy
 from ghostify.inference.engine_file import engine_file
-from ghostify.inference.engines import Precision, engine_version
+from ghostify.inference.engines import TORCH_ENGINES, Precision, engine_version
 from ghostify.inference.explain import ProfileConditions, layer_ms
+from ghostify.inference.torch_layers import torch_layer_ms
 from ghostify.measure.environment import describe_environment
 from ghostify.measure.latency import Comparison, comparison_from
 from ghostify.modes import evaluating
@@ -38,18 +39,25 @@ class EngineTiming:
     """The engine in which times are measured.
 
     Args:
-        engine: "openvino" or "onnxruntime".
+        engine: "openvino", "onnxruntime", "compile" or "eager".
         threads: CPU threads.
         precision: That of the planned networks; the original is timed in float32.
+        device: "cpu", or "cuda" for the last two.
     """
 
     engine: str
     threads: int = 1
     precision: Precision = "fp32"
+    device: str = "cpu"
+
+    @property
+    def in_pytorch(self) -> bool:
+        """True where networks are timed as modules, not as files."""
+        return self.engine in TORCH_ENGINES
 
     def described(self) -> dict[str, Any]:
         """Machine, engine and versions."""
-        return describe_environment() | {
+        return describe_environment(self.device) | {
             "engine": self.engine,
             "engine_version": engine_version(self.engine),
             "threads": self.threads,
@@ -69,8 +77,8 @@ class Timing:
     progress: Progress | None
     # How often each network was asked for: a second answer is a second measurement, as the planner needs it.
     asked: Counter[str] = field(default_factory=Counter)
-    # The file of the network that was timed last, and the plans that it has.
-    planned: dict[str, str] = field(default_factory=dict)
+    # The network that was timed last, as it is timed, by the plans that it has.
+    planned: dict[str, Path | nn.Module] = field(default_factory=dict)
 
     @cached_property
     def conditions(self) -> dict[str, Any]:
@@ -96,6 +104,15 @@ class Timing:
     def profile(self, plans: Mapping[str, AnyPlan]) -> dict[str, float]:
         """Milliseconds of each layer of a network with these plans."""
         with evaluating(self.model), torch.no_grad():
+            if self.engine.in_pytorch:
+                dtype = torch.bfloat16 if self.engine.precision == "bf16" else self.example.dtype
+                return torch_layer_ms(
+                    self.shaped(plans).to(dtype),
+                    self.example.to(dtype),
+                    homes=self.candidates,
+                    compiled=self.engine.engine == "compile",
+                    threads=self.engine.threads,
+                )
             conditions = ProfileConditions(self.engine.engine, self.engine.threads, self.engine.precision)
             return layer_ms(self.shaped(plans), self.example, conditions, homes=self.candidates)
 
@@ -123,7 +140,7 @@ class Timing:
         with evaluating(self.model), torch.no_grad():
             found = compare(
                 self.original,
-                self.file_of(plans, json.dumps(whole["plans"])),
+                self.timed(plans, json.dumps(whole["plans"])),
                 self.example,
                 engine=self.engine.engine,
                 threads=self.engine.threads,
@@ -138,25 +155,33 @@ class Timing:
         return TemporaryDirectory()
 
     @cached_property
-    def original(self) -> Path:
-        """The original's file, deployed: written once, as each comparison needs it."""
-        return self.written(deploy(self.model, self.example, engine=self.engine.engine), "original")
+    def original(self) -> Path | nn.Module:
+        """The original as it is timed: made once, as each comparison needs it."""
+        return self.as_timed(self.deployed(self.model), "original")
 
-    def file_of(self, plans: Mapping[str, AnyPlan], key: str) -> Path:
-        """The file of a network with these plans, kept until another is asked for: a good one is timed again."""
-        if self.planned.get("key") != key:
-            self.planned.update(key=key, file=str(self.written(self.shaped(plans), "planned")))
-        return Path(self.planned["file"])
+    def timed(self, plans: Mapping[str, AnyPlan], key: str) -> Path | nn.Module:
+        """A network with these plans as it is timed, kept until another is asked for: a good one is timed again."""
+        if key not in self.planned:
+            self.planned.clear()
+            self.planned[key] = self.as_timed(self.shaped(plans), "planned")
+        return self.planned[key]
 
-    def written(self, deployed: nn.Module, name: str) -> Path:
-        """The file of a network, in float32."""
+    def as_timed(self, deployed: nn.Module, name: str) -> Path | nn.Module:
+        """The network itself for PyTorch, else its file, in float32."""
+        if self.engine.in_pytorch:
+            return deployed
         folder = Path(self.folder.name, name)
         folder.mkdir(exist_ok=True)
         return engine_file(deployed, folder, self.example, engine=self.engine.engine, precision="fp32")
 
     def shaped(self, plans: Mapping[str, AnyPlan]) -> nn.Module:
         """A network in the shape of these plans, deployed."""
-        return deploy(untrained(self.model, plans, self.example[:1]), self.example, engine=self.engine.engine)
+        return self.deployed(untrained(self.model, plans, self.example[:1]))
+
+    def deployed(self, model: nn.Module) -> nn.Module:
+        """A network as it runs at its users' places; a GPU's convolutions prefer channels last."""
+        found = deploy(model, self.example, engine=self.engine.engine)
+        return found.to(memory_format=torch.channels_last) if self.example.is_cuda else found
 
     def say(self, task: str, detail: str, done: int, total: int) -> None:
         """Report progress, if that is asked for."""

@@ -34,4 +34,4 @@ def untrained(model: nn.Module, plans: Mapping[str, AnyPlan], example: Tensor) -
             layer = plan.untrained(conv)
             if layer is not conv:
                 new[conv] = layer
-    return replace_modules_(shaped, new)
+    return replace_modules_(shaped, {old: layer.to(example.device) for old, layer in new.items()})
