@@ -64,8 +64,8 @@ def find_prunable(
     makers += Counter(("follower", taker) for way in ways.values() for taker in {*way.followers})
     places: dict[str, PrunableChannels | str] = {}
     for name, way in ways.items():
-        takers = (tuple(dict.fromkeys(names)) for names in (way.consumers, way.followers))
-        place = PrunableChannels(name, *takers, way.unit)
+        consumers, followers = (tuple(dict.fromkeys(names)) for names in (way.consumers, way.followers))
+        place = PrunableChannels(name, consumers, followers, way.unit)
         taken = Counter((*way.consumers, *way.followers))
         if name not in times:
             places[name] = OTHERWISE
