@@ -25,6 +25,7 @@ from ghostify.plain_part import PlainPart, input_shape_of, what_it_takes
 from ghostify.progress import Progress
 from ghostify.transform.detector import plain_inputs
 
+CHECKED = 20  # images: one of a detector takes as long as many others
 LEAST = 0.01  # average precision of a detector that has learnt something
 SURE = 0.5  # score of a box that `detect predict` reports, and the overlap with another's that is the same one
 
@@ -109,7 +110,8 @@ class BoxesOfRun(Data):
         return self.at_full_size(plain_inputs(self.detector, self.inputs(images, seed, workers)))
 
     def checked(self, images: int, workers: int) -> Iterator[Tensor]:
-        return iter(self.at_full_size(plain_inputs(self.detector, draw_images(self.images.test, images, batch_size=1))))
+        drawn = draw_images(self.images.test, min(images, CHECKED), batch_size=1)
+        return iter(self.at_full_size(plain_inputs(self.detector, drawn)))
 
     def at_full_size(self, inputs: list[Tensor]) -> list[Tensor]:
         """The same, padded to the file's input."""
