@@ -28,7 +28,7 @@ from ghostify.network_file import known_extra, remember_extra
 from ghostify.progress import Progress
 from ghostify.transform.blueprint import blueprint_of
 from ghostify.verbs.folder import path_of
-from ghostify.verbs.prepared import name_of
+from ghostify.verbs.prepared import name_of, refuse_unknown_classes
 from ghostify.verbs.train import told
 
 __all__ = ["CocoScore", "DetectionData", "Picture", "Training", "evaluate", "load_coco", "predict", "train"]
@@ -138,6 +138,7 @@ def evaluate(
     device = chosen_device(device)
     images = load_coco(data) if isinstance(data, str) else data
     check_detector(model, images)
+    refuse_unknown_classes(model, images)
     with on_device(model, device), evaluating(model):
         asked = model if file is None else detector_by_file(model, FileNetwork(file))
         score, found = evaluate_detector(asked, images.test, images, device=device, workers=workers, progress=progress)

@@ -18,7 +18,7 @@ from ghostify.network_file import remember_extra
 from ghostify.progress import Progress
 from ghostify.transform.blueprint import blueprint_of
 from ghostify.verbs.folder import path_of
-from ghostify.verbs.prepared import Channels, masks_for, name_of
+from ghostify.verbs.prepared import Channels, masks_for, name_of, refuse_unknown_classes
 from ghostify.verbs.train import told
 
 __all__ = ["MaskData", "MaskScore", "Training", "evaluate", "load_masks", "train"]
@@ -122,5 +122,6 @@ def evaluate(
     """
     device = chosen_device(device)
     images = masks_for(model, data, image_size=image_size, mean=mean, std=std)
+    refuse_unknown_classes(model, images)
     with on_device(model, device), evaluating(model):
         return evaluate_segmenter(model, images.test, images, device=device, workers=workers, progress=progress)

@@ -185,3 +185,14 @@ def test_the_same_boxes_are_counted_once_each(boxes: str) -> None:
     assert answers((1, 3, [0, 0, 10, 10], 0.9)).same_as(theirs) == pytest.approx(1 / 3)
     assert answers((2, 3, [0, 0, 10, 10], 0.9)).same_as(theirs) == 0
     assert answers((1, 3, [0, 0, 10, 10], 0.4)).same_as(theirs) == 0, "it is not sure"
+
+
+def test_a_network_that_knows_other_classes_is_refused(segmenter: nn.Module, boxes: str, tmp_path: Path) -> None:
+    save(segmenter, tmp_path / "segmenter.safetensors", extra={"classes": ["background", "block", "bar"]})
+    other = load(tmp_path / "segmenter.safetensors", factory="tiny_segmenter:UNet")
+    reference = make_masks(tmp_path / "masks", train=40)[0]
+    line = "knows other classes than voc:.*: class 2 is 'block' there and 'bar' here"
+    with pytest.raises(InputError, match=line):
+        segment.evaluate(other, reference, image_size=SIDE, workers=0)
+    with pytest.raises(InputError, match=line):
+        run(other, reference, out=tmp_path / "out", image_size=SIDE, **SETTINGS)

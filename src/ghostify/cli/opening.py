@@ -1,7 +1,6 @@
 """The networks and images that a user names, opened."""
 
 import dataclasses
-import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +25,7 @@ from ghostify.network_file import (
     open_network_file,
 )
 from ghostify.plain_part import input_shape_of, is_detector
+from ghostify.verbs.prepared import refuse_other_classes
 
 Channels = tuple[float, ...] | None
 NO_BUILDERS = ("model", "input_shape", "engine", "precision")  # fields that no builder takes
@@ -165,15 +165,7 @@ class NamedNetwork:
 
         Where one of both has numbers for names, as ``npz:`` has, they cannot be compared.
         """
-        known = self.extra.get("classes")
-        if known is None or tuple(known) == classes or all(map(str.isdigit, known)) != all(map(str.isdigit, classes)):
-            return
-        pairs = enumerate(itertools.zip_longest(known, classes), 1)
-        number, (there, here) = next(pair for pair in pairs if pair[1][0] != pair[1][1])
-        raise InputError(
-            f"{self.model} knows other classes than {data_name}, or in another order: "
-            f"class {number} is {there!r} there and {here!r} here"
-        )
+        refuse_other_classes(self.model, self.extra.get("classes"), data_name, classes)
 
 
 @dataclass(frozen=True)

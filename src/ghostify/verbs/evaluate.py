@@ -13,7 +13,7 @@ from ghostify.jobs.evaluate import evaluate as score_network
 from ghostify.modes import on_device
 from ghostify.needed import refuse_engine
 from ghostify.plain_part import is_detector
-from ghostify.verbs.prepared import Channels, images_for
+from ghostify.verbs.prepared import Channels, images_for, refuse_unknown_classes
 
 
 def evaluate(  # noqa: PLR0913  # the front door: the verb's options, each a setting of the user's
@@ -65,6 +65,7 @@ def evaluate(  # noqa: PLR0913  # the front door: the verb's options, each a set
         raise InputError(f"{spelled('batch_size')} is {batch_size}: expected at least 1")
     device = chosen_device(device)
     images = images_for(model, data, image_size=image_size, mean=mean, std=std)
+    refuse_unknown_classes(model, images)
     with on_device(model, device):
         check_fit(model, images)
         return score_network(

@@ -1,10 +1,13 @@
 """Images prepared as a network wants them: as its file says, else as it was designed."""
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
+from ghostify.data.coco import DetectionData
 from ghostify.data.images import ImageData
 from ghostify.data.masks import MaskData, load_masks
 from ghostify.data.sources import FOLDERS, load_data
@@ -59,6 +62,30 @@ def channels_for(model: nn.Module, usual: Any, mean: Channels, std: Channels, *,
             what = "three numbers above 0" if name == "std" else "three numbers"
             raise InputError(f"{spelled(name)} is {values!r}: expected {what}")
     return {name: tuple(values) for name, values in found.items()}
+
+
+def refuse_other_classes(name: str, known: Sequence[str] | None, data_name: str, classes: tuple[str, ...]) -> None:
+    """Refuse labels that count other classes than a network's file, or in another order.
+
+    Where one of both has numbers for names, as ``npz:`` has, they cannot be compared.
+
+    Args:
+        name: The network's.
+        known: Its classes; None where nobody says.
+    """
+    if known is None or tuple(known) == classes or all(map(str.isdigit, known)) != all(map(str.isdigit, classes)):
+        return
+    pairs = enumerate(itertools.zip_longest(known, classes), 1)
+    number, (there, here) = next(pair for pair in pairs if pair[1][0] != pair[1][1])
+    raise InputError(
+        f"{name} knows other classes than {data_name}, or in another order: class {number} is {there!r} there and "
+        f"{here!r} here"
+    )
+
+
+def refuse_unknown_classes(model: nn.Module, data: ImageData | MaskData | DetectionData) -> None:
+    """The same, of a network that remembers what its file said."""
+    refuse_other_classes(name_of(model), kept_beside(model).get("classes"), data.name, data.classes)
 
 
 def images_for(

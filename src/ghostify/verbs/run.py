@@ -29,7 +29,7 @@ from ghostify.needed import is_installed, refuse_engine, refuse_missing
 from ghostify.plain_part import is_detector
 from ghostify.progress import Progress
 from ghostify.transform.reconstruct import Effort
-from ghostify.verbs.prepared import Channels, designed_shape, images_for, kept_beside, masks_for
+from ghostify.verbs.prepared import Channels, designed_shape, images_for, kept_beside, masks_for, refuse_unknown_classes
 from ghostify.wrappers import unwrapped
 
 USUAL_SIDE = 224  # pixels, where neither the network nor the caller says
@@ -187,6 +187,8 @@ def check_data(model: nn.Module, data: Data, settings: RunSettings) -> None:
         raise InputError(f"{spelled('data')} has no labels to learn from: leave {spelled('labels')} out")
     if settings.rivals and isinstance(data, BoxesOfRun):
         raise InputError(f"{spelled('rivals')}: Torch-Pruning does not end on a detector: leave it out")
+    if data.labelled and data.preprocessing:
+        refuse_unknown_classes(model, data.images)
     enough = min(settings.images, data.sizes[0])
     if enough < FEWEST_IMAGES:
         raise InputError(f"{enough} training images: expected at least {FEWEST_IMAGES}, better some hundreds")
