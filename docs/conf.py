@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "ghostify"
 author = "the authors of ghostify"
-release = version = ghostify.__version__
+release = version = ghostify.__version__.partition("+")[0]
 
 extensions = [
     "myst_parser",  # the pages are Markdown
