@@ -60,3 +60,12 @@ def colours(tmp_path: Path) -> Path:
     path = tmp_path / "colours.npz"
     np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
     return path
+
+
+@pytest.fixture
+def quick_runs(monkeypatch: pytest.MonkeyPatch, steady: None) -> None:
+    """Runs on a machine whose times are known, and with times of files from which no figure is taken."""
+    monkeypatch.setattr("ghostify.jobs.row.COMPARISONS", 1)
+    monkeypatch.setattr("ghostify.jobs.row.BLOCKS", 6)
+    monkeypatch.setattr("ghostify.jobs.row.BLOCK_MS", 1.0)
+    monkeypatch.setattr("ghostify.jobs.tune.LEAST_STEPS", 2)

@@ -10,16 +10,8 @@ from PIL import Image
 from tiny import Tiny
 
 from ghostify.cli import main
-from ghostify.jobs import row, tune
 
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, steady: None) -> None:
-    """Times from which no figure is taken."""
-    monkeypatch.setattr(row, "COMPARISONS", 1)
-    monkeypatch.setattr(row, "BLOCKS", 6)
-    monkeypatch.setattr(row, "BLOCK_MS", 1.0)
-    monkeypatch.setattr(tune, "LEAST_STEPS", 2)
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 
 USUAL = ["--target-speedup", "1.1", "--tune", "1", "--images", "32", "--effort", "fast", "--engine", "onnxruntime"]

@@ -13,19 +13,11 @@ from torch import nn
 
 from ghostify import FileNetwork, InputError, load
 from ghostify.data import load_data
-from ghostify.jobs import row, tune
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.run_settings import RunSettings, Tuning
 from ghostify.verbs.run import run
 
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, steady: None) -> None:
-    """Times from which no figure is taken."""
-    monkeypatch.setattr(row, "COMPARISONS", 1)
-    monkeypatch.setattr(row, "BLOCKS", 6)
-    monkeypatch.setattr(row, "BLOCK_MS", 1.0)
-    monkeypatch.setattr(tune, "LEAST_STEPS", 2)
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 
 @pytest.fixture(scope="module")

@@ -15,22 +15,14 @@ from ghostify import FileNetwork, InputError, Recipe, create_model, detect, load
 from ghostify.cli import main
 from ghostify.data.coco import load_coco
 from ghostify.data.masks import load_masks
-from ghostify.jobs import row, tune
 from ghostify.jobs.boxes_of_run import BoxAnswers
 from ghostify.jobs.coco_score import ap_by_draws, score_boxes
+
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 SETTINGS: dict[str, Any] = {"target_speedup": 1.3, "tune": 2, "images": 32, "effort": "fast", "engine": "onnxruntime"}
 SETTINGS |= {"workers": 0}
 SIDE = 32
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, steady: None) -> None:
-    """Times from which no figure is taken."""
-    monkeypatch.setattr(row, "COMPARISONS", 1)
-    monkeypatch.setattr(row, "BLOCKS", 6)
-    monkeypatch.setattr(row, "BLOCK_MS", 1.0)
-    monkeypatch.setattr(tune, "LEAST_STEPS", 2)
 
 
 @pytest.fixture(scope="module")

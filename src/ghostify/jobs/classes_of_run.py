@@ -12,7 +12,7 @@ from ghostify.data.images import ImageData, count_images
 from ghostify.data.sample import draw
 from ghostify.fitting.refine import apart
 from ghostify.jobs.evaluate import check_fit, evaluate, logits_of
-from ghostify.jobs.images_of_run import ABOVE_CHANCE, Answers, Data, Judged, Scored
+from ghostify.jobs.images_of_run import Answers, Data, Judged, Scored
 from ghostify.jobs.learn import RunOptions
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.train import Teacher, train
@@ -72,12 +72,6 @@ class ClassesOfRun(Data):
             if progress:
                 progress("test images", name, min(images, len(first) * AT_ONCE), images)
         return FirstAnswers(torch.cat(first), torch.cat(labels))
-
-    @property
-    def of_a_trained_one(self) -> float:
-        """A fifth of the way from chance, the same first answer to all, to all that is right."""
-        chance = 1 / len(self.images.classes)
-        return chance + ABOVE_CHANCE * (1 - chance)
 
     def held_out_score(self, model: nn.Module, device: str, workers: int) -> float:
         assert self.images.val is not None

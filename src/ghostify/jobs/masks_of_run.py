@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ghostify.data.masks import MaskData
 from ghostify.data.sample import draw
-from ghostify.jobs.images_of_run import ABOVE_CHANCE, Answers, Data, Judged, Scored
+from ghostify.jobs.images_of_run import Answers, Data, Judged, Scored
 from ghostify.jobs.learn import RunOptions
 from ghostify.jobs.recipe import Recipe
 from ghostify.jobs.segment import (
@@ -104,12 +104,6 @@ class MasksOfRun(Data):
     @property
     def classes(self) -> int:
         return len(self.images.classes)
-
-    @property
-    def of_a_trained_one(self) -> float:
-        """A fifth of the way from chance, the same class for all pixels, to all that is right."""
-        chance = 1 / len(self.images.classes)
-        return chance + ABOVE_CHANCE * (1 - chance)
 
     def held_out_score(self, model: nn.Module, device: str, workers: int) -> float:
         assert self.images.val is not None
