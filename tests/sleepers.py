@@ -18,7 +18,7 @@ def sleep(steps: int, seconds: float, tell: Tell) -> None:
 
 def refuse(tell: Tell) -> None:
     tell.step(0, 1)
-    raise InputError("nothing can be done. At all")
+    raise InputError("nothing can be done")
 
 
 def sleeper(name: str, steps: int, seconds: float = 0.02, *, shares: bool = True) -> Case:

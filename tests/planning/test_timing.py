@@ -15,7 +15,7 @@ from ghostify.planning.measurements import Measurements
 from ghostify.planning.timing import EngineTiming, Timing
 from ghostify.transform.untrained import untrained
 
-SHAPE = (3, 16, 16)
+SHAPE = (3, 48, 48)  # so that each layer takes some of the microseconds in which OpenVINO counts
 EXAMPLE = torch.zeros(1, *SHAPE)
 
 
