@@ -95,7 +95,7 @@ def resnet56() -> Panel:
     as_made, tuned = (points(ints, "planned for int8", learning, "int8_") for learning in ("", "hints"))
     return Panel(
         [
-            Line("ghostify", "ours", points(floats, "planned for time", "hints"), (0.4, 92.85)),
+            Line("ghostify", "ours", points(floats, "planned for time", "hints"), (0.39, 92.75)),
             Line("ghostify in int8", "ours", tuned + as_made[-1:], (0.02, 92.75), dashed=True),
             Line("Torch-Pruning", "rival", points(floats, "Torch-Pruning", "answers"), (0.58, 91.4)),
             Line("Torch-Pruning in int8", "rival", points(ints, "Torch-Pruning", "answers", "int8_"), (0.02, 91.85)),
