@@ -13,6 +13,7 @@ from torch import nn
 from ghostify import convert
 from ghostify.data.images import ImageData, MemoryImages
 from ghostify.inference.explain import BeforeAfter, ExplainedLayer, Explanation
+from ghostify.jobs.classes_of_run import ClassesOfRun
 from ghostify.jobs.look import layers_to_pick, look
 from ghostify.jobs.look_page import write_look
 from ghostify.jobs.report import write_report
@@ -252,9 +253,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     original = nn.Sequential(nn.Conv2d(3, 40, 3), nn.ReLU(), nn.Conv2d(40, 40, 3), nn.ReLU())
     ghost = convert(original).model
     row = {
-        "top1": 0.9876,
-        "top1_low": 0.9765,
-        "top1_high": 0.9911,
+        "score": 0.9876,
+        "score_low": 0.9765,
+        "score_high": 0.9911,
         "agreement": 0.9912,
         "speedup": 10.17,
         "ms": 1234.567,
@@ -265,6 +266,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model": "a_network_with_a_long_name",
         "data": "imagefolder:/some/where/deep/in/the/file/system",
         "labelled": True,
+        "score": "top-1",
         "engine": "onnxruntime",
         "threads": 16,
         "findings": ["It is so."],
@@ -281,7 +283,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     layers = tuple(ExplainedLayer(f"{layer}.{n}", macs, ms, 1.0, ()) for n in range(3))
     explanation = Explanation(layers, {}, {}, macs, ms, "onnxruntime", 16, ("fp32", "fp32"))
     images = MemoryImages(torch.randint(0, 256, (4, 3, 24, 24), dtype=torch.uint8), torch.zeros(4, dtype=torch.long))
-    data = ImageData("noise", images, None, images, ("ant",), 24)
+    data = ClassesOfRun(ImageData("noise", images, None, images, ("ant",), 24))
     path = tmp_path_factory.mktemp("report") / "report.html"
     write_report(path, metrics, original, ghost, data, explanation)
     return path

@@ -98,7 +98,7 @@ def test_profiles_of_another_machine_engine_or_version_are_not_taken(
     assert profiles(int8=True) == timing.SAMPLES + 1
     assert set(profiled) == {"int8"}
     environment = timing.describe_environment()
-    monkeypatch.setattr(timing, "describe_environment", lambda: environment | {"processor": "another"})
+    monkeypatch.setattr(timing, "describe_environment", lambda *_: environment | {"processor": "another"})
     assert profiles() == timing.SAMPLES + 1
-    monkeypatch.setattr(timing, "describe_environment", lambda: environment | {"torch": "another"})
+    monkeypatch.setattr(timing, "describe_environment", lambda *_: environment | {"torch": "another"})
     assert profiles() == timing.SAMPLES + 1

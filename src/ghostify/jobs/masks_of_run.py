@@ -52,7 +52,7 @@ class PixelAnswers(Answers):
         return Scored(score_of(self.counts.sum(0), self.data, len(self.counts)).mean_iou, float(low), float(high))
 
     def mean_iou(self, counts: NDArray[np.int64]) -> float | None:
-        """Of these pixels; None where none counts."""
+        """The score of these pixels; None where none counts."""
         return score_of(counts, self.data, len(self.counts)).mean_iou if counts.any() else None
 
     def same_as(self, other: "PixelAnswers") -> float:
