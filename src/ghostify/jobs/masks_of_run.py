@@ -127,4 +127,4 @@ class MasksOfRun(Data):
             counts += pixels_by_class(masks, mine[:, : self.classes].argmax(1), self.classes)
         number, total, squares, apart = sums.tolist()
         variance = max(squares / number - (total / number) ** 2, 1e-12)
-        return Judged(apart / number / variance, score_of(counts, self.images, images).mean_iou)
+        return Judged(apart / number / variance, score_of(counts, self.images, min(images, self.sizes[1])).mean_iou)
