@@ -2,9 +2,11 @@
 
     python benchmarks/rates.py faster/ --network resnet56 --weights resnet56.th --data npz:cifar10.npz --tune 1 \\
         --steps DIR --out benchmarks/results/rates.csv
+    python benchmarks/rates.py faster/ --network flowers/network.safetensors --data imagefolder:flowers …
 
-`faster/` is the folder of a run, whose network before tuning is taken. It is tuned as a run does it, and then for as
-long at each rate. `--steps` keeps what was finished; rows that are there already are not made again.
+`faster/` is the folder of a run, whose network before tuning is taken; --network is the original, a MODEL with its
+--weights or a file of its own. It is tuned as a run does it, and then for as long at each rate. `--steps` keeps what
+was finished; rows that are there already are not made again.
 """
 
 import argparse
@@ -18,13 +20,12 @@ from rows import read_rows, write_rows
 
 from ghostify import create_model, load
 from ghostify.allocator import keep_freed_memory
-from ghostify.data import load_data
-from ghostify.jobs.classes_of_run import ClassesOfRun
 from ghostify.jobs.run_settings import STEPS, Tuning
 from ghostify.jobs.steps import Steps
 from ghostify.jobs.tune import RATES, SCORED, TuningSettings, judge, learn, tune
 from ghostify.measure.environment import describe_environment
 from ghostify.models.weights import load_weights_
+from ghostify.verbs.run import data_of_run
 
 
 def main() -> None:
@@ -32,8 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--network", required=True)
-    parser.add_argument("--classes", type=int, help="where the original's head is another than the zoo's")
-    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--weights", type=Path)
     parser.add_argument("--data", required=True)
     parser.add_argument("--image-size", type=int)
     parser.add_argument("--tune", default="1")
@@ -41,10 +41,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
 
-    head = {} if arguments.classes is None else {"num_classes": arguments.classes}
-    original = load_weights_(create_model(arguments.network, **head), arguments.weights).eval()
-    size = {} if arguments.image_size is None else {"image_size": arguments.image_size}
-    data = ClassesOfRun(load_data(arguments.data, hold_out=0.1, **size))
+    if arguments.weights is None:
+        original = load(arguments.network)
+    else:
+        original = load_weights_(create_model(arguments.network), arguments.weights).eval()
+    data = data_of_run(original, arguments.data, arguments.image_size, None, None)
     (file,) = (arguments.run / STEPS).glob("converted *.safetensors")
     settings, name = TuningSettings(Tuning.of(arguments.tune)), f"{arguments.network}, {arguments.tune}"
     steps = Steps(arguments.steps, {"run": str(file), "tune": arguments.tune})
