@@ -62,6 +62,7 @@ from ghostify.plain_part import PARTS, is_detector
 from ghostify.planning import convert as convert_network
 from ghostify.planning.made_for import refuse_other_network
 from ghostify.planning.plan_file import read_plan
+from ghostify.planning.zoo import plan_path
 from ghostify.transform.changeable import commonest_reasons, may_be_fitted, reasons_to_leave
 from ghostify.transform.convert import Conversion
 
@@ -108,6 +109,13 @@ class Finetuning:
         )
 
 
+class PlanFile(ExistingFile):
+    """The file of a plan, or one of the zoo."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        return super().convert(plan_path(value), param, ctx)
+
+
 @click.command()
 @bundle("named", NamedNetwork, click.argument("model"), source_options, classes_option(), shape_option)
 @data_options(required=False)
@@ -128,8 +136,9 @@ class Finetuning:
     click.option(
         "--plan",
         "plan_file",
-        type=ExistingFile(),
-        help="Follow a plan.json of `ghostify plan`, instead of --ratio, --cheap and --skip.",
+        type=PlanFile(),
+        help="Follow a plan.json of `ghostify plan`, or one that comes with ghostify, such as zoo:mobilenet_v2-1.5x, "
+        "instead of --ratio, --cheap and --skip.",
     ),
 )
 @bundle(

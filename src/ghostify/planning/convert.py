@@ -1,6 +1,7 @@
 """Make a network faster: by a plan, by the paper's ratio, or by default by a plan made on the way."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,7 +14,9 @@ from ghostify.layers.ghost_conv import Cheap
 from ghostify.modes import without_autocast, without_inference_mode
 from ghostify.plain_part import is_detector
 from ghostify.planning.made_for import refuse_other_network
+from ghostify.planning.plan_file import read_plan
 from ghostify.planning.planner import plan as plan_network
+from ghostify.planning.zoo import plan_path
 from ghostify.progress import Progress
 from ghostify.structure.surgery import module_names
 from ghostify.transform.changeable import refuse_idle_patterns
@@ -38,7 +41,7 @@ def convert(  # noqa: PLR0913  # the front door: the promised names, each a sett
     input_shape: Sequence[int] | None = None,
     calibration: Iterable[Tensor] | Iterable[Sequence[Tensor]] | None = None,
     effort: Effort = "refined",
-    plan: Mapping[str, AnyPlan] | None = None,
+    plan: Mapping[str, AnyPlan] | str | Path | None = None,
     parts: Sequence[str] = ("backbone",),
     seed: int = 0,
     progress: Progress | None = None,
@@ -69,7 +72,8 @@ def convert(  # noqa: PLR0913  # the front door: the promised names, each a sett
             some hundreds of images, no labels.
         effort: "fast" (closed form) or "refined" (blocks learn their outputs, too).
         plan: Plans of convolutions and residual blocks, by name, instead of ``ratio`` and ``skip``; others are kept.
-            Needs calibration. One that ``plan`` made is for a network of the same convolutions only.
+            Or the file of a plan, or one of the zoo, such as "zoo:mobilenet_v2-1.5x". Needs calibration. One that
+            ``plan`` made is for a network of the same convolutions only.
         parts: Parts of a detector of torchvision's, of "backbone", "fpn" and "head", that become ghosts of one ratio,
             pointwise ones by default; a plan says itself which layers change. Its calibration images have values 0..1
             and any size, as the detector takes them.
@@ -92,6 +96,8 @@ def convert(  # noqa: PLR0913  # the front door: the promised names, each a sett
             f"a plan needs calibration images ({spelled('calibration')}), and says itself what becomes of which layer: "
             f"leave out {spelled('ratio')}, {spelled('cheap')}, {spelled('cheap_kernel_size')} and {spelled('skip')}"
         )
+    if isinstance(plan, str | Path):
+        plan = read_plan(plan_path(plan))
     refuse_other_network(plan, model)
     by_default: Cheap = "pointwise" if calibration is not None and not said else "depthwise"
     ghosts = GhostRatio(
