@@ -7,7 +7,7 @@ All learn by the same recipe from random weights; `--epochs 0` takes the recipe'
 Ghost-VGG-16s of other d and s. A tenth of train is held out only to watch. A training that was interrupted goes on,
 rows that are there are left; a network's weights stay beside its training, and each epoch of it is a row of
 `cifar10_rows_log.csv`. `right` lists the test images that were right as hexadecimal bits, so that two networks can be
-compared image by image; at the end it prints by how much.
+compared image by image: `cifar10_rows_gaps.csv` says by how much.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from arithmetic import add_arithmetic, in_arithmetic
 from rows import read_rows, write_rows
+from scipy.stats import binomtest
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -82,7 +83,7 @@ def main() -> None:
             write_rows(log_file, log)
             rows.append(row)
             write_rows(arguments.out, rows)
-    print_gaps(rows)
+    write_rows(arguments.out.with_stem(f"{arguments.out.stem}_gaps"), gaps(rows))
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,7 @@ class OneTraining:
             "params": counted.params,
             "val_top1": f"{history[-1].val_top1:.4f}",
             "test_top1": f"{right.float().mean().item():.4f}",
+            **interval(right),
             "seconds": f"{sum(epoch.seconds for epoch in history):.0f}",
             **describe_environment(options.device),
             "command": "python " + shlex.join(sys.argv),
@@ -152,23 +154,32 @@ def logged(epoch: Epoch) -> dict[str, str]:
     return {name: f"{value:.6g}" for name, value in asdict(epoch).items() if value is not None}
 
 
-def print_gaps(rows: list[dict[str, Any]]) -> None:
+def interval(right: Tensor) -> dict[str, str]:
+    """Wilson's 95 % interval of the share of right answers."""
+    ends = binomtest(int(right.sum()), len(right)).proportion_ci(0.95, method="wilson")
+    return {"test_top1_low": f"{ends.low:.4f}", "test_top1_high": f"{ends.high:.4f}"}
+
+
+def gaps(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     """How many points of top-1 each network is ahead of those behind it, by the same images, means over their seeds.
 
-    The 95 % interval is what so many test images leave (normal approximation, paired by image).
+    `half` is half of the 95 % interval that so many test images leave (normal approximation, paired by image).
     """
-    groups: dict[str, dict[str, list[Any]]] = {}
+    groups: dict[tuple[str, str, str], dict[str, list[Any]]] = {}
     for row in rows:
         bits = np.unpackbits(np.frombuffer(bytes.fromhex(row["right"]), np.uint8)).astype(float)
-        learned = f"{row['recipe']}, {row['epochs']} epochs, ema {row['ema']}"
+        learned = (row["recipe"], row["epochs"], row["ema"])
         groups.setdefault(learned, {}).setdefault(row["network"], []).append(bits)
+    found = []
     for learned, networks in groups.items():
-        means = {name: np.mean(found, 0) for name, found in networks.items()}
+        means = {name: np.mean(bits, 0) for name, bits in networks.items()}
         for one, other in permutations(means, 2):
             apart = means[one] - means[other]
             if apart.mean() > 0:
-                half = 1.96 * apart.std() / len(apart) ** 0.5
-                print(f"{learned}: {one} less {other} {100 * apart.mean():.2f} ± {100 * half:.2f}")
+                row = dict(zip(("recipe", "epochs", "ema"), learned, strict=True)) | {"network": one, "behind": other}
+                points, half = 100 * apart.mean(), 196 * apart.std() / len(apart) ** 0.5
+                found.append(row | {"points": f"{points:.2f}", "half": f"{half:.2f}"})
+    return found
 
 
 def build(name: str) -> nn.Module:
