@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from balf import balf
 from keep import made_once
 from precisions import OTHERS, RATIO, columns_of, in_openvino, measured_ratio
 from rivals import pruned, unfold_norms_
@@ -215,6 +216,11 @@ def pruned_to(start: Start, share: float) -> nn.Module:
     return pruned(start.original, start.images, SHAPE, int(share * count(start.original, SHAPE).macs))
 
 
+def low_rank(start: Start, share: float) -> nn.Module:
+    """BALF, in closed form as its authors have it."""
+    return balf(start.original, start.images, int(share * count(start.original, SHAPE).macs))
+
+
 def cost(model: nn.Module, original: nn.Module) -> float:
     """Multiply-adds, as a share of the original's."""
     return count(model, SHAPE).macs / count(original, SHAPE).macs
@@ -225,6 +231,7 @@ METHODS: dict[str, Callable[[Start, float], nn.Module]] = {
     "planned for int8": planned_for_int8,
     "planned": planned,
     "pruned": pruned_to,
+    "BALF": low_rank,
 }
 
 

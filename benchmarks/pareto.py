@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 from arithmetic import add_arithmetic, in_arithmetic
+from balf import balf
 from keep import SHAPE, TUNE, Made, kept, made_once, stem_of, top1
 from precisions import OTHERS, RATIO, columns_of, in_openvino, measured_ratio
 from rivals import CRITERIA, pruned
@@ -270,6 +271,11 @@ def refined(start: Start, share: float) -> Made:
     return model.eval(), criterion
 
 
+def low_rank(start: Start, share: float) -> nn.Module:
+    """BALF, in closed form as its authors have it."""
+    return balf(start.original, start.images, int(share * start.macs))
+
+
 METHODS: dict[str, Callable[[Start, float], nn.Module | Made]] = {
     "original": unchanged,
     "planned for int8": partial(for_time, merging=False, int8=True),
@@ -280,6 +286,7 @@ METHODS: dict[str, Callable[[Start, float], nn.Module | Made]] = {
     "depthwise": published,
     "Torch-Pruning": torch_pruning,
     "Torch-Pruning, refined": refined,
+    "BALF": low_rank,
 }
 
 
