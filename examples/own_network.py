@@ -19,7 +19,7 @@ options = parser.parse_args()
 train, test = small_net.digits()
 network = small_net.trained(train, epochs=5)
 
-# Batches with labels, as here, or without, or a reference such as "imagefolder:DIR". A fifth of them judges.
+# Batches with labels, as here, or without, or a reference such as "imagefolder:DIR". A tenth of them judges.
 result = ghostify.run(
     network,
     list(train),

@@ -27,7 +27,10 @@ def test_the_interval_covers_the_truth_in_95_of_100_noisy_measurements() -> None
 def test_an_interval_over_1_is_not_called_a_difference() -> None:
     noisy = summarise([10.0] * 8, [9.0, 11, 9, 11, 9, 11, 9, 11])
     assert not noisy.different
-    assert noisy.verdict() == "b is not measurably faster or slower than a: 1.00 times as fast (0.91–1.11)"
+    assert (
+        noisy.verdict()
+        == "the second is not measurably faster or slower than the first: 1.00 times as fast (0.91–1.11)"
+    )
 
 
 @pytest.mark.parametrize(

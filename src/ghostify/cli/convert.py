@@ -20,6 +20,7 @@ from ghostify.cli.options import (
     Calibration,
     ExistingFile,
     GhostOptions,
+    Sectioned,
     bundle,
     calibration_options,
     classes_option,
@@ -116,7 +117,7 @@ class PlanFile(ExistingFile):
         return super().convert(plan_path(value), param, ctx)
 
 
-@click.command()
+@click.command(cls=Sectioned)
 @bundle("named", NamedNetwork, click.argument("model"), source_options, classes_option(), shape_option)
 @data_options(required=False)
 @bundle("calibration", Calibration, calibration_options("refined"), photographs_option)

@@ -145,4 +145,4 @@ def sentence(found: Explanation, before: str = "original", after: str = "ghost")
     time = relative_time(found.ms[1] / found.ms[0], "the original")
     text = f"In {found.engine} the ghost is {time}, with {share} % of its multiply-adds."
     lossy = any(layer.reasons for layer in found.layers)
-    return text + (" Where saved work was not saved time, the worst first:" if lossy else "")
+    return text + (" Layers whose lost time has a known reason, the most lost first:" if lossy else "")

@@ -365,7 +365,7 @@ def calibration_options(effort: str) -> Decorator:
             type=int,
             callback=enough_images,
             default=1024,
-            help="Training images of --data to calibrate on.",
+            help="Training images of --data to calibrate on, at least 32.",
         ),
         effort_option(effort, "Fit layers in closed form (fast), or let blocks learn their outputs, too (refined)."),
     )
@@ -466,11 +466,48 @@ RECIPE_HELP = {
 }
 
 
+class OnlyWith(click.Option):
+    """An option that does nothing without another one, or something else; ``Sectioned`` shows those of one together.
+
+    Args:
+        only_with: The other option or the condition, in words.
+    """
+
+    def __init__(self, *names: Any, only_with: str, **settings: Any) -> None:
+        super().__init__(*names, **settings)
+        self.only_with = only_with
+
+    @property
+    def opening(self) -> str:
+        """The beginning of its sentence."""
+        return f"With {self.only_with}, "
+
+
+class Sectioned(click.Command):
+    """A verb whose help has the options that do nothing without something under a heading of their own, at the end."""
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for parameter in self.get_params(context):
+            record = parameter.get_help_record(context)
+            if record is None:
+                continue
+            if isinstance(parameter, OnlyWith):
+                text = record[1].removeprefix(parameter.opening)
+                title = f"Only with {parameter.only_with}"
+                sections.setdefault(title, []).append((record[0], f"{text[0].upper()}{text[1:]}"))
+            else:
+                sections["Options"].append(record)
+        for title, rows in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
 def recipe_options(*names: str, only_with: str = "", **defaults: Any) -> Decorator:
     """One option per field of ``Recipe``, or those named only, with a verb's own defaults.
 
     Args:
-        only_with: The option without which they do nothing.
+        only_with: The option or the condition without which they do nothing, in words.
     """
     choices = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS}
     kinds = {"seed": SEEDS} | {name: click.Choice(names) for name, names in choices.items()}
@@ -480,9 +517,10 @@ def recipe_options(*names: str, only_with: str = "", **defaults: Any) -> Decorat
         name = f"--{flag}/--no-{flag}" if isinstance(default, bool) else f"--{flag}"
         kind = kinds.get(setting.name, type(default))
         text = RECIPE_HELP[setting.name]
-        if only_with:
-            text = f"With {only_with}, {text[0].lower()}{text[1:]}"
-        return click.option(name, type=kind, default=default, help=text)
+        if not only_with:
+            return click.option(name, type=kind, default=default, help=text)
+        text = f"With {only_with}, {text[0].lower()}{text[1:]}"
+        return click.option(name, cls=OnlyWith, only_with=only_with, type=kind, default=default, help=text)
 
     return together(*(option(field) for field in dataclasses.fields(Recipe) if field.name in names or not names))
 

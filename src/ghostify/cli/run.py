@@ -17,6 +17,7 @@ from ghostify.cli.opening import NamedImages, NamedNetwork
 from ghostify.cli.options import (
     THREADS,
     Number,
+    Sectioned,
     bundle,
     calibration_options,
     data_options,
@@ -69,7 +70,7 @@ class Wish:
         return RunSettings(**{**values, "tune": Tuning.of(self.tune), "images": images})
 
 
-@click.command()
+@click.command(cls=Sectioned)
 @bundle(
     "named",
     NamedNetwork,

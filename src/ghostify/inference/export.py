@@ -245,6 +245,7 @@ def write_onnx(model: nn.Module, path: Path, example: Tensor, *, engine: str = "
         suit_onnxruntime_(program.model.graph)
     name_by_layer_(program.model.graph, {name for name, _ in model.named_modules()})
     without_traces_(program.model)
+    without_unused_(program.model.graph)
     program.save(str(path))
 
 
@@ -296,6 +297,13 @@ def name_by_layer_(graph: Any, modules: Container[str]) -> None:
             layers[value] = layer
             if not value.is_graph_output():
                 value.name = node.name if number == 0 else f"{node.name}:{number}"
+
+
+def without_unused_(graph: Any) -> None:
+    """Take out constants that nothing takes: ONNX Runtime warns of each when it opens the file."""
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]
 
 
 def without_traces_(model: Any) -> None:

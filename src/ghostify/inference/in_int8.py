@@ -167,5 +167,7 @@ def what_is_lost(found: Parity, *, in_int8: int, controlled: bool) -> str:
         return ""
     remedy = "the file in float32 has none of it"
     if not controlled and found.classifies:
-        remedy = f"{spelled('max_accuracy_drop', 1)} leaves layers in float32 until no more than a point is lost"
+        asked = spelled("max_accuracy_drop", 1)
+        asked = asked if asked.startswith("--") else f"int8=Int8(images, {asked})"
+        remedy = f"{asked} leaves layers in float32 until no more than a point is lost"
     return f"int8 costs this network {' and '.join(parts)}: {remedy}"

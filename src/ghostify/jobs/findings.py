@@ -89,7 +89,8 @@ def accuracy(before: Row, after: Row, data: Data) -> str:
     if not data.labelled:
         return f"{ends} {data.unit}"
     first = f"{100 * before.score:.2f} % ({100 * before.score_low:.2f}–{100 * before.score_high:.2f})"
-    return f"{data.unit} {first} before, {ends} after, {100 * after.agreement:.1f} % of the answers the same"
+    same = f"{100 * after.agreement:.1f} % of the answers to {data.sizes[2]:,} images the same"
+    return f"{data.unit} {first} before, {ends} after, {same}"
 
 
 def speed(row: Row, engine: str, settings: RunSettings) -> str:

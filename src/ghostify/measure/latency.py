@@ -72,7 +72,7 @@ class Comparison:
         """True where the interval leaves out 1."""
         return not self.ratio_low <= 1 <= self.ratio_high
 
-    def verdict(self, a: str = "a", b: str = "b") -> str:
+    def verdict(self, a: str = "the first", b: str = "the second") -> str:
         """The result as a sentence.
 
         Example:

@@ -129,7 +129,7 @@ def blueprint_of(model: nn.Module) -> Blueprint:
     if not found:
         raise InputError(
             f"how this {type(model).__name__} was built is not known{why}: build the network with create_model, "
-            "whose 'package.module:factory' takes any builder that can be imported"
+            "which takes 'torchvision:NAME', and any builder that can be imported as 'package.module:factory'"
         )
     return min(found, key=lambda blueprint: len(blueprint.replaced))
 

@@ -226,7 +226,7 @@ def noting_weights(row: ConvertedLayer) -> ConvertedLayer:
 
 
 def count_if_possible(model: nn.Module, input_shape: Sequence[int] | None) -> tuple[Count | None, Tensor | None]:
-    """The multiply-adds and an example; None for both where no shape is known and the likely one does not fit.
+    """The multiply-adds and an example: no multiply-adds where no shape is known, neither where the likely one fails.
 
     Raises:
         InputError: If the network cannot take ``input_shape``.
@@ -242,8 +242,10 @@ def count_if_possible(model: nn.Module, input_shape: Sequence[int] | None) -> tu
         return count(model, input_shape), example(input_shape)
     origin = known_origin(model)
     channels = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
-    shape = (origin.input_shape if origin else None) or (channels, 224, 224)
+    designed = origin.input_shape if origin else None
+    shape = designed or (channels, 224, 224)
     try:
-        return count(model, shape), example(shape)
+        counted = count(model, shape)  # which says whether it fits, too
+        return (counted if designed else None), example(shape)
     except InputError:
         return None, None

@@ -76,8 +76,8 @@ def run(  # noqa: PLR0913  # the front door: the promised names, each a setting 
             untouched.
         data: A data set's reference, such as "imagefolder:DIR", "voc:DIR" or "coco:DIR"; an open data set with images
             held out; or, for classes, batches of normalised inputs ``[batch, channels, height, width]``, or of pairs of
-            these and labels, of which a fifth is kept to judge by. Without labels right is what the network itself
-            answers. The score is top-1, mean intersection over union, or COCO's average precision.
+            these and labels, of which a tenth is held out and another tenth judges. Without labels right is what the
+            network itself answers. The score is top-1, mean intersection over union, or COCO's average precision.
         out: Folder for the files, ``network.safetensors``, ``plan.json``, ``metrics.json`` and ``report.html``.
         target_speedup: How many times as fast as the original in float32; or
         max_accuracy_drop: the fastest that loses no more points of the score on held-out images before it learns; or
