@@ -77,3 +77,21 @@ def test_a_bundle_hands_over_its_own_options_and_no_others() -> None:
 
 def test_bundled_options_stand_in_the_help_in_the_order_of_the_decorators() -> None:
     assert [parameter.name for parameter in bundled.params] == ["b", "c", "d", "a", "unseen"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "heading", "option"),
+    [
+        ("run", "Only with a MODEL that is not trained:", "--epochs"),
+        ("convert", "Only with --finetune:", "--optimizer"),
+    ],
+)
+def test_options_that_do_nothing_by_themselves_stand_under_a_heading(verb: str, heading: str, option: str) -> None:
+    command = cli.get_command(click.Context(cli), verb)
+    assert command is not None
+    usual, own = command.get_help(click.Context(command)).split(heading)
+    assert option not in usual
+    assert f"\n  {option} " in own
+    assert "With " not in own
+    for parameter in command.params:
+        assert isinstance(parameter, click.Argument) or f"\n  {parameter.opts[-1]}" in usual + own or "-h, " in usual

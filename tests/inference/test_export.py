@@ -426,3 +426,21 @@ def test_a_network_gives_the_same_file_each_time_and_it_says_nothing_of_this_mac
     assert first == second
     assert b"site-packages" not in first
     assert b"deploy.py" not in first
+
+
+def test_a_file_holds_no_constant_that_nothing_takes(tmp_path: Path) -> None:
+    """ONNX Runtime would warn of each when it opens the file."""
+
+    class Sliced(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            maps = self.conv(x).flatten(2)
+            return torch.cat([maps[:, :, :9], maps[:, :, 9:]], 2).sum(2)
+
+    export(Sliced(), tmp_path / "network.onnx", torch.randn(1, 3, 12, 12))
+    graph = onnx.load(tmp_path / "network.onnx").graph
+    taken = {name for node in graph.node for name in node.input}
+    assert {constant.name for constant in graph.initializer} <= taken

@@ -125,3 +125,9 @@ def test_nothing_to_replace_and_a_pattern_for_nothing_are_errors() -> None:
         convert(create_model("resnet20"), skip="conv1")
     with pytest.raises(InputError, match="cannot take an input of"):
         convert(create_model("vgg16_cifar"), input_shape=(3, 8, 8))
+
+
+def test_multiply_adds_are_left_out_where_no_one_says_how_large_images_are() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3))
+    assert [layer.macs_before for layer in convert(net).layers] == [None, None]
+    assert [layer.macs_before for layer in convert(net, input_shape=(1, 12, 12)).layers] == [28800, 589824]
