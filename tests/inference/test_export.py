@@ -419,9 +419,13 @@ def test_a_network_gives_the_same_file_each_time_and_it_says_nothing_of_this_mac
     format: Any, tmp_path: Path
 ) -> None:
     model, x = create_model("resnet20").eval(), torch.zeros(1, 3, 32, 32)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            nn.init.normal_(parameter)  # else the convolutions have none
     files = [tmp_path / f"{name}{SUFFIX[format]}" for name in "ab"]
     for file in files:
         export(model, file, x, format=format)
+        export(nn.Conv2d(3, 4, 3), tmp_path / f"between{SUFFIX[format]}", x, format=format)  # counters go on
     first, second = (file.read_bytes() for file in files)
     assert first == second
     assert b"site-packages" not in first

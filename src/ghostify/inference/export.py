@@ -58,6 +58,8 @@ HALF_TOLERANCE = 2e-2
 # file may differ by so many times as much, at most by the larger tolerance.
 ROUNDINGS = 4
 EXACT = 1e-8  # in float64
+# The name of an operator that OpenVINO numbered, such as Constant_12 or Reshape_8779; ours have a layer's in them.
+COUNTED = re.compile(r"[A-Z]\w*_\d+")
 
 
 @dataclass(frozen=True)
@@ -328,17 +330,17 @@ def write_openvino(model: nn.Module, path: Path, example: Tensor) -> None:
         write_onnx(model, onnx, example, engine="openvino")
         try:
             converted = openvino.convert_model(onnx)
-            name_constants_(converted)
+            name_by_place_(converted)
             openvino.save_model(converted, path, compress_to_fp16=False)
         except Exception as error:  # its own kinds, of an operator that it does not have
             raise InputError(f"openvino cannot take {type(model).__name__}: {first_sentence(error)}") from error
 
 
-def name_constants_(model: Any) -> None:
-    """Call constants after their place that OpenVINO named by a counter: a file is the same each time."""
+def name_by_place_(model: Any) -> None:
+    """Call operators after their place that OpenVINO named by a counter, which goes on from file to file."""
     for place, node in enumerate(model.get_ordered_ops()):
-        if re.fullmatch(r"Constant_\d+", node.get_friendly_name()):
-            node.set_friendly_name(f"constant/{place}")
+        if COUNTED.fullmatch(node.get_friendly_name()):
+            node.set_friendly_name(f"{node.get_type_name().lower()}/{place}")
 
 
 @torch.no_grad()
