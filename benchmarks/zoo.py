@@ -3,11 +3,13 @@
     python benchmarks/zoo.py resnet56 --weights resnet56.th --data npz:cifar10.npz --made DIR \\
         --out benchmarks/results/zoo.csv
     python benchmarks/zoo.py torchvision:mobilenet_v2 --weights FILE --photographs imagenet_sample/val --made DIR …
+    python benchmarks/zoo.py flowers/network.safetensors --plans mobilenet_v2 --data imagefolder:flowers …
 
 For each speed: a plan for OpenVINO in float32 with one thread, the network converted by it without labels, scored and
 timed as a file in float32 and in int8, over the original in float32. Of --data the test images judge; of --photographs,
-a folder per class, one half is for planning and the other half judges. The original's own rows have speed 1. What was
-measured is kept in --made; rows that are there already are not made again.
+a folder per class, one half is for planning and the other half judges. The original's own rows have speed 1. With
+--plans another network's plans are followed by one that somebody trained further, a file. What was measured is kept in
+--made; rows that are there already are not made again.
 """
 
 import argparse
@@ -24,15 +26,15 @@ from torch import Tensor, nn
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from ghostify import convert, count, create_model, deploy, plan
+from ghostify import convert, count, create_model, deploy, load, plan
 from ghostify.allocator import keep_freed_memory
-from ghostify.data import load_data
 from ghostify.data.images import count_images
 from ghostify.data.sample import draw, draw_inputs
 from ghostify.measure.environment import describe_environment
 from ghostify.models.weights import load_weights_
 from ghostify.planning.plan_file import read_plan, write_plan
 from ghostify.planning.zoo import FOLDER
+from ghostify.verbs.run import data_of_run
 
 SIDE = 224
 PRECISIONS = ("fp32", "int8")
@@ -52,10 +54,12 @@ def main() -> None:
     keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("network")
-    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--plans", help="the network in the names of plans, where that is another one")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--data")
     where.add_argument("--photographs", type=Path)
+    parser.add_argument("--image-size", type=int, help="of --data")
     parser.add_argument("--mean", type=float, default=0.5, help="of photographs")
     parser.add_argument("--std", type=float, default=0.5, help="of photographs")
     parser.add_argument("--speeds", type=float, nargs="+", default=[1.5, 2.0])
@@ -65,9 +69,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
 
-    images = from_photographs(arguments) if arguments.photographs else from_data(arguments)
-    original = load_weights_(create_model(arguments.network), arguments.weights).eval()
-    name, example = arguments.network.rpartition(":")[2], images.calibration[0][:1]
+    if arguments.weights is None:
+        original = load(arguments.network).eval()
+    else:
+        original = load_weights_(create_model(arguments.network), arguments.weights).eval()
+    images = from_photographs(arguments) if arguments.photographs else from_data(original, arguments)
+    name, example = arguments.plans or arguments.network.rpartition(":")[2], images.calibration[0][:1]
     arguments.made.mkdir(parents=True, exist_ok=True)
     rows = read_rows(arguments.out)
     done = {(row["network"], row["speed"], row["precision"]) for row in rows}
@@ -122,8 +129,8 @@ def by_plan(original: nn.Module, images: Images, speed: float, file: Path, argum
     return convert(original, calibration=images.calibration, plan=read_plan(file), seed=arguments.seed).model
 
 
-def from_data(arguments: argparse.Namespace) -> Images:
-    data = load_data(arguments.data)
+def from_data(original: nn.Module, arguments: argparse.Namespace) -> Images:
+    data = data_of_run(original, arguments.data, arguments.image_size, None, None).images
     pairs = list(draw(data.test, data, count_images(data.test), batch_size=AT_ONCE))
     calibration = list(draw_inputs(data, arguments.images, arguments.seed))
     return Images(calibration, [x for x, _ in pairs], torch.cat([labels for _, labels in pairs]))
