@@ -61,16 +61,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     original = load_weights_(create_model(arguments.network), arguments.weights).eval()
-    to_input = v2.Compose(
-        [
-            v2.ToImage(),
-            v2.Resize(SIDE),
-            v2.CenterCrop(SIDE),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize([arguments.mean] * 3, [arguments.std] * 3),
-        ]
-    )
-    photographs = ImageFolder(arguments.images, to_input)
+    photographs = photographs_in(arguments.images, arguments.mean, arguments.std)
     blank = dict.fromkeys(COLUMNS, "")
     rows = [row | {column: row.get(column, "") for column in blank} for row in read_rows(arguments.out)]
     done = {(row["method"], row["asked"], row["seed"]) for row in rows}
@@ -160,6 +151,12 @@ def measure_times(
                 row |= measured_ratio(before, after, example, precision, threads=1, comparisons=3)
                 row["timed_core_share"] = str(describe_environment()["core_share"])
                 write_rows(arguments.out, rows)
+
+
+def photographs_in(folder: Path, mean: float, std: float) -> ImageFolder:
+    """Photographs as a network of 224 pixels takes them, with a folder for each class."""
+    to_input = [v2.ToImage(), v2.Resize(SIDE), v2.CenterCrop(SIDE), v2.ToDtype(torch.float32, scale=True)]
+    return ImageFolder(folder, v2.Compose([*to_input, v2.Normalize([mean] * 3, [std] * 3)]))
 
 
 def batches(photographs: ImageFolder, indices: list[int], size: int = 32) -> list[Tensor]:

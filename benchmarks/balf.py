@@ -72,7 +72,7 @@ class LowRank(Change):
     }
 
     def output_error(self, trial: Trial, layer: Any) -> float:
-        raise NotImplementedError("it is not for plans")
+        raise NotImplementedError("plans offer output, input and block changes, and this is none")  # abstract in Change
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from agree import batches
+from agree import batches, first_answers, photographs_in
 from precisions import RATIO, columns_of, in_openvino, measured_ratio
 from rows import read_rows, write_rows
 from torch import Tensor, nn
-from torchvision.datasets import ImageFolder
-from torchvision.transforms import v2
 
 from ghostify import convert, count, create_model, deploy, load, plan
 from ghostify.allocator import keep_freed_memory
@@ -36,7 +34,6 @@ from ghostify.planning.plan_file import read_plan, write_plan
 from ghostify.planning.zoo import FOLDER
 from ghostify.verbs.run import data_of_run
 
-SIDE = 224
 PRECISIONS = ("fp32", "int8")
 AT_ONCE = 50  # images that are judged
 
@@ -137,20 +134,13 @@ def from_data(original: nn.Module, arguments: argparse.Namespace) -> Images:
 
 
 def from_photographs(arguments: argparse.Namespace) -> Images:
-    mean, std = ([value] * 3 for value in (arguments.mean, arguments.std))
-    to_input = [v2.ToImage(), v2.Resize(SIDE), v2.CenterCrop(SIDE), v2.ToDtype(torch.float32, scale=True)]
-    photographs = ImageFolder(arguments.photographs, v2.Compose([*to_input, v2.Normalize(mean, std)]))
+    photographs = photographs_in(arguments.photographs, arguments.mean, arguments.std)
     drawn = torch.randperm(len(photographs), generator=torch.Generator().manual_seed(arguments.seed)).tolist()
     half = len(drawn) // 2
     labels = torch.tensor([photographs.targets[i] for i in drawn[half:]])
     return Images(
         batches(photographs, drawn[: min(half, arguments.images)]), batches(photographs, drawn[half:]), labels
     )
-
-
-@torch.no_grad()
-def first_answers(network: nn.Module, images: list[Tensor]) -> Tensor:
-    return torch.cat([network(batch).argmax(1) for batch in images])
 
 
 if __name__ == "__main__":
