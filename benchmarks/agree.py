@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from balf import balf
 from keep import made_once
+from practise import Steps, practise
 from precisions import OTHERS, RATIO, columns_of, in_openvino, measured_ratio
 from rivals import pruned, unfold_norms_
 from rows import read_rows, write_rows
@@ -218,6 +219,14 @@ def low_rank(start: Start, share: float) -> nn.Module:
     return balf(start.original, start.images, int(share * count(start.original, SHAPE).macs))
 
 
+def blocks_dropped(start: Start, share: float) -> nn.Module:
+    """PRACTISE, in fewer steps than its authors take on a GPU."""
+    macs = int(share * count(start.original, SHAPE).macs)
+    steps = Steps(adaptors=20, whole=200, batch_size=32)
+    how = {"steps": steps, "seed": start.seed, "scores": start.measured.with_suffix(".json")}
+    return practise(start.original, start.images, macs, **how)
+
+
 def cost(model: nn.Module, original: nn.Module) -> float:
     """Multiply-adds, as a share of the original's."""
     return count(model, SHAPE).macs / count(original, SHAPE).macs
@@ -229,6 +238,7 @@ METHODS: dict[str, Callable[[Start, float], nn.Module]] = {
     "planned": planned,
     "pruned": pruned_to,
     "BALF": low_rank,
+    "PRACTISE": blocks_dropped,
 }
 
 

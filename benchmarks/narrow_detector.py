@@ -1,4 +1,4 @@
-"""A RetinaNet's rival: its backbone and head narrower by Torch-Pruning, written as a network's file.
+"""A RetinaNet's or Faster R-CNN's rival: its backbone and head narrower by Torch-Pruning, written as a network's file.
 
     python benchmarks/narrow_detector.py det/mobilenet_v3_large/network.safetensors --backbone 0.75 --head 0.38 \\
         --input-shape 3,256,320 --data 'coco:bccd?train=train&val=val' --out det/pruned_1.5.safetensors
@@ -44,6 +44,9 @@ class Towers(nn.Module):
         self.head = head
 
     def forward(self, maps: Tensor) -> tuple[Tensor, ...]:
+        if hasattr(self.head, "bbox_pred"):  # of a Faster R-CNN's first stage
+            shared = self.head.conv(maps)
+            return self.head.cls_logits(shared), self.head.bbox_pred(shared)
         classes, boxes = self.head.classification_head, self.head.regression_head
         return classes.cls_logits(classes.conv(maps)), boxes.bbox_reg(boxes.conv(maps))
 
@@ -67,7 +70,8 @@ def main() -> None:
     before = count(plain_part(detector), shape).macs
     detector.backbone.body = narrowed(Stages(detector.backbone.body), shape, arguments.backbone).body
     channels = (detector.backbone.out_channels, PIECE, PIECE)
-    detector.head = narrowed(Towers(detector.head), channels, arguments.head).head
+    first_stage = getattr(detector, "rpn", detector)
+    first_stage.head = narrowed(Towers(first_stage.head), channels, arguments.head).head
     images = draw_images(load_coco(arguments.data).train, arguments.images)
     with torch.no_grad():
         estimate_norms_(plain_part(detector), plain_inputs(detector, images))

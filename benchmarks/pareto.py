@@ -29,6 +29,7 @@ import torch
 from arithmetic import add_arithmetic, in_arithmetic
 from balf import balf
 from keep import SHAPE, TUNE, Made, kept, made_once, stem_of, top1
+from practise import Steps, practise
 from precisions import OTHERS, RATIO, columns_of, in_openvino, measured_ratio
 from rivals import CRITERIA, pruned
 from rows import read_rows, write_rows
@@ -276,6 +277,14 @@ def low_rank(start: Start, share: float) -> nn.Module:
     return balf(start.original, start.images, int(share * start.macs))
 
 
+def blocks_dropped(start: Start, share: float) -> Made:
+    """PRACTISE, in fewer steps than its authors take on a GPU."""
+    steps = Steps(adaptors=50, whole=500, batch_size=64)
+    scores = start.measured.with_name(f"{start.measured.name} for PRACTISE {start.seed}.json")
+    how = {"steps": steps, "seed": start.seed, "scores": scores}
+    return practise(start.original, start.images, int(share * start.macs), **how), f"{steps}"
+
+
 METHODS: dict[str, Callable[[Start, float], nn.Module | Made]] = {
     "original": unchanged,
     "planned for int8": partial(for_time, merging=False, int8=True),
@@ -287,6 +296,7 @@ METHODS: dict[str, Callable[[Start, float], nn.Module | Made]] = {
     "Torch-Pruning": torch_pruning,
     "Torch-Pruning, refined": refined,
     "BALF": low_rank,
+    "PRACTISE": blocks_dropped,
 }
 
 

@@ -59,6 +59,12 @@ def test_frozen_weights_and_double_precision_are_narrowed_too() -> None:
     assert 0.7 * target < count(narrowed, (3, 8, 8)).macs <= target
 
 
+def test_activations_in_place_hide_nothing() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(inplace=True), nn.Conv2d(32, 10, 3))
+    half = narrow(net, (3, 8, 8), count(net, (3, 8, 8)).macs // 2)
+    assert (half[0].out_channels, half[1].inplace) == (16, True)
+
+
 def test_a_search_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     class Boxes(nn.Module):
         """Its view and permutation send Torch-Pruning round in circles."""

@@ -93,6 +93,19 @@ def traceable(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(learns)
 
 
+@contextmanager
+def out_of_place(model: nn.Module) -> Iterator[None]:
+    """Let activations make new tensors meanwhile: one in place hides the layer before it from Torch-Pruning."""
+    in_place = [module for module in model.modules() if getattr(module, "inplace", False) is True]
+    try:
+        for module in in_place:
+            module.inplace = False
+        yield
+    finally:
+        for module in in_place:
+            module.inplace = True
+
+
 def pruned(
     model: nn.Module,
     input_shape: Sequence[int],
@@ -112,7 +125,7 @@ def pruned(
                 output = copied(example)
             outputs = {t.shape[1] for t in (output if isinstance(output, tuple) else (output,))}
             keep = [m for m in copied.modules() if getattr(m, "out_features", getattr(m, "out_channels", 0)) in outputs]
-            with traceable(copied):
+            with traceable(copied), out_of_place(copied):
                 pruner = torch_pruning.pruner.BasePruner(
                     copied,
                     example,
