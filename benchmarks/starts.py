@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from rivals import unfold_norms_
 from safetensors.torch import save_file
-from torch import Tensor, nn
 from torchvision.models import mobilenet_v2
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.segmentation.lraspp import LRASPP
@@ -33,33 +33,6 @@ def lraspp_mobilenet_v2() -> LRASPP:
     return LRASPP(backbone, low_channels=32, high_channels=1280, num_classes=2)
 
 
-@torch.no_grad()
-def put_statistics_(model: nn.Module, images: Tensor) -> None:
-    """Give each BatchNorm the mean and variance of its inputs, and weights with which it does what it did."""
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    sums: dict[nn.Module, Tensor] = {}
-
-    def look(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        (maps,) = inputs
-        moments = torch.stack([maps.double().mean((0, 2, 3)), maps.double().square().mean((0, 2, 3))])
-        sums[norm] = sums.get(norm, torch.zeros_like(moments)) + moments * len(maps)
-
-    hooks = [norm.register_forward_pre_hook(look) for norm in norms]
-    model.eval()
-    for batch in images.split(BATCH):
-        model(batch)
-    for hook in hooks:
-        hook.remove()
-    for norm in norms:
-        mean, square = sums[norm] / len(images)
-        variance = (square - mean.square()).clamp(min=0)
-        slope = norm.weight / (norm.running_var + norm.eps).sqrt()
-        norm.bias += slope * (mean - norm.running_mean)
-        norm.weight.copy_(slope * (variance + norm.eps).sqrt())
-        norm.running_mean.copy_(mean)
-        norm.running_var.copy_(variance)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights", type=Path)
@@ -71,7 +44,7 @@ def main() -> None:
     images = torch.cat(draw_inputs(data, IMAGES))
     classifier = load_weights_(create_model("torchvision:mobilenet_v2"), arguments.weights).eval()
     before = classifier(images[:BATCH]).detach()
-    put_statistics_(classifier, images)
+    unfold_norms_(classifier, images.split(BATCH))
     assert torch.allclose(before, classifier(images[:BATCH]), atol=1e-2), "what the network gives has changed"
     segmenter = lraspp_mobilenet_v2()
     features = {name.removeprefix("features."): value for name, value in classifier.features.state_dict().items()}
