@@ -186,6 +186,31 @@ def test_images_that_cannot_serve_are_refused(trained: nn.Module, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("test", "line"),
+    [
+        ([], "test: no batches"),
+        ([torch.rand(8, 3, 8, 8)], "data and test: expected labels in both, or in none"),
+        ([(torch.rand(8, 3, 9, 9), torch.zeros(8).long())], "test: inputs of .* expected those of data"),
+        ([(torch.rand(8, 3, 8, 8), torch.zeros(8))], "test: expected batches of inputs"),
+    ],
+)
+def test_test_images_that_cannot_serve_are_refused(trained: nn.Module, tmp_path: Path, test: Any, line: str) -> None:
+    with pytest.raises(InputError, match=line):
+        run(trained, batches(True), test=test, out=tmp_path / "out", **SETTINGS)
+    with pytest.raises(InputError, match="test: data has test images of its own"):
+        run(trained, "digits", test=test, out=tmp_path / "out", **SETTINGS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_batches_of_their_own_judge(trained: nn.Module, tmp_path: Path) -> None:
+    x, labels = colourful(30, seed=7)
+    wrong = [(x, (labels + 1) % 3)]
+    found = run(trained, batches(True), test=wrong, out=tmp_path, **{**SETTINGS, "tune": 0})
+    assert found.table[0].score < 0.1
+    assert "30 images" in found.findings[0]
+
+
 def one_channel() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 

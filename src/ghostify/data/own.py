@@ -16,7 +16,9 @@ AT_ONCE = 50  # images that the network answers
 CROP_PADDING = 1 / 8  # of a side, around an image before a random crop
 
 
-def data_from_batches(batches: Iterable[Any], model: nn.Module, name: str = "batches") -> ImageData:
+def data_from_batches(
+    batches: Iterable[Any], model: nn.Module, name: str = "batches", *, test: Iterable[Any] | None = None
+) -> ImageData:
     """Inputs that are normalised already, as a data set: a tenth is held out of train, another tenth is for testing.
 
     Args:
@@ -24,8 +26,33 @@ def data_from_batches(batches: Iterable[Any], model: nn.Module, name: str = "bat
             ``DataLoader``. Without labels the network's own first answers are the right ones.
         model: The trained network.
         name: Their name in messages.
+        test: Batches of the same kind that are for testing, instead of that tenth.
     Raises:
         InputError: If they are no such batches, or too few.
+    """
+    pixels, labels = gathered(batches, spelled("data"))
+    if len(pixels) < FEWEST:
+        raise InputError(f"{spelled('data')}: {len(pixels)} images: expected at least {FEWEST}")
+    judges = None
+    if test is not None:
+        seen, known = gathered(test, spelled("test"))
+        if seen.shape[1:] != pixels.shape[1:]:
+            raise InputError(f"{spelled('test')}: {shapes_of(seen, pixels)}: expected those of {spelled('data')}")
+        if (known is None) != (labels is None):
+            raise InputError(f"{spelled('data')} and {spelled('test')}: expected labels in both, or in none")
+        judges = MemoryImages(seen, answers(model, seen.split(AT_ONCE)) if known is None else known)
+    if labels is None:
+        labels = answers(model, pixels.split(AT_ONCE))
+    channels = pixels.shape[1]
+    scale = {"mean": (0.0,) * channels, "std": (1 / 255,) * channels}  # which leaves them as they are
+    return split(pixels, labels, name, judges, **scale)
+
+
+def gathered(batches: Iterable[Any], name: str) -> tuple[Tensor, Tensor | None]:
+    """All inputs ``[images, channels, height, width]``, and their labels if they have some.
+
+    Args:
+        name: The batches' name in messages.
     """
     images: list[Tensor] = []
     labels: list[Tensor] = []
@@ -34,25 +61,25 @@ def data_from_batches(batches: Iterable[Any], model: nn.Module, name: str = "bat
         whole = isinstance(x, Tensor) and x.ndim == 4 and x.is_floating_point()
         if not whole or (rest and not are_labels(rest[0], len(x))):
             raise InputError(
-                f"{spelled('data')}: expected batches of inputs [batch, channels, height, width] that are normalised, "
+                f"{name}: expected batches of inputs [batch, channels, height, width] that are normalised, "
                 "or pairs of these and labels [batch]"
             )
         if images and x.shape[1:] != images[0].shape[1:]:
-            shapes = " and ".join(str(list(one.shape[1:])) for one in (images[0], x))
-            raise InputError(f"{spelled('data')}: inputs of {shapes}: expected one shape for all")
+            raise InputError(f"{name}: {shapes_of(images[0], x)}: expected one shape for all")
         if not bool(x.isfinite().all()):
-            raise InputError(f"{spelled('data')}: a batch has NaN or infinite numbers: expected finite ones")
+            raise InputError(f"{name}: a batch has NaN or infinite numbers: expected finite ones")
         images.append(x.detach().cpu().float())
         labels.extend(rest[:1])
-    if sum(map(len, images)) < FEWEST or (labels and len(labels) != len(images)):
-        raise InputError(
-            f"{spelled('data')}: {sum(map(len, images))} images, {len(labels)} of {len(images)} batches with labels: "
-            f"expected at least {FEWEST} images, all with labels or none"
-        )
-    channels = images[0].shape[1]
-    scale = {"mean": (0.0,) * channels, "std": (1 / 255,) * channels}  # which leaves them as they are
-    pixels = torch.cat(images)
-    return split(pixels, torch.cat(labels).long().cpu() if labels else answers(model, images), name, **scale)
+    if not images:
+        raise InputError(f"{name}: no batches")
+    if labels and len(labels) != len(images):
+        raise InputError(f"{name}: {len(labels)} of {len(images)} batches with labels: expected all or none")
+    return torch.cat(images), torch.cat(labels).long().cpu() if labels else None
+
+
+def shapes_of(*batches: Tensor) -> str:
+    """Their inputs' shapes, in words."""
+    return "inputs of " + " and ".join(str(list(batch.shape[1:])) for batch in batches)
 
 
 def are_labels(labels: Any, images: int) -> bool:
@@ -76,17 +103,20 @@ def data_from_photographs(
     return split(pixels, answers(model, inputs), name, **scale)
 
 
-def split(pixels: Tensor, labels: Tensor, name: str, **scale: Any) -> ImageData:
-    """Images in a fixed random order: four fifths to train on, the rest held out and for testing in equal parts."""
+def split(pixels: Tensor, labels: Tensor, name: str, judges: MemoryImages | None = None, **scale: Any) -> ImageData:
+    """Images in a fixed random order: a tenth is held out, and a tenth for testing where nothing else judges."""
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(SPLIT_SEED))
     tenth = max(1, len(pixels) // 10)
-    test, val, train = order[:tenth], order[tenth : 2 * tenth], order[2 * tenth :]
+    if judges is None:
+        judges = MemoryImages(pixels[order[:tenth]], labels[order[:tenth]])
+        order = order[tenth:]
+    val, train = order[:tenth], order[tenth:]
     return ImageData(
         name=name,
         train=MemoryImages(pixels[train], labels[train]),
         val=MemoryImages(pixels[val], labels[val]),
-        test=MemoryImages(pixels[test], labels[test]),
-        classes=tuple(map(str, range(int(labels.max()) + 1))),
+        test=judges,
+        classes=tuple(map(str, range(1 + int(torch.cat([labels, judges.labels]).max())))),
         image_size=max(pixels.shape[2:]),
         crop_padding=round(CROP_PADDING * min(pixels.shape[2:])),
         **scale,

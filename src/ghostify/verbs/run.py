@@ -41,6 +41,7 @@ def run(  # noqa: PLR0913  # the front door: the promised names, each a setting 
     model: nn.Module,
     data: str | ImageData | MaskData | DetectionData | Iterable[Any],
     *,
+    test: Iterable[Any] | None = None,
     out: str | Path = "faster",
     target_speedup: float | None = None,
     max_accuracy_drop: float | None = None,
@@ -76,8 +77,9 @@ def run(  # noqa: PLR0913  # the front door: the promised names, each a setting 
             untouched.
         data: A data set's reference, such as "imagefolder:DIR", "voc:DIR" or "coco:DIR"; an open data set with images
             held out; or, for classes, batches of normalised inputs ``[batch, channels, height, width]``, or of pairs of
-            these and labels, of which a tenth is held out and another tenth judges. Without labels right is what the
-            network itself answers. The score is top-1, mean intersection over union, or COCO's average precision.
+            these and labels, of which a tenth is held out. Without labels right is what the network itself answers.
+            The score is top-1, mean intersection over union, or COCO's average precision.
+        test: Batches that judge, beside batches; None: another tenth of these.
         out: Folder for the files, ``network.safetensors``, ``plan.json``, ``metrics.json`` and ``report.html``.
         target_speedup: How many times as fast as the original in float32; or
         max_accuracy_drop: the fastest that loses no more points of the score on held-out images before it learns; or
@@ -134,7 +136,7 @@ def run(  # noqa: PLR0913  # the front door: the promised names, each a setting 
     model = copy.deepcopy(unwrapped(model)).cpu().eval().requires_grad_(True)
     refuse_nan(model)
     with torch.enable_grad(), torch.random.fork_rng([]):
-        opened = data_of_run(model, data, image_size, mean, std)
+        opened = data_of_run(model, data, image_size, mean, std, test)
         check_data(model, opened, settings)
         return Road(model, opened, settings, Path(out), progress, say).go()
 
@@ -146,8 +148,17 @@ def refuse_nan(model: nn.Module) -> None:
             raise InputError(f"{name} has NaN or infinite numbers: expected a trained network")
 
 
-def data_of_run(model: nn.Module, data: Any, image_size: int | None, mean: Channels, std: Channels) -> Data:
+def data_of_run(
+    model: nn.Module,
+    data: Any,
+    image_size: int | None,
+    mean: Channels,
+    std: Channels,
+    test: Iterable[Any] | None = None,
+) -> Data:
     """The images, whatever the caller has."""
+    if test is not None and isinstance(data, str | ImageData | MaskData | DetectionData | Data):
+        raise InputError(f"{spelled('test')}: {spelled('data')} has test images of its own: leave it out")
     if isinstance(data, Data):
         return data
     extra = kept_beside(model)
@@ -176,7 +187,7 @@ def data_of_run(model: nn.Module, data: Any, image_size: int | None, mean: Chann
         )
     batches = list(data)
     labelled = any(isinstance(batch, tuple | list) and len(batch) > 1 for batch in batches)
-    return ClassesOfRun(data_from_batches(batches, model), labelled)
+    return ClassesOfRun(data_from_batches(batches, model, test=test), labelled)
 
 
 def check_data(model: nn.Module, data: Data, settings: RunSettings) -> None:
