@@ -56,8 +56,7 @@ def train(  # noqa: PLR0913  # the front door: the verb's options, each a settin
     It needs pycocotools. Several processes may be started by torchrun.
 
     Args:
-        model: A detector of ``create_model``, or torchvision's RetinaNet or Faster R-CNN, for the data's categories; it
-            is put on the device.
+        model: A detector of ``create_model``, or torchvision's, for the data's categories; it is put on the device.
         data: A reference ``"coco:DIR"`` or ``"coco:DIR?train=NAME&val=NAME"``, see ``load_coco``, or what that gave.
         recipe: Epochs, batch size, optimizer and all else that is learnt by.
         teacher: Detector to learn from by hints beside the boxes, such as the original of a planned one:

@@ -118,6 +118,7 @@ def what_it_takes(detector: Detector) -> dict[str, Any]:
         "min_size": transform.min_size[-1],
         "max_size": transform.max_size,
         "size_divisible": transform.size_divisible,
+        **({"fixed_size": list(transform.fixed_size)} if transform.fixed_size else {}),  # width, height
     }
 
 

@@ -9,7 +9,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
-from torchvision.models.detection import RetinaNet
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.ssd import SSD
 
 from ghostify.data.coco import CocoImages, DetectionData, Example, Target, changed_at_random
 from ghostify.errors import InputError, spelled
@@ -23,7 +24,7 @@ from ghostify.jobs.train import Teacher
 from ghostify.jobs.training import Training, scored_training
 from ghostify.jobs.training_folder import TrainingFolder
 from ghostify.modes import evaluating
-from ghostify.plain_part import Detector, PlainPart, is_detector, what_it_takes
+from ghostify.plain_part import Detector, PlainPart, input_shape_of, is_detector, parts_of, what_it_takes
 from ghostify.planning.measurements import fingerprint
 from ghostify.progress import Progress
 
@@ -46,7 +47,8 @@ def train_detector(
     With ``recipe.augment`` the images are mirrored, enlarged or shrunk, and cropped at random.
 
     Args:
-        model: A detector of ``create_model`` or torchvision's RetinaNet or Faster R-CNN, for the data's categories.
+        model: A detector of ``create_model`` or torchvision's, for the data's categories; one that finds masks or
+            keypoints, too, learns from a teacher alone.
         teacher: Detector to learn from beside the boxes, such as the original of a planned one: by hints, the maps of
             its pyramid and its head's outputs, compared by mean squared error over variance. With a weight of 1 the
             boxes are not learnt.
@@ -62,6 +64,12 @@ def train_detector(
     for name, unsuited in (("label_smoothing", 0.0), ("color_jitter", 0.0), ("rand_augment", False)):
         if getattr(recipe, name) != unsuited:
             raise InputError(f"{spelled(name)} is for classification: leave it out for a detector")
+    others = [kind for kind in ("mask", "keypoint") if getattr(getattr(model, "roi_heads", None), f"{kind}_head", None)]
+    if others and (teacher is None or teacher.weight < 1):
+        raise InputError(
+            f"{type(model).__name__} finds {others[0]}s, too, and there are boxes alone: expected a teacher, by "
+            f"{spelled('hints')}, with {spelled('teacher_weight')} of 1"
+        )
     settings = {"task": "detection", **what_it_takes(model), **data.identity}
     if teacher is not None:
         check_teacher(model, teacher)
@@ -163,7 +171,7 @@ class Detection:
 
     def trained_before(self, model: nn.Module) -> nn.Module:
         """The backbone, as pyramid and head are new; all that is to do what a teacher does."""
-        return model.get_submodule("backbone.body") if self.teacher is None else model
+        return model.get_submodule(parts_of(model)["backbone"]) if self.teacher is None else model
 
     def validate(self, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
         """Each process looks at its share of the images; all score the boxes of all."""
@@ -272,7 +280,8 @@ def check_teacher(model: Detector, teacher: Teacher) -> None:
     for network in (model, teacher.network):
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
         with evaluating(network):
-            outputs = PlainPart(network, with_maps=True)(torch.zeros(1, *SEEN, device=device))
+            seen = input_shape_of(network) if isinstance(network, SSD) else SEEN  # which knows one size alone
+            outputs = PlainPart(network, with_maps=True)(torch.zeros(1, *seen, device=device))
         shapes.append([tuple(output.shape) for output in outputs])
     if shapes[0] != shapes[1]:
         raise InputError(
@@ -282,9 +291,12 @@ def check_teacher(model: Detector, teacher: Teacher) -> None:
 
 def categories_of(detector: Detector) -> int:
     """Number of kinds of objects that a detector knows."""
-    if isinstance(detector, RetinaNet):
-        return detector.head.classification_head.num_classes - 1  # one is the background
-    return detector.roi_heads.box_predictor.cls_score.out_features - 1
+    if isinstance(detector, FasterRCNN):
+        classes: int = detector.roi_heads.box_predictor.cls_score.out_features
+    else:
+        head = detector.head.classification_head
+        classes = head.num_columns if isinstance(detector, SSD) else head.num_classes
+    return classes - 1  # one is the background
 
 
 def as_floats(image: Tensor) -> Tensor:
