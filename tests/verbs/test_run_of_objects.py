@@ -97,6 +97,18 @@ def test_a_detector_is_scored_by_its_file_before_and_after(detector: nn.Module, 
     assert detect.evaluate(again, boxes, workers=0).ap == pytest.approx(mine.score, abs=0.02)
 
 
+@pytest.mark.parametrize("family", ["fasterrcnn", "fcos", "ssd"])
+def test_detectors_of_other_families_go_the_same_way(family: str, boxes: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = create_model(f"tiny_detector:{family}", norm=False).eval()
+    found = run(model, boxes, out=tmp_path, **{**SETTINGS, "tune": 1})
+    original, mine = found.table
+    assert mine.macs < original.macs
+    assert found.metrics["tuning"]["planned 1.3×"]["before"]["error"] > 0
+    by_file = detect.evaluate(found.model, boxes, file=found.files[0], workers=0)
+    assert mine.score == pytest.approx(by_file.ap, abs=1e-6)
+
+
 def test_on_the_command_line_the_network_says_which_images_it_needs(
     detector: nn.Module, segmenter: nn.Module, boxes: str, masks: str, tmp_path: Path
 ) -> None:
