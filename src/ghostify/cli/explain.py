@@ -28,6 +28,7 @@ from ghostify.measure.latency import relative_time
 from ghostify.needed import refuse_engine
 from ghostify.planning import convert
 
+LAYERS_TOLD = 10  # of those with a reason
 KERNELS_SHOWN = 0.01  # those with this share of the time
 
 
@@ -122,9 +123,14 @@ def print_explanation(found: Explanation, before: str = "original", after: str =
     )
     print()
     say(sentence(found, before, after))
-    for layer in sorted(found.layers, key=lambda layer: -layer.lost_ms):
+    told = sorted((layer for layer in found.layers if layer.reasons), key=lambda layer: -layer.lost_ms)
+    for layer in told[:LAYERS_TOLD]:
         for reason in layer.reasons:
             say(f"  {layer.name or 'the rest'}: {reason}", "    ")
+    if len(told) > LAYERS_TOLD:
+        say(f"  and {len(told) - LAYERS_TOLD} layers that lose less; --json has all")
+    if told:
+        say("A plan for a time changes only layers that then take less: ghostify plan --target-speedup, or ghostify run.")
 
 
 def row(layer: ExplainedLayer) -> tuple[str, ...]:
