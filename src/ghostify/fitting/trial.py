@@ -1,7 +1,7 @@
 """The output error of a network in which one layer is changed for a trial."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import accumulate
 from types import MappingProxyType
@@ -25,9 +25,12 @@ from ghostify.structure.surgery import conv_at, tensors_in
 
 # Pixels that a fit gets, per unknown of one filter and at least: fewer than a conversion's, as it is thrown away.
 SAMPLES_PER_UNKNOWN, LEAST_SAMPLES = 8, 10_000
-# Images on which an error is measured, a batch's end apart: fits take all, as they end at the changed layer, where an
-# error needs the rest of the network. Most of MobileNetV2's errors on 64 are within a tenth of those on 256.
+# Images on which an error is measured, a batch's end apart: fewer than those of a fit, which ends at the changed layer,
+# where an error needs the rest of the network. Most of MobileNetV2's errors on 64 are within a tenth of those on 256.
 JUDGED = 64
+# Images to fit to beside them, from which on they are held out of all fits: to what a layer was fitted to it errs less
+# than to others, most of all where maps have few pixels.
+ENOUGH_TO_FIT = 128
 
 Filters = tuple[Tensor, Tensor | None]  # [outputs, inputs · kernel area], or as the layer has them, and biases
 
@@ -39,7 +42,8 @@ class Trial:
         model: Network in eval mode; changed for the time of a trial only.
         layers: Names of the convolutions and blocks that may change.
         producers: Convolution whose inputs may be pruned → convolution that makes these.
-        batches: Inputs ``[batch, channels, height, width]``; the first of them, of ``JUDGED`` images, are judged.
+        batches: Inputs ``[batch, channels, height, width]``; the first of them, of ``JUDGED`` images, are judged, and
+            layers are fitted to the others where these are ``ENOUGH_TO_FIT``, else to all.
         weights: Weight of each output's error; None: all count alike.
         absorbers: Convolution that may lose channels → layers that take them and are never changed themselves.
     Raises:
@@ -57,9 +61,12 @@ class Trial:
         absorbers: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> None:
         self.absorbers = absorbers
-        self.model, self.producers, self.batches_of_images = model, producers, batches
+        self.model, self.producers = model, producers
         before = accumulate(map(len, batches[:-1]), initial=0)
         self.judged = [batch for batch, number in zip(batches, before, strict=True) if number < JUDGED]
+        others = batches[len(self.judged) :]
+        held_out = sum(map(len, others)) >= ENOUGH_TO_FIT
+        self.fitted, self.first_fitted = (others, len(self.judged)) if held_out else (batches, 0)
         self.gains = norm_gains(model, batches[0][:2])
         self.blocks = find_blocks(model, layers, batches[0][:2])
         self.block_of = {name: block for block in self.blocks for name in block.convs}
@@ -108,14 +115,22 @@ class Trial:
             errors = [(output - target).square().mean() / variance for output, target, variance in parts]
             return float((torch.stack(errors).cpu() * self.weights).sum() / self.weights.sum())
 
+    def fitting_from(self, name: str) -> AbstractContextManager[None]:
+        """``running_from`` for the batches that layers are fitted to."""
+        return self.running_from(name, self.first_fitted)
+
     @contextmanager
-    def running_from(self, name: str) -> Iterator[None]:
-        """Let the blocks in front of a layer return their known outputs, once for each batch, without computing."""
+    def running_from(self, name: str, start: int = 0) -> Iterator[None]:
+        """Let the blocks in front of a layer return their known outputs, once for each batch, without computing.
+
+        Args:
+            start: The first of the batches.
+        """
         idle = [block for block in self.blocks if name in self.block_of and block.is_before(self.block_of[name])]
         modules = [self.model.get_submodule(block.name) for block in idle]
         own = [vars(module).get("forward") for module in modules]  # a user may have given a module another
         for module, block in zip(modules, idle, strict=True):
-            outputs = iter(self.block_outputs[block.name])
+            outputs = iter(self.block_outputs[block.name][start * block.times :])
             module.forward = lambda *args, outputs=outputs: next(outputs).clone()
         try:
             yield
@@ -164,10 +179,10 @@ class Trial:
         """Statistics of a convolution's channels where a layer takes them."""
         if absorber not in self.statistics:
             layer, channels = self.model.get_submodule(absorber), conv_at(self.model, name).out_channels
-            times = times_called(self.model, self.batches_of_images[0][:1]).get(absorber, 1)
-            with self.running_from(name):
-                most = MOST_SAMPLES / (times * len(self.batches_of_images))
-                calls = calls_of(self.model, layer, self.batches_of_images, times, before=True)
+            times = times_called(self.model, self.fitted[0][:1]).get(absorber, 1)
+            with self.fitting_from(name):
+                most = MOST_SAMPLES / (times * len(self.fitted))
+                calls = calls_of(self.model, layer, self.fitted, times, before=True)
                 self.statistics[absorber] = Taken.of([channel_samples(layer, x, channels, most) for x, _ in calls])
         return self.statistics[absorber]
 
@@ -209,9 +224,9 @@ class Trial:
             changed: The first convolution that is changed; None: none is.
         """
         conv = conv_at(self.model, name)
-        with self.running_from(name if changed is None else changed):
+        with self.fitting_from(name if changed is None else changed):
             times, drawn = self.block_of[name].times, self.pixels(name, conv.weight[0].numel())
-            for x, output in calls_of(self.model, conv, self.batches_of_images, times):
+            for x, output in calls_of(self.model, conv, self.fitted, times):
                 pixels = drawn(output)
                 yield SampleBatch(x, maps_at(output, pixels), pixels)
 
@@ -222,8 +237,8 @@ class Trial:
     def sample_sum(self, name: str, total: ResidualSum) -> Iterator[SampleBatch]:
         """Samples of a residual block, batch by batch."""
         module = self.model.get_submodule(name)
-        with self.running_from(name):
-            inputs = [x for x, _ in calls_of(self.model, module, self.batches_of_images, before=True)]
+        with self.fitting_from(name):
+            inputs = [x for x, _ in calls_of(self.model, module, self.fitted, before=True)]
         drawn = self.pixels(name, inputs[0].shape[1] * LARGEST_BLOCK_KERNEL**2)
         for x, y in zip(inputs, sums_of(self.model, name, total, inputs), strict=True):
             pixels = drawn(y)
@@ -231,7 +246,7 @@ class Trial:
 
     def pixels(self, name: str, unknowns: int) -> Callable[[Tensor], Tensor]:
         """Draws random pixels of each output of a layer, enough to fit filters of ``unknowns`` numbers each."""
-        maps = self.block_of[name].times * sum(map(len, self.batches_of_images))
+        maps = self.block_of[name].times * sum(map(len, self.fitted))
         per_map = -(-max(LEAST_SAMPLES, SAMPLES_PER_UNKNOWN * unknowns) // maps)
         generator = torch.Generator().manual_seed(0)
 
