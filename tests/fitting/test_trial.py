@@ -77,6 +77,19 @@ def test_the_error_is_what_conversion_in_closed_form_does(option: LayerPlan) -> 
     assert estimated == pytest.approx(relative(outputs_of(faster, batches), outputs_of(model, batches)), rel=0.3)
 
 
+def test_an_error_is_of_images_that_nothing_was_fitted_to() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 32, 8), nn.ReLU(), nn.Conv2d(32, 10, 1)).eval()
+    images = torch.randn(32, *SHAPE)
+
+    def error(batches: list[Tensor]) -> float:
+        trial = Trial(model, ["0", "2"], {"2": "0"}, batches)
+        with torch.no_grad():
+            return trial.error_without_channels("0", 16)
+
+    assert error(list(images.split(8))) > 3 * error([images]), "filters of 16 numbers go through 24 points"
+
+
 def test_of_several_outputs_each_counts_alike() -> None:
     class Several(Net):
         def forward(self, x: Tensor) -> dict[str, Any]:  # type: ignore[override]  # returns several, on purpose

@@ -130,7 +130,7 @@ def print_explanation(found: Explanation, before: str = "original", after: str =
     if len(told) > LAYERS_TOLD:
         say(f"  and {len(told) - LAYERS_TOLD} layers that lose less; --json has all")
     if told:
-        say("A plan for a time changes only layers that then take less: ghostify plan --target-speedup, or ghostify run.")
+        say("A plan for a speed changes only layers that then take less: ghostify plan --target-speedup, or run.")
 
 
 def row(layer: ExplainedLayer) -> tuple[str, ...]:

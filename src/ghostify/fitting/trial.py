@@ -25,12 +25,11 @@ from ghostify.structure.surgery import conv_at, tensors_in
 
 # Pixels that a fit gets, per unknown of one filter and at least: fewer than a conversion's, as it is thrown away.
 SAMPLES_PER_UNKNOWN, LEAST_SAMPLES = 8, 10_000
-# Images on which an error is measured, a batch's end apart: fewer than those of a fit, which ends at the changed layer,
-# where an error needs the rest of the network. Most of MobileNetV2's errors on 64 are within a tenth of those on 256.
-JUDGED = 64
-# Images to fit to beside them, from which on they are held out of all fits: to what a layer was fitted to it errs less
-# than to others, most of all where maps have few pixels.
-ENOUGH_TO_FIT = 128
+# Images on which an error is measured, a batch's end apart, and at most this share of all: fewer than those of a fit,
+# which ends at the changed layer, where an error needs the rest of the network. They are held out of all fits: a layer
+# errs less on what it was fitted to, most of all where maps have few pixels. Most of MobileNetV2's errors on 64 are
+# within a tenth of those on 256.
+JUDGED, SHARE_JUDGED = 64, 1 / 4
 
 Filters = tuple[Tensor, Tensor | None]  # [outputs, inputs · kernel area], or as the layer has them, and biases
 
@@ -42,8 +41,8 @@ class Trial:
         model: Network in eval mode; changed for the time of a trial only.
         layers: Names of the convolutions and blocks that may change.
         producers: Convolution whose inputs may be pruned → convolution that makes these.
-        batches: Inputs ``[batch, channels, height, width]``; the first of them, of ``JUDGED`` images, are judged, and
-            layers are fitted to the others where these are ``ENOUGH_TO_FIT``, else to all.
+        batches: Inputs ``[batch, channels, height, width]``; the first of them are judged, and layers are fitted to the
+            others; one alone is for both.
         weights: Weight of each output's error; None: all count alike.
         absorbers: Convolution that may lose channels → layers that take them and are never changed themselves.
     Raises:
@@ -63,10 +62,10 @@ class Trial:
         self.absorbers = absorbers
         self.model, self.producers = model, producers
         before = accumulate(map(len, batches[:-1]), initial=0)
-        self.judged = [batch for batch, number in zip(batches, before, strict=True) if number < JUDGED]
-        others = batches[len(self.judged) :]
-        held_out = sum(map(len, others)) >= ENOUGH_TO_FIT
-        self.fitted, self.first_fitted = (others, len(self.judged)) if held_out else (batches, 0)
+        judged = min(JUDGED, max(1, int(SHARE_JUDGED * sum(map(len, batches)))))
+        self.judged = [batch for batch, number in zip(batches, before, strict=True) if number < judged]
+        self.first_fitted = len(self.judged) % len(batches)
+        self.fitted = batches[self.first_fitted :]
         self.gains = norm_gains(model, batches[0][:2])
         self.blocks = find_blocks(model, layers, batches[0][:2])
         self.block_of = {name: block for block in self.blocks for name in block.convs}

@@ -17,7 +17,7 @@ from ghostify.changes.registry import change_from, change_row
 from ghostify.errors import InputError, OutOfReachError, spelled
 from ghostify.fitting.calibration import FEW, checked_batches, first_images
 from ghostify.fitting.precision import in_float32
-from ghostify.fitting.trial import Trial
+from ghostify.fitting.trial import SHARE_JUDGED, Trial
 from ghostify.inference.engines import TORCH_ENGINES, Precision, check_engine, precisions_of
 from ghostify.measure.count import count
 from ghostify.measure.environment import describe_environment
@@ -190,7 +190,8 @@ def precision_for(*, int8: bool, bf16: bool, timed: bool) -> Precision:
 def images_of_trials(batches: Sequence[Tensor], macs: int) -> tuple[Tensor, ...]:
     """The first images, enough to compare options on, in batches that take little memory."""
     first = first_images(batches, int(min(MOST, max(FEWEST, MACS_PER_TRIAL / max(1, macs)))))
-    return first.split(max(1, min(MOST_AT_ONCE, LARGEST_TRIAL // first[0].numel())))
+    at_once = min(MOST_AT_ONCE, LARGEST_TRIAL // first[0].numel(), int(SHARE_JUDGED * len(first)))
+    return first.split(max(1, at_once))
 
 
 def measured_errors(
@@ -203,7 +204,7 @@ def measured_errors(
 ) -> dict[str, tuple[float, ...]]:
     """The output error of each layer's options, measured where it is not known yet."""
     before: Errors = {}
-    for row in known.of("output error"):
+    for row in known.of("held-out error"):
         with suppress(InputError, KeyError, TypeError, ValueError):  # of a kind, or a build, that is no more
             error = float(row["error"])
             if math.isfinite(error):
@@ -219,7 +220,7 @@ def measured_errors(
             absorbers = {name: layer.absorbers for name, layer in layers.items() if isinstance(layer, Convolution)}
             trial = Trial(model, list(candidates), producers, images, weights, absorbers=absorbers)
         error = change.output_error(trial, candidates[name].layer)
-        known.add("output error", layer=name, change=change_row(change), error=error)
+        known.add("held-out error", layer=name, change=change_row(change), error=error)
         return error
 
     return output_errors(candidates, measure, before, progress)

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 import torch_pruning
@@ -96,7 +97,7 @@ def traceable(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def out_of_place(model: nn.Module) -> Iterator[None]:
     """Let activations make new tensors meanwhile: one in place hides the layer before it from Torch-Pruning."""
-    in_place = [module for module in model.modules() if getattr(module, "inplace", False) is True]
+    in_place: list[Any] = [module for module in model.modules() if getattr(module, "inplace", False) is True]
     try:
         for module in in_place:
             module.inplace = False
