@@ -160,7 +160,7 @@ def test_weights_by_input_come_back_as_the_layer_has_them(layer: nn.Module, x: T
 
 def test_a_skipped_layer_absorbs_nothing() -> None:
     model = Doubled(BEHIND["linear"])
-    batches = [torch.randn(64, 3, 8, 8)]
+    batches = [torch.randn(256, 3, 8, 8)]
     planned = plan(model, example=batches[0][:1], calibration=batches, target_macs=0.75)
     assert any(row.dropped for row in planned.values())
     skipped = plan(model, example=batches[0][:1], calibration=batches, target_macs=0.9, skip=["behind.2"])

@@ -20,9 +20,9 @@ def test_measurements_survive_a_cut_and_refuse_another_network(tmp_path: Path) -
     known.add("output error", value=1)
     known.add("output error", value=2)
     path.write_text(path.read_text()[:-5])
-    assert Measurements(path, {"network": "a"}).of("output error") == [{"kind": "output error", "value": 1}]
+    assert Measurements(path, {"network": "a"}).of("output error") == [{"kind": "held-out error", "value": 1}]
     path.write_text(path.read_text() + '{"kind": "plan", "plans": {"a": 1}')  # cut behind an inner object
-    assert Measurements(path, {"network": "a"}).of("output error") == [{"kind": "output error", "value": 1}]
+    assert Measurements(path, {"network": "a"}).of("output error") == [{"kind": "held-out error", "value": 1}]
     with pytest.raises(InputError, match="holds measurements of something else"):
         Measurements(path, {"network": "b"})
 
@@ -49,11 +49,11 @@ def test_rows_of_another_build_are_passed_over_and_another_function_is_refused(t
     options: dict[str, Any] = {"example": torch.zeros(1, *SHAPE), "calibration": [torch.randn(32, *SHAPE)]}
     first = plan(model, **options, target_macs=0.8, measurements=file)
     rows = (
-        *("[]", "5", "{}", "[" * 100_000, '{"kind": "output error"}'),
-        '{"kind": "output error", "layer": "conv1", "change": null, "error": 1.0}',
-        '{"kind": "output error", "layer": "conv1", "change": {"kind": "prune", "kept": 8}, "error": 1.0}',
-        '{"kind": "output error", "layer": "conv1", "change": {"kind": "gone", "kept": 8}, "error": 1.0}',
-        '{"kind": "output error", "layer": "conv1", "error": NaN, "change": {"kind": "keep", "kept": 16}}',
+        *("[]", "5", "{}", "[" * 100_000, '{"kind": "held-out error"}'),
+        '{"kind": "held-out error", "layer": "conv1", "change": null, "error": 1.0}',
+        '{"kind": "held-out error", "layer": "conv1", "change": {"kind": "prune", "kept": 8}, "error": 1.0}',
+        '{"kind": "held-out error", "layer": "conv1", "change": {"kind": "gone", "kept": 8}, "error": 1.0}',
+        '{"kind": "held-out error", "layer": "conv1", "error": NaN, "change": {"kind": "keep", "kept": 16}}',
     )
     with file.open("ab") as opened:
         opened.write("\n".join(rows).encode() + b"\xff")

@@ -132,7 +132,7 @@ def test_a_speed_is_reached_where_the_whole_is_measured(
     with pytest.raises(OutOfReachError, match=message) as refused:
         plan(model, example=EXAMPLE, calibration=batches, target_speedup=100, measurements=tmp_path / "found.jsonl")
     assert 1 < refused.value.limit < 100
-    assert "output error" not in (tmp_path / "found.jsonl").read_text(), "found before the errors are measured"
+    assert "held-out error" not in (tmp_path / "found.jsonl").read_text(), "found before the errors are measured"
     with torch.no_grad():
         assert untrained(model, found, EXAMPLE)(EXAMPLE).shape == (1, 10)
 
@@ -189,7 +189,7 @@ def test_of_two_outputs_the_choice_is_the_best_of_all(batches: list[torch.Tensor
         file = tmp_path / f"{weights}.jsonl"
         options: dict[str, Any] = {"example": EXAMPLE, "calibration": batches, "merging": False}
         found = plan(model, **options, target_macs=target, output_weights=weights, measurements=file)
-        rows = [row for row in map(json.loads, file.read_text().splitlines()) if row.get("kind") == "output error"]
+        rows = [row for row in map(json.loads, file.read_text().splitlines()) if row.get("kind") == "held-out error"]
         return found, {(row["layer"], change_from(row["change"], OutputChange)): row["error"] for row in rows}
 
     apart = [measured(weights, 0.7)[1] for weights in ((1, 0), (0, 1))]
