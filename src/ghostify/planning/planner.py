@@ -38,8 +38,8 @@ from ghostify.transform.changeable import plain_copy
 from ghostify.transform.detector import plain_inputs
 from ghostify.wrappers import unwrapped
 
-# Images on which options are compared: as many as these multiply-adds allow, within bounds.
-MACS_PER_TRIAL, FEWEST, MOST = 80e9, 16, 256
+# Images on which options are compared: as many as these multiply-adds allow, within bounds. A quarter of them judge.
+MACS_PER_TRIAL, FEWEST, MOST = 80e9, 48, 256
 # Of these at once, and numbers in them.
 MOST_AT_ONCE, LARGEST_TRIAL = 64, 2**20
 # A plan for a speed is measured and corrected at most so often; a surplus below this share is left.
