@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -162,9 +163,20 @@ def finish(
     return detector.roi_heads(OrderedDict(zip(names, maps, strict=True)), proposals, image_sizes)[0]
 
 
+# Found once for each size of input: it takes longer than a small detector's file.
+LEVELS: WeakKeyDictionary[nn.Module, dict[torch.Size, list[tuple[int, int]]]] = WeakKeyDictionary()
+
+
 def level_sizes(detector: OneStage, x: Tensor) -> list[tuple[int, int]]:
     """Height and width of the maps that the head takes of an input of the plain part; found without computing."""
-    backbone = detector.backbone
+    known = LEVELS.setdefault(detector, {})
+    if x.shape not in known:
+        known[x.shape] = found_level_sizes(detector.backbone, x)
+    return known[x.shape]
+
+
+def found_level_sizes(backbone: nn.Module, x: Tensor) -> list[tuple[int, int]]:
+    """The sizes that ``level_sizes`` remembers."""
     state = {name: tensor.to("meta") for name, tensor in (*backbone.named_parameters(), *backbone.named_buffers())}
     with evaluating(backbone):
         found = functional_call(backbone, state, (x.to("meta"),))

@@ -17,12 +17,12 @@ from ghostify.planning.measurements import Measurements
 def test_measurements_survive_a_cut_and_refuse_another_network(tmp_path: Path) -> None:
     path = tmp_path / "measurements.jsonl"
     known = Measurements(path, {"network": "a"})
-    known.add("output error", value=1)
-    known.add("output error", value=2)
+    known.add("held-out error", value=1)
+    known.add("held-out error", value=2)
     path.write_text(path.read_text()[:-5])
-    assert Measurements(path, {"network": "a"}).of("output error") == [{"kind": "held-out error", "value": 1}]
+    assert Measurements(path, {"network": "a"}).of("held-out error") == [{"kind": "held-out error", "value": 1}]
     path.write_text(path.read_text() + '{"kind": "plan", "plans": {"a": 1}')  # cut behind an inner object
-    assert Measurements(path, {"network": "a"}).of("output error") == [{"kind": "held-out error", "value": 1}]
+    assert Measurements(path, {"network": "a"}).of("held-out error") == [{"kind": "held-out error", "value": 1}]
     with pytest.raises(InputError, match="holds measurements of something else"):
         Measurements(path, {"network": "b"})
 

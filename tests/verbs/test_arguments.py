@@ -111,6 +111,7 @@ VERBS: Mapping[str, tuple[Callable[..., Any], dict[str, str], dict[str, str]]] =
 ONLY_PYTHON = {
     "progress": "the command line always shows it",
     "say": "the command line always says it",
+    "test": "the command line names a data set, which has test images",
     "recipe": "the command line has an option for each of its fields",
     "example": "the command line makes one by --input-shape and --batch-size",
     "classes": "the command line takes those of the network's file, which other detectors do not have",
