@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
+from rivals import NotOffered
 from torch import Tensor, nn
 
 from ghostify import count
 from ghostify.changes import registry
-from ghostify.changes.change import Change, Described
+from ghostify.changes.change import Described
 from ghostify.errors import InputError
-from ghostify.fitting.trial import Trial
 from ghostify.layers.arguments import conv_arguments, linear_arguments
 from ghostify.structure.surgery import replace_modules_
 
@@ -62,7 +62,7 @@ class LowRankLinear(nn.Sequential):
 
 
 @registry.register
-class LowRank(Change):
+class LowRank(NotOffered):
     """Makes its layers known to network files; plans do not offer it."""
 
     kind = "low rank"
@@ -70,9 +70,6 @@ class LowRank(Change):
         LowRankConv2d: lambda layer: layer.arguments,
         LowRankLinear: lambda layer: layer.arguments,
     }
-
-    def output_error(self, trial: Trial, layer: Any) -> float:
-        raise NotImplementedError("plans offer output, input and block changes, and this is none")  # abstract in Change
 
 
 @dataclass(frozen=True)

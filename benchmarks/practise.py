@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from rivals import NotOffered
 from torch import Tensor, nn
 
 from ghostify import compare, count, deploy
 from ghostify.changes import registry
-from ghostify.changes.change import Change, Described
+from ghostify.changes.change import Described
 from ghostify.errors import InputError
 from ghostify.fitting.refine import computing, draw, shifted
-from ghostify.fitting.trial import Trial
 from ghostify.modes import evaluating
 from ghostify.structure.blocks import Block, Calls, ends_of, find_blocks, record_calls
 from ghostify.structure.residual import residual_sums
@@ -36,14 +36,11 @@ JUDGED = 256  # images on which the error that is left is measured
 
 
 @registry.register
-class Dropped(Change):
+class Dropped(NotOffered):
     """Makes what stands in a block's place known to network files; plans do not offer it."""
 
     kind = "dropped block"
     layers: ClassVar[Described] = {nn.Identity: lambda layer: {}}
-
-    def output_error(self, trial: Trial, layer: Any) -> float:
-        raise NotImplementedError("plans offer output, input and block changes, and this is none")  # abstract in Change
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,14 @@
 """What the benchmarks' rivals need."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch_pruning import importance
 
+from ghostify.changes.change import Change
+from ghostify.fitting.trial import Trial
 from ghostify.jobs.rivals import estimate_norms_
 from ghostify.transform.narrow import narrow
 
@@ -17,6 +20,13 @@ CRITERIA: Mapping[str, Callable[[], importance.Importance]] = {
     "LAMP": importance.LAMPImportance,
     "Taylor": importance.TaylorImportance,
 }
+
+
+class NotOffered(Change):
+    """The base of a rival's kind: its layers are known to network files, and no plan offers it."""
+
+    def output_error(self, trial: Trial, layer: Any) -> float:
+        return float("inf")
 
 
 def pruned(
