@@ -6,9 +6,9 @@
 DIR holds a folder of photographs per class. Half of them, drawn by the seed, are for calibration; the other half is
 judged: the share of photographs with the same first answer as the original's. Rows that are there already are not
 made again. `--in int8` judges each network as a file in OpenVINO's int8, too. `--time` then measures on a quiet machine
-what has no time yet: over the original in float32, both deployed. `asked` is a share of the multiply-adds, for `planned
-for int8` of the original's time in float32. What plans measure is kept beside the networks in `--made`: an interrupted
-plan, or one for another share, goes on from there.
+what has no time yet: over the original in float32, both deployed. `asked` is a share of the multiply-adds; for the
+plans for a time, of the original's time in float32. What plans measure is kept beside the networks in `--made`: an
+interrupted plan, or one for another share, goes on from there.
 """
 
 import argparse
@@ -33,13 +33,18 @@ from torchvision.transforms import v2
 
 from ghostify import InputError, convert, count, create_model, deploy, load, plan
 from ghostify.allocator import keep_freed_memory
+from ghostify.changes import Keep, PointwiseGhosts, Sizes
+from ghostify.fitting.refine import Refinement, refine_whole_
 from ghostify.inference.engines import Precision
 from ghostify.measure.environment import describe_environment
 from ghostify.models.weights import load_weights_
+from ghostify.planning.candidates import Offer, find_candidates
+from ghostify.planning.planner import Planner
 
 SIDE = 224
 SHAPE = (3, SIDE, SIDE)
 JUDGED = ("agreement", "top1")
+RATES, PASSES = (3e-4, 3e-3), 12  # of a pruned network that is refined
 COLUMNS = [*RATIO, *(name for other in OTHERS for name in columns_of(other, (*JUDGED, *RATIO))), "timed_core_share"]
 
 
@@ -202,6 +207,11 @@ def by_plan(start: Start, **target: Any) -> nn.Module:
     return convert(start.original, calibration=start.images, plan=found, seed=start.seed).model
 
 
+def planned_for_time(start: Start, share: float) -> nn.Module:
+    """The plan of least output error for a share of the time."""
+    return by_plan(start, target_speedup=1 / share)
+
+
 def unchanged(start: Start, share: float) -> nn.Module:
     """The original, to be quantised alone."""
     if share != 1:
@@ -212,6 +222,44 @@ def unchanged(start: Start, share: float) -> nn.Module:
 def pruned_to(start: Start, share: float) -> nn.Module:
     """Torch-Pruning by magnitude, BatchNorm statistics estimated anew."""
     return pruned(start.original, start.images, SHAPE, int(share * count(start.original, SHAPE).macs))
+
+
+def pruned_and_refined(start: Start, share: float) -> nn.Module:
+    """The same, which then learns the original's logits: the rate that comes nearest to them."""
+    networks = []
+    for rate in RATES:
+        model = pruned_to(start, share)
+        generator = torch.Generator().manual_seed(start.seed)
+        refine_whole_(model, start.original, {}, start.images, generator, how=Refinement(rate, PASSES))
+        networks.append(model)
+    return min(networks, key=lambda model: logits_apart(model, start))
+
+
+@torch.no_grad()
+def logits_apart(model: nn.Module, start: Start) -> float:
+    """Squared error of the logits on mirrored images."""
+    mirrored = (batch.flip(3) for batch in start.images)
+    return sum(float((model(x) - start.original(x)).square().sum()) for x in mirrored)
+
+
+def uniform(start: Start, share: float) -> nn.Module:
+    """Pointwise ghosts with the same share of the channels computed in all convolutions that get cheaper so."""
+    counted, offer = count(start.original, SHAPE), Offer((Keep, PointwiseGhosts), (), (), Sizes())
+    candidates = find_candidates(start.original, start.images[0][:1], counted, offer)
+    planner = Planner(candidates, dict, counted.macs, counted.macs)
+
+    def nearest(name: str, computed: float) -> int:
+        """The option with so many of the channels computed."""
+        candidate = candidates[name]
+        off = [abs(option.output.kept / candidate.layer.out_channels - computed) for option in candidate.options]
+        return min(range(len(off)), key=off.__getitem__)
+
+    for percent in range(99, 24, -1):
+        chosen = {name: nearest(name, percent / 100) for name in candidates}
+        if planner.macs_share(chosen) <= share:
+            plans = planner.plans(chosen)
+            return convert(start.original, calibration=start.images, plan=plans, seed=start.seed).model
+    raise InputError("more multiply-adds are left")
 
 
 def low_rank(start: Start, share: float) -> nn.Module:
@@ -236,7 +284,10 @@ METHODS: dict[str, Callable[[Start, float], nn.Module]] = {
     "original": unchanged,
     "planned for int8": planned_for_int8,
     "planned": planned,
+    "planned for time": planned_for_time,
+    "uniform": uniform,
     "pruned": pruned_to,
+    "pruned, refined": pruned_and_refined,
     "BALF": low_rank,
     "PRACTISE": blocks_dropped,
 }
