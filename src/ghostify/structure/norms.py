@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ghostify.modes import evaluating
 from ghostify.structure.blocks import record_calls
@@ -19,8 +19,9 @@ def norm_gains(model: nn.Module, example: Tensor) -> dict[str, Tensor]:
     """The factors of the BatchNorms right behind convolutions, one for each channel, by name of the convolution."""
     gains = {}
     for maker, module in norms_behind(model, example):
-        weight = torch.ones_like(module.running_var) if module.weight is None else module.weight.detach()
-        gains[maker] = weight.abs() / (module.running_var + module.eps).sqrt()
+        variance = module.get_buffer("running_var")
+        weight = torch.ones_like(variance) if module.weight is None else module.weight.detach()
+        gains[maker] = weight.abs() / (variance + module.eps).sqrt()
     return gains
 
 
@@ -54,8 +55,8 @@ def without_norms(model: nn.Module, example: Tensor) -> nn.Module:
     for name, norm in found:
         conv = folded.get_submodule(name)
         if type(conv) is nn.Conv2d and once[name] == 1 and names[norm] in free:
-            statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-            conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
+            both = fuse_conv_bn_eval(conv, norm)
+            conv.weight, conv.bias = both.weight, both.bias
             gone[norm] = nn.Identity()
     replace_modules_(folded, gone)
     with evaluating(model):
