@@ -44,7 +44,7 @@ from ghostify.planning.planner import Planner
 SIDE = 224
 SHAPE = (3, SIDE, SIDE)
 JUDGED = ("agreement", "top1")
-RATES, PASSES = (3e-4, 3e-3), 12  # of a pruned network that is refined
+RATES, PASSES = (3e-4, 3e-3), 6  # of a pruned network that is refined
 COLUMNS = [*RATIO, *(name for other in OTHERS for name in columns_of(other, (*JUDGED, *RATIO))), "timed_core_share"]
 
 

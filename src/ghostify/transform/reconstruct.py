@@ -35,6 +35,9 @@ from ghostify.transform.order import fold_orders
 
 Effort = Literal["fast", "refined"]
 EFFORTS: tuple[str, ...] = get_args(Effort)
+# At most so many images are taken mirrored, too: where maps have few pixels the fits need more of them, and of more
+# images all that is kept would take too much memory.
+MIRRORED = 512
 LEAST_GAIN = 1e-3  # over the largest: a channel with less makes up for nothing
 
 
@@ -127,8 +130,9 @@ def reconstruct(
     First channels are dropped: those of each convolution stay from which the outputs of its consumers can best be
     computed. Then block by block, in the order in which they run, each layer is fitted by least squares to its output
     in the original, from its input in the changed network so far; a convolution that is added to its block's input
-    also makes up for the error of that. With effort "refined" the block's weights then learn its output, and at the
-    end all weights the network's. BatchNorm statistics stay: the targets are the original's.
+    also makes up for the error of that. With effort "refined" images are taken mirrored, too, unless there are many;
+    the block's weights then learn its output, and at the end all weights the network's. BatchNorm statistics stay: the
+    targets are the original's.
 
     Args:
         original: Left untouched; used in eval mode.
@@ -151,6 +155,9 @@ def reconstructed(
     layout = memory_format_for(original, batches[0][:2])
     original = copy.deepcopy(original).eval().to(memory_format=layout)
     batches = [part.contiguous(memory_format=layout) for batch in batches for part in small_batches(batch)]
+    given = batches  # what the whole learns it shifts and mirrors itself
+    if how.effort == "refined" and sum(map(len, given)) <= MIRRORED:
+        batches = [*given, *(batch.flip(3) for batch in given)]
     changed, example = copy.deepcopy(original), batches[0][:2]
     plans = outside_changed_blocks(plans)
     left = drop_channels_(changed, original, {name: plan.dropped for name, plan in plans.items()}, batches)
@@ -183,8 +190,8 @@ def reconstructed(
     if how.effort == "refined" and blocks:
         # The ends of those that run for one map of several are near the network's outputs, which are learnt anyway.
         ends = {block.name: rows[block.name] for block in blocks if block.times == 1}
-        refine_whole_(changed, original, ends, batches, pair.generator, progress=how.progress)
-        errors = end_errors(changed, original, ends, batches)
+        refine_whole_(changed, original, ends, given, pair.generator, progress=how.progress)
+        errors = end_errors(changed, original, ends, given)
         report = {
             name: replace(layer, block_error=errors.get(layer.block, layer.block_error))
             for name, layer in report.items()
