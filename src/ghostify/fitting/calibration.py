@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -69,3 +70,21 @@ def first_images(batches: Sequence[Tensor], images: int) -> Tensor:
 def small_batches(batch: Tensor) -> tuple[Tensor, ...]:
     """A batch in parts that take little memory."""
     return batch.split(max(2, LARGEST_BATCH // batch[0].numel()))
+
+
+def held_out(batches: Sequence[Tensor], every: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Batches without each so many-th image, and with these alone; twice all of them where there are fewer.
+
+    Example:
+        >>> [torch.cat(part).flatten().tolist() for part in held_out([torch.arange(3), torch.arange(3, 7)], 3)]
+        [[0, 1, 3, 4, 6], [2, 5]]
+    """
+    left, out = [], []
+    ends = accumulate(map(len, batches))
+    for batch, end in zip(batches, ends, strict=True):
+        chosen = torch.arange(end - len(batch), end, device=batch.device) % every == every - 1
+        left.append(batch[~chosen])
+        out.append(batch[chosen])
+    if not any(map(len, out)):
+        return list(batches), list(batches)
+    return [batch for batch in left if len(batch)], [batch for batch in out if len(batch)]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostify.data.augment import random_crop_flip
+from ghostify.fitting.calibration import held_out
 from ghostify.layers import GhostConv2d
 from ghostify.measure.environment import computes_in_bf16
 from ghostify.modes import OwnAutocast, evaluating
@@ -21,6 +22,7 @@ from ghostify.structure.surgery import tensors_in
 BETAS = (0.9, 0.99)  # steps are few: squared gradients are remembered over some hundred
 WARM_UP = 0.1  # of all steps
 LARGEST_SHIFT = 1 / 8  # of an image's side
+JUDGED_EVERY = 8  # images, of which one tells whether the whole got better
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,8 @@ def refine_whole_(
     """Train all weights on the original's output and on the ends of its blocks, BatchNorm statistics held.
 
     The images are shifted and mirrored at random, and the original computes their targets anew: on the images as they
-    are, the network would overfit to these few. Where that does not lower the loss on other shifts of the images, the
-    weights are as before.
+    are, the network would overfit to these few. Each eighth of them is not learnt, but judges: where the loss on these
+    is not less at the end, the weights are as before.
 
     Args:
         ghost: Changed in place.
@@ -98,8 +100,8 @@ def refine_whole_(
         generator: Source of the order of the images and their shifts; on the CPU.
         progress: Called at each step.
     """
-    steps = math.ceil(how.passes * sum(map(len, batches)) / how.batch_size)
-    others = [shifted(batch, generator) for batch in batches[::4]]  # enough to see whether it is better or worse
+    learnt, others = held_out(batches, JUDGED_EVERY)
+    steps = math.ceil(how.passes * sum(map(len, learnt)) / how.batch_size)
     with evaluating(original), ends_apart(ghost, original, ends) as loss_of:
 
         def loss_on_others() -> float:
@@ -107,7 +109,7 @@ def refine_whole_(
 
         with undone_unless_less(ghost, loss_on_others), learning(ghost, steps, how.lr) as step:
             for index in range(steps):
-                (x,) = draw((batches,), how.batch_size, generator)
+                (x,) = draw((learnt,), how.batch_size, generator)
                 x = shifted(x, generator)
                 with computing(x):
                     loss = loss_of(x)
