@@ -16,12 +16,14 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
     """Put networks into eval mode, and every submodule back into its own mode at the end."""
     modes = [(module, module.training) for model in models for module in model.modules()]
     try:
-        for model in models:
-            model.eval()
+        if any(training for _, training in modes):
+            for model in models:
+                model.eval()
         yield
     finally:
         for module, training in modes:
-            module.training = training
+            if module.training != training:  # setting it takes much longer than looking
+                module.training = training
 
 
 @contextmanager

@@ -23,9 +23,14 @@ def choose_maps(covariance: Tensor, effect: Tensor, kept: int, unit: int = 1) ->
         >>> choose_maps(twin, torch.eye(3), 2).tolist()
         [0, 2]
     """
+    return maps_in_order(covariance, effect, kept, unit).sort().values
+
+
+def maps_in_order(covariance: Tensor, effect: Tensor, kept: int, unit: int = 1) -> Tensor:
+    """The same in the order in which they are chosen: the first of them are the choice of fewer."""
     if unit > 1:
         return choose_units(covariance, effect, kept // unit, unit)
-    return choose_in_order(covariance, effect, kept)[0].sort().values
+    return choose_in_order(covariance, effect, kept).order
 
 
 def fit_filters(found: Moments, prior: Tensor) -> Tensor:

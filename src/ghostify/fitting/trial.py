@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ghostify.errors import InputError, spelled
 from ghostify.fitting.absorb import MOST_SAMPLES, Taken, absorbed, as_layer_has, channel_samples
-from ghostify.fitting.least_squares import choose_maps, fit_filters
+from ghostify.fitting.least_squares import fit_filters, maps_in_order
 from ghostify.fitting.moments import MomentSums, maps_at, mean_over_kernel, patches
 from ghostify.fitting.pruning import consumer_gram
 from ghostify.fitting.samples import LARGEST_BLOCK_KERNEL, LayerSamples, SampleBatch, SumSamples, sample_convolution
@@ -62,7 +62,7 @@ class Trial:
         self.absorbers = absorbers
         self.model, self.producers = model, producers
         before = accumulate(map(len, batches[:-1]), initial=0)
-        judged = min(JUDGED, max(1, int(SHARE_JUDGED * sum(map(len, batches)))))
+        judged = judged_of(sum(map(len, batches)))
         self.judged = [batch for batch, number in zip(batches, before, strict=True) if number < judged]
         self.first_fitted = len(self.judged) % len(batches)
         self.fitted = batches[self.first_fitted :]
@@ -91,6 +91,7 @@ class Trial:
         self.known: dict[str, LayerSamples] = {}
         self.statistics: dict[str, Taken] = {}
         self.targets: dict[str, list[Tensor]] = {}
+        self.orders: dict[str, Tensor] = {}
 
     def answers(self, batch: Tensor) -> list[Tensor]:
         """The numbers that the network returns for a batch."""
@@ -157,22 +158,32 @@ class Trial:
     def error_without_channels(self, name: str, kept: int, unit: int = 1) -> float:
         """The output's error where ``kept`` channels of a convolution are left, whole units of them."""
         channels = conv_at(self.model, name).out_channels
-        found = {consumer: self.samples(consumer) for consumer in self.consumers.get(name, ())}
-        taken = {absorber: self.taken(name, absorber) for absorber in self.absorbers.get(name, ())}
-        covariances = [mean_over_kernel(samples.moments.xx, channels) for samples in found.values()]
-        covariance = torch.stack(covariances or [each.covariance for each in taken.values()]).sum(0)
-        takers = [self.model.get_submodule(taker) for taker in found or taken]
-        effect = torch.stack([consumer_gram(taker, channels) for taker in takers]).sum(0)
-        rows = choose_maps(covariance, effect.to(covariance), kept, unit)
-        changes = {consumer: without_inputs(samples, rows, channels) for consumer, samples in found.items()}
-        for absorber, each in taken.items():
+        rows = self.best_channels(name, kept, unit).sort().values
+        changes = {each: without_inputs(self.samples(each), rows, channels) for each in self.consumers.get(name, ())}
+        for absorber in self.absorbers.get(name, ()):
             layer = self.model.get_submodule(absorber)
             changes[absorber] = (
-                as_layer_has(layer, absorbed(layer, rows, channels, each.products)),
+                as_layer_has(layer, absorbed(layer, rows, channels, self.taken(name, absorber).products)),
                 layer._parameters["bias"],
             )
         with filters_changed(self.model, changes):
             return self.error(name)
+
+    def best_channels(self, name: str, kept: int, unit: int) -> Tensor:
+        """The ``kept`` channels of a convolution from which the layers behind it can best be computed, the best first.
+
+        They are chosen once for the most that are asked for: fewer are the first of these.
+        """
+        if name not in self.orders or len(self.orders[name]) < kept:
+            channels = conv_at(self.model, name).out_channels
+            found = {consumer: self.samples(consumer) for consumer in self.consumers.get(name, ())}
+            taken = {absorber: self.taken(name, absorber) for absorber in self.absorbers.get(name, ())}
+            covariances = [mean_over_kernel(samples.moments.xx, channels) for samples in found.values()]
+            covariance = torch.stack(covariances or [each.covariance for each in taken.values()]).sum(0)
+            takers = [self.model.get_submodule(taker) for taker in found or taken]
+            effect = torch.stack([consumer_gram(taker, channels) for taker in takers]).sum(0)
+            self.orders[name] = maps_in_order(covariance, effect.to(covariance), kept, unit)
+        return self.orders[name][:kept]
 
     def taken(self, name: str, absorber: str) -> Taken:
         """Statistics of a convolution's channels where a layer takes them."""
@@ -254,6 +265,11 @@ class Trial:
             return places[:per_map].to(output.device)
 
         return drawn
+
+
+def judged_of(images: int) -> int:
+    """How many of so many images are judged."""
+    return min(JUDGED, max(1, int(SHARE_JUDGED * images)))
 
 
 def numbers_in(outputs: Any) -> list[Tensor]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ghostify.fitting.trial import JUDGED, SHARE_JUDGED
+from ghostify.fitting.trial import judged_of
 from ghostify.jobs.run_settings import RunSettings
 from ghostify.modes import evaluating
 from ghostify.planning.planner import FEWEST, MACS_PER_TRIAL, MOST
@@ -73,7 +73,7 @@ def forecast(
     found: dict[str, float] = {}
     if settings.recipe is not None:
         found["train"] = 3 * speeds.run * settings.recipe.epochs * train
-    trial = (OF_A_RUN * min(SHARE_JUDGED * trials, JUDGED) + OF_A_FIT * trials) * speeds.run
+    trial = (OF_A_RUN * judged_of(trials) + OF_A_FIT * trials) * speeds.run
     found["plan"] = layers * OPTIONS * trial + (SAMPLES + 1) * (tried + 1)
     found["plan"] += networks * WHOLES * (tried + 5)
     found["convert"] = networks * RUNS_TO_CONVERT[settings.effort] * images * speeds.run

@@ -247,29 +247,35 @@ def choose_in_order(covariance: Tensor, effect: Tensor, count: int) -> Choice:
         >>> order.tolist(), gain.tolist()
         ([0, 2, 1], [8.0, 1.0, 0.0])
     """
-    left = covariance.double().clone()
-    weighted = effect.double() @ left
-    floor = 1e-9 * left.diagonal().mean().clamp_min(1e-30)
-    free = torch.ones(len(left), dtype=torch.bool, device=left.device)
+    covariance, effect = covariance.double(), effect.double()
+    # What the chosen ones leave, R = covariance - F @ F.T, is never written down: of n² numbers, each step reads all
+    # once for each matrix. Needed are its diagonal, that of R @ effect @ R, and the chosen column.
+    variance = covariance.diagonal().clone()
+    lowered = (covariance * (effect @ covariance)).sum(0)
+    factors = covariance.new_empty(count, len(covariance))
+    floor = 1e-9 * variance.mean().clamp_min(1e-30)
+    free = torch.ones(len(covariance), dtype=torch.bool, device=covariance.device)
     order, gains = [], []
-    for _ in range(count):
-        variance = left.diagonal()
-        gain = (left * weighted).sum(0) / variance.clamp_min(floor)
+    for step in range(count):
+        gain = lowered / variance.clamp_min(floor)
         gain = torch.where(variance > floor, gain, 0.0)  # predicted by the others already, or constant
-        best = int(torch.where(free, gain, -1.0).argmax())
+        best = int(torch.where(free, gain, -torch.inf).argmax())
         free[best] = False
         order.append(best)
         gains.append(float(gain[best]))
+        before, factor = factors[:step], factors[step].zero_()
         if variance[best] > floor:
-            column, weighted_column = left[:, best] / variance[best], weighted[:, best].clone()
-            row = left[best].clone()
-            left -= column[:, None] * row
-            weighted -= weighted_column[:, None] * row / row[best]
-    return Choice(torch.tensor(order, device=left.device), torch.tensor(gains, dtype=torch.float64, device=left.device))
+            factor.copy_((covariance[best] - before[:, best] @ before) / variance[best].sqrt())
+            weighted = effect @ factor
+            left = covariance @ weighted - (before @ weighted) @ before
+            lowered += factor * (weighted @ factor * factor - 2 * left)
+            variance -= factor * factor
+    device = covariance.device
+    return Choice(torch.tensor(order, device=device), torch.tensor(gains, dtype=torch.float64, device=device))
 
 
 def choose_units(covariance: Tensor, effect: Tensor, count: int, unit: int) -> Tensor:
-    """The same for units of maps, one behind the other, that are chosen together: the indices of all maps in them.
+    """The same for units of maps, one behind the other, that are chosen together: the indices of their maps, in order.
 
     Args:
         count: Number of units to choose.
@@ -295,7 +301,7 @@ def choose_units(covariance: Tensor, effect: Tensor, count: int, unit: int) -> T
         inside = slice(best * unit, (best + 1) * unit)
         rows = torch.linalg.solve(left[inside, inside] + floor, left[inside])
         left, weighted = left - left[:, inside] @ rows, weighted - weighted[:, inside] @ rows
-    chosen = torch.tensor(order, device=left.device).sort().values
+    chosen = torch.tensor(order, device=left.device)
     return (chosen[:, None] * unit + torch.arange(unit, device=left.device)).flatten()
 
 

@@ -17,7 +17,7 @@ from ghostify.changes.registry import change_from, change_row
 from ghostify.errors import InputError, OutOfReachError, spelled
 from ghostify.fitting.calibration import FEW, checked_batches, first_images
 from ghostify.fitting.precision import in_float32
-from ghostify.fitting.trial import SHARE_JUDGED, Trial
+from ghostify.fitting.trial import Trial, judged_of
 from ghostify.inference.engines import TORCH_ENGINES, Precision, check_engine, precisions_of
 from ghostify.measure.count import count
 from ghostify.measure.environment import describe_environment
@@ -42,8 +42,8 @@ from ghostify.wrappers import unwrapped
 
 # Images on which options are compared: as many as these multiply-adds allow, within bounds. A quarter of them judge.
 MACS_PER_TRIAL, FEWEST, MOST = 80e9, 48, 256
-# Of these at once, and numbers in them.
-MOST_AT_ONCE, LARGEST_TRIAL = 64, 2**20
+# Of these at once, and numbers in them: of 16 and fewer PyTorch computes convolutions in a slower way.
+MOST_AT_ONCE, LARGEST_TRIAL = 64, 2**22
 # A plan for a speed is measured and corrected at most so often; a surplus below this share is left.
 ROUNDS, SURPLUS = 6, 0.02
 CURVE_POINTS = 9
@@ -192,8 +192,9 @@ def precision_for(*, int8: bool, bf16: bool, timed: bool) -> Precision:
 def images_of_trials(batches: Sequence[Tensor], macs: int) -> tuple[Tensor, ...]:
     """The first images, enough to compare options on, in batches that take little memory."""
     first = first_images(batches, int(min(MOST, max(FEWEST, MACS_PER_TRIAL / max(1, macs)))))
-    at_once = min(MOST_AT_ONCE, LARGEST_TRIAL // first[0].numel(), int(SHARE_JUDGED * len(first)))
-    return first.split(max(1, at_once))
+    judged = judged_of(len(first))
+    parts = math.ceil(judged / max(1, min(MOST_AT_ONCE, LARGEST_TRIAL // first[0].numel())))
+    return first.split(math.ceil(judged / parts))
 
 
 def measured_errors(
