@@ -1,7 +1,7 @@
 """How long a plan for a share of the multiply-adds takes, and what a network keeps by it in closed form, as CSV.
 
     python benchmarks/plan_time.py resnet56 --weights resnet56.th --data npz:cifar10.npz --out plan_time.csv
-    python benchmarks/plan_time.py torchvision:mobilenet_v2 --weights mobilenet_v2.pth --data images:DIR --out plan_time.csv
+    python benchmarks/plan_time.py torchvision:mobilenet_v2 --weights FILE --data imagefolder:DIR --out plan_time.csv
     PYTHONPATH=OLDER/src python benchmarks/plan_time.py … --build OLDER
 
 Processor seconds of one thread, which depend little on what else runs. Judged are as many other images of the same

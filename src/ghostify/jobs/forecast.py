@@ -65,7 +65,7 @@ def forecast(
     train, _, test = sizes
     layers = sum(isinstance(module, nn.Conv2d) for module in model.modules())
     images = min(settings.images, train)
-    trials = min(MOST, max(FEWEST, MACS_PER_TRIAL / max(1, macs)), images)
+    trials = int(min(MOST, max(FEWEST, MACS_PER_TRIAL / max(1, macs)), images))
     threads = torch.get_num_threads()
     tried, file = speeds.file + IN_INT8 * settings.int8, speeds.file + FOR_INT8 * settings.int8
     scored = test * speeds.call * settings.threads / threads + TIMED
