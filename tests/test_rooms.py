@@ -22,7 +22,7 @@ FLOORS = [
     ["structure"],
     ["models"],
     ["measure", "data", "layers"],
-    ["plain_part", "wrappers", "needed"],
+    ["bf16", "plain_part", "wrappers", "needed"],
     ["allocator", "atomic", "hooks", "model_names", "modes", "progress", "timelimit", "errors"],
 ]
 FLOOR = {room: height for height, rooms in enumerate(reversed(FLOORS)) for room in rooms}

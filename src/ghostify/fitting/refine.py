@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ghostify.bf16 import LearningInBf16
 from ghostify.data.augment import random_crop_flip
 from ghostify.fitting.calibration import held_out
 from ghostify.layers import GhostConv2d
 from ghostify.measure.environment import computes_in_bf16
-from ghostify.modes import OwnAutocast, evaluating
+from ghostify.modes import evaluating
 from ghostify.progress import Progress
 from ghostify.structure.blocks import ends_of
 from ghostify.structure.surgery import tensors_in
@@ -246,7 +247,7 @@ def draw(parts: Sequence[Sequence[Tensor]], size: int, generator: torch.Generato
     return [torch.cat([part[batch][row : row + 1] for batch, row in drawn]) for part in parts]
 
 
-def computing(x: Tensor) -> OwnAutocast:
+def computing(x: Tensor) -> LearningInBf16:
     """In bf16 where the processor computes in it: its rounding is far below the errors that refinement is for."""
     enabled = x.dtype == torch.float32 and computes_in_bf16(x.device)
-    return OwnAutocast(x.device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
+    return LearningInBf16(x.device, enabled=enabled, cache_enabled=False)

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
+from ghostify.bf16 import LearningInBf16
 from ghostify.errors import InputError, spelled
 from ghostify.jobs.accelerator import own_random_numbers, seed_
 from ghostify.jobs.checkpoint import Epoch, Learner, load_checkpoint, save_checkpoint
@@ -228,10 +229,10 @@ class TrainingRun:
                     record_(network, x)
             yield
 
-    def autocast(self, cache_enabled: bool = True) -> torch.autocast:
+    def autocast(self, cache_enabled: bool = True) -> LearningInBf16:
         device = self.accelerator.device
         bf16 = trains_in_bf16(self.recipe.precision, device)
-        return torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=cache_enabled)
+        return LearningInBf16(device, enabled=bf16, cache_enabled=cache_enabled)
 
     def epoch(self, number: int, progress: Progress | None) -> Epoch:
         """One pass over the training images, then one over those held out."""
