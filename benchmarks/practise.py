@@ -217,7 +217,7 @@ def learn_(
     with evaluating(original), ends_of(model, [end]) as given, ends_of(original, [end]) as wanted:
         for _ in range(steps):
             (x,) = draw((images,), batch_size, generator)
-            x = shifted(x, generator)
+            x = shifted(x, generator).contiguous(memory_format=torch.channels_last)  # learnt in less time
             with computing(x):
                 with torch.no_grad():
                     original(x)
