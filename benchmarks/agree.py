@@ -34,6 +34,7 @@ from torchvision.transforms import v2
 from ghostify import InputError, convert, count, create_model, deploy, load, plan
 from ghostify.allocator import keep_freed_memory
 from ghostify.changes import Keep, PointwiseGhosts, Sizes
+from ghostify.fitting.calibration import held_out
 from ghostify.fitting.refine import Refinement, refine_whole_
 from ghostify.inference.engines import Precision
 from ghostify.measure.environment import describe_environment
@@ -44,7 +45,8 @@ from ghostify.planning.planner import Planner
 SIDE = 224
 SHAPE = (3, SIDE, SIDE)
 JUDGED = ("agreement", "top1")
-RATES, PASSES = (3e-4, 3e-3), 6  # of a pruned network that is refined
+# Of a pruned network that is refined, and the images of which one judges whether it got better.
+RATES, PASSES, JUDGED_EVERY = (3e-4, 3e-3), 6, 8
 COLUMNS = [*RATIO, *(name for other in OTHERS for name in columns_of(other, (*JUDGED, *RATIO))), "timed_core_share"]
 
 
@@ -230,7 +232,8 @@ def pruned_and_refined(start: Start, share: float) -> nn.Module:
     for rate in RATES:
         model = pruned_to(start, share)
         generator = torch.Generator().manual_seed(start.seed)
-        refine_whole_(model, start.original, {}, start.images, generator, how=Refinement(rate, PASSES))
+        learnt, others = held_out(start.images, JUDGED_EVERY)
+        refine_whole_(model, start.original, {}, learnt, others, generator, how=Refinement(rate, PASSES))
         networks.append(model)
     return min(networks, key=lambda model: logits_apart(model, start))
 

@@ -27,7 +27,8 @@ def apart(original: nn.Module, ghost: nn.Module, x: Tensor) -> float:
 
 
 def refine(original: nn.Module, ghost: nn.Module, batches: list[Tensor], lr: float, passes: int = 8) -> None:
-    refine_whole_(ghost, original, {"0": None}, batches, torch.Generator().manual_seed(0), how=Refinement(lr, passes))
+    how, generator = Refinement(lr, passes), torch.Generator().manual_seed(0)
+    refine_whole_(ghost, original, {"0": None}, batches, [torch.randn(64, 3, 8, 8)], generator, how=how)
 
 
 def test_the_whole_comes_nearer_on_images_that_it_has_not_seen() -> None:
@@ -41,7 +42,8 @@ def test_the_whole_comes_nearer_on_images_that_it_has_not_seen() -> None:
 def test_a_network_that_shares_no_end_of_a_block_learns_the_output_alone() -> None:
     original, ghost, batches = make_pair()
     before = apart(original, ghost, batches[0])
-    refine_whole_(ghost, original, {}, batches, torch.Generator().manual_seed(0), how=Refinement(3e-3, 40))
+    how, generator = Refinement(3e-3, 40), torch.Generator().manual_seed(0)
+    refine_whole_(ghost, original, {}, batches, [torch.randn(64, 3, 8, 8)], generator, how=how)
     assert apart(original, ghost, batches[0]) < 0.5 * before
 
 

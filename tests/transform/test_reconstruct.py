@@ -172,7 +172,7 @@ def test_depthwise_ghosts_find_their_partners_and_filters() -> None:
 
 
 def test_refining_lowers_the_error_of_the_closed_form() -> None:
-    model, x = settled(Residual()), images()
+    model, x = settled(Residual()), images(256)
     plans = {"block.conv1": LayerPlan(Prune(5, 3)), "block.conv2": LayerPlan(PointwiseGhosts(6, 2))}
     errors = [
         reconstruct(model, plans, x, Reconstruction(effort=effort))[1]["block.conv2"].block_error

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from ghostify.bf16 import LearningInBf16
 from ghostify.data.augment import random_crop_flip
-from ghostify.fitting.calibration import held_out
 from ghostify.layers import GhostConv2d
 from ghostify.measure.environment import computes_in_bf16
 from ghostify.modes import evaluating
@@ -23,7 +22,6 @@ from ghostify.structure.surgery import tensors_in
 BETAS = (0.9, 0.99)  # steps are few: squared gradients are remembered over some hundred
 WARM_UP = 0.1  # of all steps
 LARGEST_SHIFT = 1 / 8  # of an image's side
-JUDGED_EVERY = 8  # images, of which one tells whether the whole got better
 
 
 @dataclass(frozen=True)
@@ -83,6 +81,7 @@ def refine_whole_(
     original: nn.Module,
     ends: Mapping[str, Tensor | None],
     batches: Sequence[Tensor],
+    others: Sequence[Tensor],
     generator: torch.Generator,
     *,
     how: Refinement = WHOLE,
@@ -91,26 +90,32 @@ def refine_whole_(
     """Train all weights on the original's output and on the ends of its blocks, BatchNorm statistics held.
 
     The images are shifted and mirrored at random, and the original computes their targets anew: on the images as they
-    are, the network would overfit to these few. Each eighth of them is not learnt, but judges: where the loss on these
-    is not less at the end, the weights are as before.
+    are, the network would overfit to these few. Where the output is not nearer to the original's on other images at the
+    end, the weights are as before.
 
     Args:
         ghost: Changed in place.
         ends: Names of the blocks, and indices of the original's channels that the ghost still has there; None for all.
         batches: Inputs ``[batch, channels, height, width]``.
+        others: Inputs that judge: neither these weights nor any fit before may have learnt them.
         generator: Source of the order of the images and their shifts; on the CPU.
         progress: Called at each step.
     """
-    learnt, others = held_out(batches, JUDGED_EVERY)
-    steps = math.ceil(how.passes * sum(map(len, learnt)) / how.batch_size)
-    with evaluating(original), ends_apart(ghost, original, ends) as loss_of:
+    steps = math.ceil(how.passes * sum(map(len, batches)) / how.batch_size)
+    # By the output alone, where it can be compared: it may come nearer while the ends of blocks do not.
+    judged_ends = {} if gives_numbers(ghost, others[0][:1]) else ends
+    with (
+        evaluating(original),
+        ends_apart(ghost, original, ends) as loss_of,
+        ends_apart(ghost, original, judged_ends) as apart_on,
+    ):
 
         def loss_on_others() -> float:
-            return sum(float(loss_of(x)) * len(x) for x in others)
+            return sum(float(apart_on(x)) * len(x) for x in others)
 
         with undone_unless_less(ghost, loss_on_others), learning(ghost, steps, how.lr) as step:
             for index in range(steps):
-                (x,) = draw((learnt,), how.batch_size, generator)
+                (x,) = draw((batches,), how.batch_size, generator)
                 x = shifted(x, generator)
                 with computing(x):
                     loss = loss_of(x)
@@ -183,6 +188,13 @@ def learning(model: nn.Module, steps: int, lr: float) -> Iterator[Callable[[Tens
         for parameter, learns in zip(parameters, before, strict=True):
             parameter.requires_grad_(learns)
             parameter.grad = None
+
+
+@torch.no_grad()
+def gives_numbers(model: nn.Module, x: Tensor) -> bool:
+    """True for a network that returns tensors of numbers."""
+    with evaluating(model):
+        return any(has_numbers(tensor, tensor) for tensor in tensors_in(model(x.clone())))
 
 
 def has_numbers(output: Any, target: Any) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ghostify.changes import AnyPlan, LayerPlan
 from ghostify.changes.layer_plan import changed_blocks, outside_changed_blocks
 from ghostify.errors import InputError, spelled
-from ghostify.fitting.calibration import FEW, first_images, small_batches
+from ghostify.fitting.calibration import FEW, first_images, held_out, small_batches
 from ghostify.fitting.moments import maps_at, samples_per_image
 from ghostify.fitting.pruning import LeftChannels, drop_channels_
 from ghostify.fitting.refine import refine_, refine_whole_
@@ -35,9 +35,11 @@ from ghostify.transform.order import fold_orders
 
 Effort = Literal["fast", "refined"]
 EFFORTS: tuple[str, ...] = get_args(Effort)
-# At most so many images are taken mirrored, too: where maps have few pixels the fits need more of them, and of more
-# images all that is kept would take too much memory.
-MIRRORED = 512
+# So many images are few. They are taken mirrored, too: where maps have few pixels the fits need more of them, and of
+# more images all that is kept would take too much memory. The whole learns nothing of few that its blocks have not
+# learnt (docs/keeping.md), unless these are single convolutions, which are fitted already.
+FEW_TO_LEARN = 512
+JUDGED_EVERY = 16  # images, of which one tells whether the whole got better, and is in no fit
 LEAST_GAIN = 1e-3  # over the largest: a channel with less makes up for nothing
 
 
@@ -46,7 +48,8 @@ class Reconstruction:
     """Settings of a reconstruction.
 
     Args:
-        effort: "fast" (closed form) or "refined" (blocks learn their outputs, too, and then all weights the network's).
+        effort: "fast" (closed form) or "refined" (blocks learn their outputs, too, and then all weights the network's:
+            of more than 512 images, or where each block is one convolution).
         seed: Seed of the samples and the order of the images.
         progress: Called at each block.
     """
@@ -130,9 +133,9 @@ def reconstruct(
     First channels are dropped: those of each convolution stay from which the outputs of its consumers can best be
     computed. Then block by block, in the order in which they run, each layer is fitted by least squares to its output
     in the original, from its input in the changed network so far; a convolution that is added to its block's input
-    also makes up for the error of that. With effort "refined" images are taken mirrored, too, unless there are many;
-    the block's weights then learn its output, and at the end all weights the network's. BatchNorm statistics stay: the
-    targets are the original's.
+    also makes up for the error of that. With effort "refined" the block's weights then learn its output, and few images
+    are taken mirrored, too; at the end all weights learn the network's output where that helps. BatchNorm statistics
+    stay: the targets are the original's.
 
     Args:
         original: Left untouched; used in eval mode.
@@ -152,20 +155,23 @@ def reconstructed(
     original: nn.Module, plans: Mapping[str, AnyPlan], batches: Sequence[Tensor], how: Reconstruction
 ) -> tuple[nn.Module, dict[str, ReconstructedLayer]]:
     """The work of ``reconstruct``, which draws random numbers."""
+    plans = outside_changed_blocks(plans)
     layout = memory_format_for(original, batches[0][:2])
     original = copy.deepcopy(original).eval().to(memory_format=layout)
+    example = batches[0][:2].contiguous(memory_format=layout)
+    blocks = find_blocks(original, list(plans), example)
+    few, refined = sum(map(len, batches)) <= FEW_TO_LEARN, how.effort == "refined"
+    learns_whole = refined and bool(blocks) and (not few or all(len(block.convs) == 1 for block in blocks))
+    batches, judging = held_out(batches, JUDGED_EVERY) if learns_whole else (list(batches), [])
     batches = [part.contiguous(memory_format=layout) for batch in batches for part in small_batches(batch)]
-    given = batches  # what the whole learns it shifts and mirrors itself
-    if how.effort == "refined" and sum(map(len, given)) <= MIRRORED:
-        batches = [*given, *(batch.flip(3) for batch in given)]
-    changed, example = copy.deepcopy(original), batches[0][:2]
-    plans = outside_changed_blocks(plans)
+    if refined and few:
+        batches += [batch.flip(3) for batch in batches]
+    changed = copy.deepcopy(original)
     left = drop_channels_(changed, original, {name: plan.dropped for name, plan in plans.items()}, batches)
     pair = Pair(original, changed, plans, left, torch.Generator().manual_seed(how.seed))
     refuse_idle_input_changes(pair)
     gains = norm_gains(original, example)
     report: dict[str, ReconstructedLayer] = {}
-    blocks = find_blocks(original, list(plans), example)
     totals = sums_to_replace(original, plans, blocks, first_images(batches, FEW))
     rows = {block.name: rows_at_end(block, left) for block in blocks}
     for index, block in enumerate(blocks):
@@ -180,18 +186,18 @@ def reconstructed(
         end = rows[block.name]
         targets = pair.targets if end is None else [t[:, end] for t in pair.targets]
         part = pair.changed.get_submodule(block.name)
-        if how.effort == "refined" and next(part.parameters(), None) is not None:
+        if refined and next(part.parameters(), None) is not None:
             refine_(part, pair.inputs, targets, pair.generator)
         run_through_(part, pair.inputs)
         error = relative_error(pair.inputs, targets)
         report |= {name: ReconstructedLayer(share, block.name, error) for name, share in explained.items()}
     how.say(f"reconstruct ({how.effort})", "done", len(blocks), len(blocks))
     changed = pair.changed
-    if how.effort == "refined" and blocks:
+    if learns_whole:
         # The ends of those that run for one map of several are near the network's outputs, which are learnt anyway.
         ends = {block.name: rows[block.name] for block in blocks if block.times == 1}
-        refine_whole_(changed, original, ends, given, pair.generator, progress=how.progress)
-        errors = end_errors(changed, original, ends, given)
+        refine_whole_(changed, original, ends, batches, judging, pair.generator, progress=how.progress)
+        errors = end_errors(changed, original, ends, batches)
         report = {
             name: replace(layer, block_error=errors.get(layer.block, layer.block_error))
             for name, layer in report.items()
