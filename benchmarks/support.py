@@ -8,8 +8,8 @@
 Each row: a network of random weights, random images of the smallest size that it takes, and what became of it in each
 stage: "ok", "refused: …" (one line for the user), "failed: …" (a traceback, a hang, a crash, or another function than
 before), "not reached". Each network has a process of its own, with bounds on its memory and on the computing that a
-stage may take. Rows of the same state of the code are not made again, those of another are replaced; small networks of
-each family come first. `--page` writes the matrix between the marks in that file and runs nothing, `--one` prints a
+stage may take. Rows of the same state of the code are not made again, those of another are replaced, unless `--older`
+keeps them; small networks of each family come first. `--page` writes the matrix between the marks in that file and runs nothing, `--one` prints a
 network's row and the tracebacks.
 """
 
@@ -130,6 +130,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=120, help="computing time of a stage")
     parser.add_argument("--gigabytes", type=float, default=10, help="memory of a network's process")
     parser.add_argument("--again", action="store_true", help="also what is there")
+    parser.add_argument("--older", action="store_true", help="keep rows of other states of the code")
     parser.add_argument("--failed", action="store_true", help="again what is there and failed")
     parser.add_argument("--one", help="print this network's row, and tracebacks")
     parser.add_argument("--page", type=Path, help="write the matrix into this file")
@@ -151,7 +152,7 @@ def main() -> None:
         if time.monotonic() > deadline:
             break
         row = row_of(read_rows(arguments.out), name)
-        there = row is not None and row["commit"] == state and not arguments.again
+        there = row is not None and (arguments.older or row["commit"] == state) and not arguments.again
         if there and not (arguments.failed and any(row[stage].startswith("failed") for stage in STAGES)):
             continue
         row = tried(name, limits)

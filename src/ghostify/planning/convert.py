@@ -70,7 +70,7 @@ def convert(  # noqa: PLR0913  # the front door: the promised names, each a sett
             designed for, and leaves them out where the network cannot take that.
         calibration: Batches of inputs ``[batch, channels, height, width]``, normalised as for the network;
             some hundreds of images, no labels.
-        effort: "fast" (closed form) or "refined" (blocks learn their outputs, too).
+        effort: "fast" (closed form) or "refined" (blocks learn their outputs, too, and of many images the whole).
         plan: Plans of convolutions and residual blocks, by name, instead of ``ratio`` and ``skip``; others are kept.
             Or the file of a plan, or one of the zoo, such as "zoo:mobilenet_v2-1.5x". Needs calibration. One that
             ``plan`` made is for a network of the same convolutions only.
