@@ -156,3 +156,18 @@ def test_a_forward_that_a_user_gave_a_module_is_given_back() -> None:
     expected, found = model(batches[0]), candidates_of(model)
     error_of(trial_of(model, found, batches), found, "conv2", PointwiseGhosts(8, 8))
     assert torch.equal(model(batches[0]), expected)
+
+
+@pytest.mark.parametrize("sizes", [(12, 8, 4), (4, 8, 12)], ids=["the most first", "the fewest first"])
+def test_channels_that_are_left_do_not_depend_on_what_was_asked_before(sizes: tuple[int, ...]) -> None:
+    model = Net().eval()
+    batches, found = list(torch.randn(64, *SHAPE).split(16)), candidates_of(model)
+    asked = trial_of(model, found, batches)
+    for kept in sizes:
+        alone = trial_of(model, found, batches)
+        with torch.no_grad():
+            rows, same = (trial.best_channels("conv1", kept, 1).sort().values for trial in (asked, alone))
+        assert torch.equal(rows, same)
+        assert error_of(asked, found, "conv1", Prune(kept, 16 - kept)) == pytest.approx(
+            error_of(alone, found, "conv1", Prune(kept, 16 - kept))
+        )
