@@ -9,8 +9,8 @@ Each row: a network of random weights, random images of the smallest size that i
 stage: "ok", "refused: …" (one line for the user), "failed: …" (a traceback, a hang, a crash, or another function than
 before), "not reached". Each network has a process of its own, with bounds on its memory and on the computing that a
 stage may take. Rows of the same state of the code are not made again, those of another are replaced, unless `--older`
-keeps them; small networks of each family come first. `--page` writes the matrix between the marks in that file and runs nothing, `--one` prints a
-network's row and the tracebacks.
+keeps them; small networks of each family come first. `--page` writes the matrix between the marks in that file and runs
+nothing, `--one` prints a network's row and the tracebacks.
 """
 
 import argparse
