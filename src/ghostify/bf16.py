@@ -13,16 +13,15 @@ from ghostify.modes import OwnAutocast
 
 Pair = Sequence[int]
 
-# The largest kernel of stride 1 whose gradients are fast in bf16, a third faster than in float32.
+# The largest kernel of stride 1 whose gradients are faster in bf16 than in float32.
 FAST_KERNEL = 3
 
 
 class LearningInBf16(OwnAutocast):
     """``torch.autocast`` to bf16, in which some depthwise convolutions on the CPU have their gradients in float32.
 
-    Where they have strides, dilation or large kernels, oneDNN computes these gradients two to nine times as slowly in
-    bf16. MobileNetV2 learns in two thirds of the time so, GhostNet and EfficientNet-B0 in half of it (a step of 16
-    images of 224 pixels, channels last, on an Intel Xeon with AMX, PyTorch 2.15).
+    Where they have strides, dilation or large kernels, oneDNN computes these gradients several times as slowly in bf16,
+    most of all for maps with their channels last (seen on an Intel Xeon with AMX, PyTorch 2.15).
 
     Args:
         device: Where the network is.
